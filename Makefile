@@ -1,0 +1,77 @@
+# Run `make` for the list of targets.
+GO      = test/setup/go
+VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS = -s -w -X github.com/lxcboot/lxcboot/cmd.Version=$(VERSION)
+PREFIX  ?= /usr/local
+DESTDIR ?=
+COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
+FUZZTIME ?= 60s
+
+# The tree may belong to another user than the one who builds, which git refuses.
+export GOFLAGS := -buildvcs=false $(GOFLAGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test unit e2e test-openstack torture lint fuzz bench docs install host-packages clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: host-packages build ## Install what is missing, build, and boot a small container from a volume
+	@test/setup/demo
+
+build: ## Build bin/lxcboot
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/lxcboot .
+
+test: ## Install what is missing; unit tests with the race detector, then end to end
+	@test/run unit e2e
+
+unit: ## The first half of make test: `make unit ARGS='./pkg/bdm -run Spec'`
+	@test/run unit $(ARGS)
+
+e2e: ## The second half: `make e2e ARGS='-run TestScripts/mainjob'`
+	@test/run e2e $(ARGS)
+
+test-openstack: ## Boot from a real Keystone, Glance and Cinder, installed and started for it
+	@test/setup/install test
+	@test/setup/libvirtd start
+	@PATH="$$($(GO) env GOROOT)/bin:$$PATH" test/openstack/run
+
+torture: ## The long tests: kills, races, hostile input (hours)
+	@test/setup/install test
+	@test/setup/libvirtd start
+	@PATH="$$($(GO) env GOROOT)/bin:$$PATH" test/torture/run
+
+lint: ## gofmt, go vet, staticcheck, shellcheck
+	@test/setup/lint
+
+fuzz: ## Each fuzz target for FUZZTIME (60s)
+	@test/setup/fuzz $(FUZZTIME)
+
+bench: host-packages build ## Boot from an existing volume, in turns with losetup, mount, virsh create, umount
+	@test/setup/libvirtd start
+	$(GO) run ./test/bench $(ARGS)
+
+docs: build ## Make the reference in docs/cli from the commands themselves
+	rm -rf bin/docs
+	$(GO) run ./docs/reference bin/docs
+	rm -rf docs/cli
+	cp -r bin/docs/cli docs/cli
+
+install: build ## Install below DESTDIR and PREFIX (/usr/local): the program, man pages, completions
+	rm -rf bin/docs
+	$(GO) run ./docs/reference bin/docs
+	install -D -m 755 bin/lxcboot '$(DESTDIR)$(PREFIX)/bin/lxcboot'
+	install -d '$(DESTDIR)$(PREFIX)/share/man/man1'
+	install -m 644 bin/docs/man/*.1 '$(DESTDIR)$(PREFIX)/share/man/man1/'
+	install -d $(addprefix '$(DESTDIR)$(PREFIX)/share/,$(addsuffix ',$(COMPLETIONS)))
+	bin/lxcboot completion bash >'$(DESTDIR)$(PREFIX)/share/bash-completion/completions/lxcboot'
+	bin/lxcboot completion zsh >'$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lxcboot'
+	bin/lxcboot completion fish >'$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lxcboot.fish'
+	@echo "As root, 'lxcboot setup' adds libvirt's hook and the systemd unit."
+
+host-packages:
+	@test/setup/install host
+
+clean: ## Remove what make build made
+	rm -rf bin
