@@ -1,0 +1,55 @@
+//go:build faults
+
+package fault
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+var (
+	mu   sync.Mutex
+	seen = map[string]int{}
+)
+
+// Point is reached with the name of the point between two effects. With the
+// variable LXCBOOT_FAULT_LOG set, the name is appended to that file. With
+// LXCBOOT_FAULT=NAME[#N]=ACTION set and this the N-th (default first) time that
+// the named point is reached, the action is taken: kill (SIGKILL to itself), int
+// (SIGINT to itself), or stop (SIGSTOP, so that a test can change the world).
+func Point(name string) {
+	mu.Lock()
+	defer mu.Unlock()
+	seen[name]++
+	if log := os.Getenv("LXCBOOT_FAULT_LOG"); log != "" {
+		if f, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
+			fmt.Fprintf(f, "%s#%d\n", name, seen[name])
+			f.Close()
+		}
+	}
+	want, action, ok := strings.Cut(os.Getenv("LXCBOOT_FAULT"), "=")
+	if !ok {
+		return
+	}
+	at, count, counted := strings.Cut(want, "#")
+	n := 1
+	if counted {
+		n, _ = strconv.Atoi(count)
+	}
+	if at != name || seen[name] != n {
+		return
+	}
+	switch action {
+	case "kill":
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	case "int":
+		syscall.Kill(os.Getpid(), syscall.SIGINT)
+	case "stop":
+		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	}
+}
