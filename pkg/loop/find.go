@@ -1,0 +1,133 @@
+package loop
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// List gives every attached loop device of this host, by number.
+func List() ([]Device, error) {
+	// Only devices with something attached have the directory.
+	attached, err := filepath.Glob("/sys/block/loop*/loop")
+	if err != nil {
+		return nil, err
+	}
+	var devices []Device
+	for _, dir := range attached {
+		n, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(filepath.Dir(dir)), "loop"))
+		if err != nil {
+			continue
+		}
+		dev, gone, err := lookup(n)
+		if gone {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot look at loop device %d: %w", n, err)
+		}
+		devices = append(devices, dev)
+	}
+	return devices, nil
+}
+
+// lookup reads the device of a number, which may be gone.
+func lookup(n int) (dev Device, gone bool, err error) {
+	f, err := openNode(n, os.O_RDONLY)
+	if isGone(err) {
+		return Device{}, true, nil
+	}
+	if err != nil {
+		return Device{}, false, err
+	}
+	defer f.Close()
+	dev, err = identify(f, n)
+	if isGone(err) {
+		return Device{}, true, nil
+	}
+	return dev, false, err
+}
+
+func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO) }
+
+// Find gives the loop devices whose backing file is the one at path, by device
+// number and inode.
+func Find(path string) ([]Device, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return nil, fmt.Errorf("cannot look for loop devices of %s: %w", path, err)
+	}
+	all, err := List()
+	var found []Device
+	for _, d := range all {
+		if d.BackingIno == st.Ino && d.BackingDev == st.Dev {
+			found = append(found, d)
+		}
+	}
+	return found, err
+}
+
+// Detach frees the device if it is still the attachment that dev describes: its
+// number may have come to back another file since, which is left alone. One that is
+// gone is no error. Detach returns when the device is really free. One that is
+// mounted, or that some process holds open, is waited for, at most ten seconds;
+// then the error wraps ErrInUse, and a mounted one is as it was.
+func Detach(dev Device) error {
+	deadline := time.Now().Add(detachLimit)
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		gone, err := detach(dev)
+		if gone || err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%w: %s (%s) is still mounted or open (see: fuser -v %s)", ErrInUse, dev.Path, dev.BackingFile, dev.Path)
+		}
+		time.Sleep(wait)
+	}
+}
+
+// detach says whether the device is gone, and asks the kernel to free it when it
+// is not. The kernel does so when the last of those who have it open closes it.
+func detach(dev Device) (gone bool, err error) {
+	// An exclusive open fails for a device that is mounted: to ask for its end
+	// would make it vanish at some later time, under the feet of its user.
+	f, err := openNode(dev.Number, os.O_RDONLY|unix.O_EXCL)
+	if errors.Is(err, unix.EBUSY) {
+		now, gone, err := lookup(dev.Number)
+		return gone || err == nil && !now.same(dev), wrapDetach(dev, err)
+	}
+	if isGone(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, wrapDetach(dev, err)
+	}
+	defer f.Close()
+	now, err := identify(f, dev.Number)
+	if isGone(err) || err == nil && !now.same(dev) {
+		return true, nil
+	}
+	if err != nil {
+		return false, wrapDetach(dev, err)
+	}
+	// While it is open here its number cannot come to back another file.
+	err = unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0)
+	if err != nil && !lostRace(err) {
+		return false, wrapDetach(dev, err)
+	}
+	return false, nil
+}
+
+func wrapDetach(dev Device, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("cannot detach %s (%s): %w", dev.Path, dev.BackingFile, err)
+}
