@@ -1,0 +1,182 @@
+package bdm
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Facts is what was looked up for the mappings of a boot. Images, volumes and
+// snapshots are by id; what is not there does not exist.
+type Facts struct {
+	Flavor    Flavor
+	Images    map[string]Image
+	Volumes   map[string]Volume // those of the mappings, and those that root snapshots are of
+	Snapshots map[string]Snapshot
+	// VolumeTypes are the names of the volume types, by id; nil: not looked up, and
+	// left to who makes the volumes.
+	VolumeTypes map[string]string
+	MaxLocal    int // local devices that are allowed, as DefaultMaxLocal; negative: no limit
+	Count       int // instances that are booted at once; 0: one
+}
+
+// DefaultMaxLocal is the default of Nova's max_local_block_devices.
+const DefaultMaxLocal = 3
+
+// Flavor is what the rules need of a flavor.
+type Flavor struct {
+	MemoryMiB, VCPUs      int
+	RootGiB, EphemeralGiB int
+	SwapMiB               int
+}
+
+// Image is what the rules need of an image.
+type Image struct {
+	Status            string // Glance's word
+	Size, VirtualSize int64  // bytes; VirtualSize 0: unknown
+	MinDisk           int    // GiB
+	MinRAM            int    // MiB
+	ConfigDrive       string // its property img_config_drive
+}
+
+// Volume is what the rules need of a volume.
+type Volume struct {
+	Status                string // Cinder's word
+	Size                  int    // GiB
+	Bootable, Multiattach bool
+	ReadOnly, Encrypted   bool
+	MinDisk               int    // GiB, of the image it was made from
+	MinRAM                int    // MiB, of the image it was made from
+	HeldBy                string // the instance that has it; may be empty
+}
+
+// Snapshot is what the rules need of a snapshot.
+type Snapshot struct {
+	Status   string // Cinder's word
+	Size     int    // GiB
+	VolumeID string // the volume it is of; its facts, if they are known, hold for a root too
+}
+
+// The status words that a device can be made from.
+const (
+	imageActive       = "active"
+	statusAvailable   = "available"
+	statusInUse       = "in-use"
+	statusDownloading = "downloading"
+)
+
+// Check holds the rules of Nova's API, in its order, and then those that Cinder has
+// for the volumes that would be made: what they refuse after things were made or
+// reserved is refused here before anything is. It returns the mappings with all that
+// follows from the facts (sizes, device names, the flavor's own disks), and warnings.
+// Errors wrap ErrInvalid, ErrNotFound or ErrInUse.
+func Check(mappings []Mapping, f Facts) (final []Mapping, warnings []string, err error) {
+	all := slices.Clone(mappings)
+	for _, rule := range []func([]Mapping) error{f.source, f.rootExists, f.rootName, f.single} {
+		if err := rule(all); err != nil {
+			return nil, nil, err
+		}
+	}
+	all = f.addFlavorDevices(all)
+	for _, rule := range []func([]Mapping) error{f.rootFits, f.volumesExist, f.bootSequence, f.each, f.ephemerals, f.swap, f.local, f.created, CheckMounts} {
+		if err := rule(all); err != nil {
+			return nil, nil, err
+		}
+	}
+	for i := range all {
+		warnings = append(warnings, f.settle(&all[i])...)
+	}
+	if err := AssignDevices(all); err != nil {
+		return nil, nil, err
+	}
+	return all, warnings, nil
+}
+
+// CheckAttach holds the rules for one more volume of an instance that has the devices
+// have. The mapping is of an existing volume, v, and has its id. It is returned as
+// Check returns mappings, with warnings.
+func CheckAttach(have []Mapping, m Mapping, v Volume) (Mapping, []string, error) {
+	f := Facts{Volumes: map[string]Volume{m.ID: v}}
+	all := append(slices.Clone(have), m)
+	added := &all[len(have)]
+	switch {
+	case m.Source != SourceVolume:
+		return Mapping{}, nil, refuse(ErrInvalid, "only a volume that exists can be attached, and not source=%s; make a volume first", m.Source)
+	case m.Root():
+		return Mapping{}, nil, refuse(ErrInvalid, "the instance has its root; leave out bootindex")
+	}
+	if err := m.check(origin{flagDevice, m.String()}, false); err != nil {
+		return Mapping{}, nil, err
+	}
+	for _, old := range have {
+		if old.Source == SourceVolume && old.ID == m.ID {
+			return Mapping{}, nil, refuse(ErrInUse, "the instance has volume %s already, as %s", m.ID, old.DeviceName)
+		}
+	}
+	if err := f.volume(m); err != nil {
+		return Mapping{}, nil, err
+	}
+	warnings := f.settle(added)
+	for _, rule := range []func([]Mapping) error{CheckMounts, AssignDevices} {
+		if err := rule(all); err != nil {
+			return Mapping{}, nil, err
+		}
+	}
+	return *added, warnings, nil
+}
+
+// settle fills in what follows from the facts, and says what has no effect.
+func (f Facts) settle(m *Mapping) (warnings []string) {
+	warn := func(format string, args ...any) { warnings = append(warnings, fmt.Sprintf(format, args...)) }
+	switch v := f.Volumes[m.ID]; {
+	case m.Source == SourceVolume:
+		if m.Size != 0 && m.Size != v.Size {
+			warn("volume %s is of %d GiB, not of the %d GiB that were given: the volume's own size is used", m.ID, v.Size, m.Size)
+		}
+		m.Size = v.Size
+		if v.ReadOnly && !m.ReadOnly {
+			warn("volume %s is read-only, and so it is for the container", m.ID)
+			m.ReadOnly = true
+		}
+		if v.Status == statusInUse && !m.ReadOnly {
+			warn("volume %s is in use elsewhere too (multiattach): unless all its users are made for that, writing to it destroys what is on it", m.ID)
+		}
+	case m.Source == SourceSnapshot && m.Size == 0:
+		m.Size = f.Snapshots[m.ID].Size
+	case m.Ephemeral() && m.Size == 0:
+		m.Size = f.Flavor.EphemeralGiB
+	case m.Swap() && m.Size == 0:
+		m.Size = f.Flavor.SwapMiB
+	}
+	if name, known := f.VolumeTypes[m.VolumeType]; known {
+		m.VolumeType = name
+	}
+	if m.DiskBus != "" {
+		warn("bus=%s has no meaning for a container", m.DiskBus)
+	}
+	if m.GuestFormat != "" && m.Source != SourceBlank {
+		warn("format=%s has no meaning for a device that is made from %s %s: its own filesystem is used", m.GuestFormat, m.Source, m.ID)
+	}
+	if m.Swap() && m.DeviceName != "" {
+		warn("device=%s has no meaning for swap, which is no device in a container", m.DeviceName)
+		m.DeviceName = ""
+	}
+	return warnings
+}
+
+// ruleError is a refusal in Nova's words, and its kind.
+type ruleError struct {
+	kind error
+	text string
+}
+
+func (e *ruleError) Error() string { return e.text }
+func (e *ruleError) Unwrap() error { return e.kind }
+
+func refuse(kind error, format string, args ...any) error {
+	return &ruleError{kind, fmt.Sprintf(format, args...)}
+}
+
+// invalidMapping is Nova's InvalidBDM.
+func invalidMapping(kind error, format string, args ...any) error {
+	return refuse(kind, "Block Device Mapping is Invalid: "+format, args...)
+}
