@@ -1,0 +1,128 @@
+// Package volume holds the values that every volume store speaks: images,
+// volumes, snapshots, attachments and connections, in the words of OpenStack's
+// Cinder and Glance, and the errors that stores return. It does no I/O.
+package volume
+
+import "time"
+
+// MetaInstance is the metadata key under which a volume that a boot creates
+// carries the id of its instance, from the moment it is created. A volume whose
+// id was lost in a crash is found again by it.
+const MetaInstance = "lxcboot_instance"
+
+// Status words of volumes and snapshots, as Cinder spells them.
+const (
+	StatusCreating       = "creating"
+	StatusDownloading    = "downloading"
+	StatusAvailable      = "available"
+	StatusReserved       = "reserved"
+	StatusAttaching      = "attaching"
+	StatusInUse          = "in-use"
+	StatusDetaching      = "detaching"
+	StatusDeleting       = "deleting"
+	StatusExtending      = "extending"
+	StatusError          = "error"
+	StatusErrorDeleting  = "error_deleting"
+	StatusErrorExtending = "error_extending"
+)
+
+// Status words of images, as Glance spells them.
+const (
+	ImageQueued = "queued"
+	ImageSaving = "saving"
+	ImageActive = "active"
+	ImageKilled = "killed"
+)
+
+// Image is a disk image.
+type Image struct {
+	ID          string            `json:"id"`
+	Name        string            `json:"name"`
+	Status      string            `json:"status"`       // Glance's word
+	DiskFormat  string            `json:"disk_format"`  // raw, qcow2, vmdk, vhdx, vdi
+	Size        int64             `json:"size"`         // bytes as stored
+	VirtualSize int64             `json:"virtual_size"` // bytes of the disk it describes; 0 when unknown
+	MinDisk     int               `json:"min_disk"`     // GiB
+	MinRAM      int               `json:"min_ram"`      // MiB
+	Checksum    string            `json:"checksum"`     // "sha512:…" or what the store keeps; may be empty
+	Properties  map[string]string `json:"properties"`
+	CreatedAt   time.Time         `json:"created_at"`
+}
+
+// Volume is a block device volume.
+type Volume struct {
+	ID          string            `json:"id"`
+	Name        string            `json:"name"`
+	Description string            `json:"description"`
+	Status      string            `json:"status"` // Cinder's word
+	Size        int               `json:"size"`   // GiB
+	Bootable    bool              `json:"bootable"`
+	Multiattach bool              `json:"multiattach"`
+	ReadOnly    bool              `json:"readonly"`
+	Encrypted   bool              `json:"encrypted"`
+	Type        string            `json:"volume_type"`
+	ImageID     string            `json:"image_id"`
+	SnapshotID  string            `json:"snapshot_id"`
+	SourceID    string            `json:"source_volid"`
+	MinDisk     int               `json:"min_disk"` // GiB, from the image it was made of; 0 when unknown
+	MinRAM      int               `json:"min_ram"`  // MiB, from the image it was made of; 0 when unknown
+	Metadata    map[string]string `json:"metadata"`
+	Attachments []Attachment      `json:"attachments"`
+	CreatedAt   time.Time         `json:"created_at"`
+}
+
+// Attachment binds a volume to an instance on a host.
+type Attachment struct {
+	ID         string `json:"id"`
+	VolumeID   string `json:"volume_id"`
+	InstanceID string `json:"instance_id"`
+	Host       string `json:"host"`
+	Status     string `json:"status"` // reserved, attaching, attached
+	ReadOnly   bool   `json:"readonly"`
+}
+
+// Snapshot is a volume's content at one moment.
+type Snapshot struct {
+	ID        string            `json:"id"`
+	Name      string            `json:"name"`
+	Status    string            `json:"status"` // Cinder's word
+	VolumeID  string            `json:"volume_id"`
+	Size      int               `json:"size"` // GiB
+	Metadata  map[string]string `json:"metadata"`
+	CreatedAt time.Time         `json:"created_at"`
+}
+
+// CreateVolume asks for a new volume. At most one of ImageID, SnapshotID and
+// SourceID is set; with none the volume is blank.
+type CreateVolume struct {
+	Name        string
+	Description string
+	Size        int // GiB; 0 takes the size of the snapshot or source volume
+	ImageID     string
+	SnapshotID  string
+	SourceID    string
+	Type        string
+	ReadOnly    bool
+	Multiattach bool
+	Metadata    map[string]string
+}
+
+// ImportImage asks for a new image from a file on this host.
+type ImportImage struct {
+	Name       string
+	Path       string
+	DiskFormat string // as the user said it; empty: detect
+	MinDisk    int    // GiB
+	MinRAM     int    // MiB
+	Properties map[string]string
+	// Progress, when set, is told the bytes done and the bytes in all.
+	Progress func(done, total int64)
+}
+
+// Connection says how a reserved volume is reached, in the form of Cinder's
+// connection_info. Data may hold secrets: it is never saved, printed or logged.
+type Connection struct {
+	Driver   string         // driver_volume_type: local, nfs, iscsi, rbd, …
+	Data     map[string]any // as the store's driver gave it
+	ReadOnly bool           // access_mode ro
+}
