@@ -1,0 +1,212 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// The status words of attachments, as Cinder spells them.
+const (
+	attachReserved  = "reserved"
+	attachAttaching = "attaching"
+	attachAttached  = "attached"
+)
+
+// Driver is the Connection.Driver of the store's volumes. Their Data holds
+// device_path, the absolute path of a regular file, and format, which is raw.
+const Driver = "local"
+
+// holders says which instances hold a volume.
+func holders(v volume.Volume) string {
+	var who []string
+	for _, a := range v.Attachments {
+		who = append(who, fmt.Sprintf("instance %s holds it (%s)", a.InstanceID, a.Status))
+	}
+	if who == nil {
+		return fmt.Sprintf("it is %q", v.Status)
+	}
+	return strings.Join(who, ", ")
+}
+
+// heldStatus gives the status of a volume that works, from its attachments: that
+// of the one that has come furthest.
+func heldStatus(all []volume.Attachment) string {
+	status := volume.StatusAvailable
+	for _, a := range all {
+		switch {
+		case a.Status == attachAttached:
+			return volume.StatusInUse
+		case a.Status == attachAttaching:
+			status = volume.StatusAttaching
+		case status == volume.StatusAvailable:
+			status = volume.StatusReserved
+		}
+	}
+	return status
+}
+
+// Reserve takes an available volume for an instance, in one atomic step. Who comes
+// second gets an error that wraps volume.ErrInUse and names the holder. A
+// multiattach volume can be held by several instances, but by each only once. A
+// read-only volume is always held read-only.
+func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOnly bool) (string, error) {
+	if err := checkName("instance id", instanceID); err != nil {
+		return "", err
+	}
+	if instanceID == "" {
+		return "", fmt.Errorf("volume %s can not be reserved for nobody: %w", volumeID, volume.ErrInvalid)
+	}
+	id := uuid.NewString()
+	_, err := s.volumes.change(ctx, volumeID, func(rec *record[volume.Volume]) error {
+		v := &rec.Object
+		mine := slices.ContainsFunc(v.Attachments, func(a volume.Attachment) bool { return a.InstanceID == instanceID })
+		switch {
+		case len(v.Attachments) != 0 && (mine || !v.Multiattach):
+			return fmt.Errorf("volume %s is %w: %s", volumeID, volume.ErrInUse, holders(*v))
+		case len(v.Attachments) == 0 && v.Status != volume.StatusAvailable:
+			return fmt.Errorf("volume %s must be available to be reserved, and it is %q: %w", volumeID, v.Status, volume.ErrConflict)
+		}
+		if len(v.Attachments) == 0 {
+			// Somebody who copies the volume must not have it changed meanwhile.
+			f, err := s.volumes.content(ctx, volumeID, unix.LOCK_EX)
+			if errors.Is(err, errLocked) {
+				return fmt.Errorf("volume %s is %w: it is being copied; try again when that has ended", volumeID, volume.ErrInUse)
+			}
+			if err != nil {
+				return err
+			}
+			f.Close()
+		}
+		v.Attachments = append(v.Attachments, volume.Attachment{
+			ID: id, VolumeID: volumeID, InstanceID: instanceID, Status: attachReserved, ReadOnly: readOnly || v.ReadOnly,
+		})
+		v.Status = heldStatus(v.Attachments)
+		fault.Point("local/reserve/before-save")
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	fault.Point("local/reserve/after-save")
+	return id, nil
+}
+
+// AttachmentsOf lists the attachments that bind a volume to an instance, or to any
+// instance when instanceID is empty: none, when the volume is not there.
+func (s *Store) AttachmentsOf(ctx context.Context, volumeID, instanceID string) ([]volume.Attachment, error) {
+	rec, err := s.volumes.get(ctx, volumeID)
+	if errors.Is(err, volume.ErrNotFound) {
+		return nil, nil
+	}
+	return slices.DeleteFunc(rec.Object.Attachments, func(a volume.Attachment) bool {
+		return instanceID != "" && a.InstanceID != instanceID
+	}), err
+}
+
+// Connect tells how a reserved volume is reached on this host, and puts on record
+// that it is being attached here. It may be called again at any later stage.
+func (s *Store) Connect(ctx context.Context, attachmentID string) (volume.Connection, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return volume.Connection{}, fmt.Errorf("asking for this host's name: %w", err)
+	}
+	var conn volume.Connection
+	err = s.changeAttachment(ctx, attachmentID, func(v *volume.Volume, a *volume.Attachment) error {
+		path := filepath.Join(s.volumes.path(v.ID), dataName)
+		if fi, err := os.Lstat(path); err != nil {
+			return fmt.Errorf("volume %s: %w: %w", v.ID, ErrDamaged, err)
+		} else if !fi.Mode().IsRegular() {
+			return fmt.Errorf("volume %s: %w: %s is not a regular file", v.ID, ErrDamaged, path)
+		} else if fi.Size() < int64(v.Size)<<30 {
+			return fmt.Errorf("volume %s: %w: %s has %d bytes and should have %d: restore it from a backup", v.ID, ErrDamaged, path, fi.Size(), int64(v.Size)<<30)
+		}
+		if a.Status == attachReserved {
+			a.Status = attachAttaching
+		}
+		a.Host = host
+		conn = volume.Connection{
+			Driver:   Driver,
+			Data:     map[string]any{"device_path": path, "format": formatRaw},
+			ReadOnly: a.ReadOnly,
+		}
+		fault.Point("local/connect/before-save")
+		return nil
+	})
+	if err != nil {
+		return volume.Connection{}, err
+	}
+	fault.Point("local/connect/after-save")
+	return conn, nil
+}
+
+// Complete puts on record that an attachment that was connected is in use now.
+func (s *Store) Complete(ctx context.Context, attachmentID string) error {
+	err := s.changeAttachment(ctx, attachmentID, func(v *volume.Volume, a *volume.Attachment) error {
+		if a.Status == attachReserved {
+			return fmt.Errorf("attachment %s of volume %s is %q: connect it first: %w", a.ID, v.ID, a.Status, volume.ErrConflict)
+		}
+		a.Status = attachAttached
+		fault.Point("local/complete/before-save")
+		return nil
+	})
+	if err == nil {
+		fault.Point("local/complete/after-save")
+	}
+	return err
+}
+
+// Detach lets go of a volume, at any stage. The last one who does makes it
+// available. An attachment that is not there wraps volume.ErrNotFound.
+func (s *Store) Detach(ctx context.Context, attachmentID string) error {
+	err := s.changeAttachment(ctx, attachmentID, func(v *volume.Volume, a *volume.Attachment) error {
+		a.ID = "" // dropped below
+		fault.Point("local/detach/before-save")
+		return nil
+	})
+	if err == nil {
+		fault.Point("local/detach/after-save")
+	}
+	return err
+}
+
+// changeAttachment changes an attachment, or drops it when its id is taken away.
+func (s *Store) changeAttachment(ctx context.Context, id string, change func(*volume.Volume, *volume.Attachment) error) error {
+	has := func(a volume.Attachment) bool { return a.ID == id }
+	gone := fmt.Errorf("attachment %q: %w", id, volume.ErrNotFound)
+	if !isID(id) {
+		return gone
+	}
+	all, err := s.Volumes(ctx)
+	at := slices.IndexFunc(all, func(v volume.Volume) bool { return slices.ContainsFunc(v.Attachments, has) })
+	if at < 0 {
+		if err != nil { // it may be on a record that can not be read
+			return fmt.Errorf("attachment %s: %w", id, err)
+		}
+		return gone
+	}
+	_, err = s.volumes.change(ctx, all[at].ID, func(rec *record[volume.Volume]) error {
+		v := &rec.Object
+		i := slices.IndexFunc(v.Attachments, has)
+		if i < 0 {
+			return gone
+		}
+		if err := change(v, &v.Attachments[i]); err != nil {
+			return err
+		}
+		v.Attachments = slices.DeleteFunc(v.Attachments, func(a volume.Attachment) bool { return a.ID == "" })
+		v.Status = heldStatus(v.Attachments)
+		return nil
+	})
+	return err
+}

@@ -1,0 +1,101 @@
+package local
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// A copy of a volume on a filesystem that shares no blocks is not whole while the
+// volume is written to, so it is refused, and the volume can not be attached while
+// it is copied.
+func TestCopyOfVolumeInUse(t *testing.T) {
+	s, ctx := newStore(t), testCtx(t)
+	v := blank(t, s)
+	a, err := s.Reserve(ctx, v.ID, "web1", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for doing, call := range map[string]func() error{
+		"snapshot": func() error { _, err := s.CreateSnapshot(ctx, "x", v.ID); return err },
+		"clone":    func() error { _, err := s.CreateVolume(ctx, volume.CreateVolume{SourceID: v.ID}); return err },
+		"check":    func() error { return s.CheckCreate(ctx, []volume.CreateVolume{{SourceID: v.ID}}) },
+	} {
+		if err := call(); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "web1") {
+			t.Errorf("%s: %v", doing, err)
+		}
+	}
+	if err := s.Detach(ctx, a); err != nil {
+		t.Fatal(err)
+	}
+	f, err := s.openSource(ctx, source{kind: "volume", id: v.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for doing, call := range map[string]func() error{
+		"reserve": func() error { _, err := s.Reserve(ctx, v.ID, "web1", false); return err },
+		"delete":  func() error { return s.DeleteVolume(ctx, v.ID) },
+	} {
+		if err := call(); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "copied") {
+			t.Errorf("%s while it is copied: %v", doing, err)
+		}
+	}
+	f.Close()
+	if err := s.DeleteVolume(ctx, v.ID); err != nil {
+		t.Errorf("delete after the copy: %v", err)
+	}
+}
+
+func TestAttachmentRules(t *testing.T) {
+	s, ctx := newStore(t), testCtx(t)
+	v := blank(t, s)
+	a, err := s.Reserve(ctx, v.ID, "web1", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Complete(ctx, a); !errors.Is(err, volume.ErrConflict) {
+		t.Errorf("completing what was not connected: %v", err)
+	}
+	if _, err := s.Reserve(ctx, v.ID, "web1", false); !errors.Is(err, volume.ErrInUse) {
+		t.Errorf("reserving twice for the same instance: %v", err)
+	}
+	conn, err := s.Connect(ctx, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, _ := os.Hostname()
+	if path := conn.Data["device_path"]; conn.Driver != Driver || path != s.dataOf(v.ID) || conn.Data["format"] != "raw" || !filepath.IsAbs(path.(string)) {
+		t.Errorf("the connection: %+v", conn)
+	}
+	for range 2 {
+		if err := s.Complete(ctx, a); err != nil {
+			t.Errorf("completing: %v", err)
+		}
+		if _, err := s.Connect(ctx, a); err != nil {
+			t.Errorf("connecting again: %v", err)
+		}
+		if got, err := s.Volume(ctx, v.ID); err != nil || got.Status != volume.StatusInUse || got.Attachments[0].Host != host {
+			t.Errorf("in use: %+v, %v", got, err)
+		}
+	}
+	ro, err := s.CreateVolume(ctx, volume.CreateVolume{Size: 1, ReadOnly: true, Multiattach: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, instance := range []string{"web1", "web2"} {
+		a, err := s.Reserve(ctx, ro.ID, instance, false)
+		if err != nil {
+			t.Fatalf("%s: %v", instance, err)
+		}
+		if conn, err := s.Connect(ctx, a); err != nil || !conn.ReadOnly {
+			t.Errorf("a read-only volume: %+v, %v", conn, err)
+		}
+	}
+	if _, err := s.Reserve(ctx, v.ID, "", false); !errors.Is(err, volume.ErrInvalid) {
+		t.Errorf("reserving for nobody: %v", err)
+	}
+}

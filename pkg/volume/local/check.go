@@ -1,0 +1,226 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// source is what a volume is made of; the zero source is nothing.
+type source struct {
+	kind   string // image, snapshot, volume
+	id     string
+	format string // of its data
+	size   int64  // bytes of the disk that its data describes
+	bytes  int64  // of its data
+	inUse  bool   // it may be written to while it is read
+	room   int64  // bytes that a copy is certain to need; 0 when blocks are shared
+}
+
+// rawSource is a volume or snapshot of a size in GiB.
+func rawSource(kind, id string, size int) source {
+	return source{kind: kind, id: id, format: formatRaw, size: int64(size) << 30, bytes: int64(size) << 30}
+}
+
+// CheckCreate refuses what CreateVolume would refuse, in the order given, and
+// changes nothing. The size must hold the image (its virtual size and min_disk),
+// the snapshot or the source volume, as in Cinder; the sources must be active or
+// available. Content that certainly does not fit into the state directory's
+// filesystem is refused with an error that wraps syscall.ENOSPC.
+func (s *Store) CheckCreate(ctx context.Context, reqs []volume.CreateVolume) error {
+	room := int64(0)
+	for _, req := range reqs {
+		_, src, err := s.plan(ctx, req)
+		if err != nil {
+			return err
+		}
+		room += src.room
+	}
+	if room == 0 {
+		return nil
+	}
+	free, err := s.free()
+	if err != nil {
+		return err
+	}
+	if room > free {
+		return fmt.Errorf("the volumes need %s and %s has %s free: make room, or choose another with --state-dir: %w",
+			human(room), s.dir, human(free), unix.ENOSPC)
+	}
+	return nil
+}
+
+// plan makes the volume that a request asks for, as it will be when it is done,
+// and says what it is made of.
+func (s *Store) plan(ctx context.Context, req volume.CreateVolume) (volume.Volume, source, error) {
+	v := volume.Volume{
+		Name: req.Name, Description: req.Description, Size: req.Size, Status: volume.StatusCreating,
+		Multiattach: req.Multiattach, ReadOnly: req.ReadOnly, Metadata: maps.Clone(req.Metadata),
+		ImageID: req.ImageID, SnapshotID: req.SnapshotID, SourceID: req.SourceID,
+		Attachments: []volume.Attachment{}, CreatedAt: time.Now().UTC(),
+	}
+	var src source
+	fail := func(err error) (volume.Volume, source, error) { return volume.Volume{}, source{}, err }
+	if err := ctx.Err(); err != nil {
+		return fail(err)
+	}
+	if err := checkRequest(req); err != nil {
+		return fail(err)
+	}
+	var err error
+	switch {
+	case req.ImageID != "":
+		src, err = s.planImage(ctx, req, &v)
+	case req.SnapshotID != "":
+		src, err = s.planSnapshot(ctx, req, &v)
+	case req.SourceID != "":
+		src, err = s.planSource(ctx, req, &v)
+	case req.Size == 0:
+		err = fmt.Errorf("%s has neither a size nor anything to be made of: give a size in GiB: %w", called(req), volume.ErrInvalid)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return v, src, nil
+}
+
+// called names a volume that has no id yet.
+func called(req volume.CreateVolume) string {
+	if req.Name == "" {
+		return "a new volume"
+	}
+	return fmt.Sprintf("volume %q", req.Name)
+}
+
+// checkRequest checks what can be told from the request alone.
+func checkRequest(req volume.CreateVolume) error {
+	if err := checkName("volume name", req.Name); err != nil {
+		return err
+	}
+	if err := checkName("volume description", req.Description); err != nil {
+		return err
+	}
+	if err := checkMap("volume metadata", req.Metadata); err != nil {
+		return err
+	}
+	sources := 0
+	for _, id := range []string{req.ImageID, req.SnapshotID, req.SourceID} {
+		if id != "" {
+			sources++
+		}
+	}
+	switch {
+	case sources > 1:
+		return fmt.Errorf("%s can be made of one image, snapshot or volume, and %d were given: %w", called(req), sources, volume.ErrInvalid)
+	case req.Size < 0 || req.Size > MaxSize:
+		return fmt.Errorf("%s: a size of %d GiB is not between 1 and %d: %w", called(req), req.Size, MaxSize, volume.ErrInvalid)
+	case req.Type != "":
+		return fmt.Errorf("%s: volume type %q: the local store has no volume types, leave it out: %w", called(req), req.Type, volume.ErrInvalid)
+	}
+	return nil
+}
+
+func (s *Store) planImage(ctx context.Context, req volume.CreateVolume, v *volume.Volume) (source, error) {
+	rec, err := s.images.get(ctx, req.ImageID)
+	if err != nil {
+		return source{}, err
+	}
+	img := rec.Object
+	need := max(gib(img.VirtualSize), 1)
+	switch {
+	case img.Status != volume.ImageActive:
+		return source{}, fmt.Errorf("image %s is not active, it is %q: %w", img.ID, img.Status, volume.ErrConflict)
+	case req.Size == 0:
+		return source{}, fmt.Errorf("%s from image %s needs a size of at least %d GiB: %w", called(req), img.ID, max(need, img.MinDisk), volume.ErrInvalid)
+	case req.Size < need:
+		return source{}, fmt.Errorf("size of image %s, %d GiB, is larger than the %d GiB of %s: %w", img.ID, need, req.Size, called(req), volume.ErrInvalid)
+	case req.Size < img.MinDisk:
+		return source{}, fmt.Errorf("the %d GiB of %s can not be smaller than the min_disk of image %s, %d GiB: %w", req.Size, called(req), img.ID, img.MinDisk, volume.ErrInvalid)
+	}
+	v.Status, v.Bootable, v.MinDisk, v.MinRAM = volume.StatusDownloading, true, img.MinDisk, img.MinRAM
+	src := source{kind: "image", id: img.ID, format: img.DiskFormat, size: img.VirtualSize, bytes: img.Size}
+	if img.DiskFormat == formatRaw {
+		src.room = s.copyRoom(s.images.path(img.ID))
+	}
+	return src, nil
+}
+
+func (s *Store) planSnapshot(ctx context.Context, req volume.CreateVolume, v *volume.Volume) (source, error) {
+	rec, err := s.snapshots.get(ctx, req.SnapshotID)
+	if err != nil {
+		return source{}, err
+	}
+	snap := rec.Object
+	switch {
+	case snap.Status != volume.StatusAvailable:
+		return source{}, fmt.Errorf("snapshot %s is not available, it is %q: %w", snap.ID, snap.Status, volume.ErrConflict)
+	case req.Size != 0 && req.Size < snap.Size:
+		return source{}, fmt.Errorf("the %d GiB of %s can not be smaller than snapshot %s, %d GiB: %w", req.Size, called(req), snap.ID, snap.Size, volume.ErrInvalid)
+	}
+	v.Size = max(req.Size, snap.Size)
+	if o := rec.Origin; o != nil {
+		v.Bootable, v.MinDisk, v.MinRAM = o.Bootable, o.MinDisk, o.MinRAM
+	}
+	src := rawSource("snapshot", snap.ID, snap.Size)
+	src.room = s.copyRoom(s.snapshots.path(snap.ID))
+	return src, nil
+}
+
+func (s *Store) planSource(ctx context.Context, req volume.CreateVolume, v *volume.Volume) (source, error) {
+	rec, err := s.volumes.get(ctx, req.SourceID)
+	if err != nil {
+		return source{}, err
+	}
+	from := rec.Object
+	inUse, err := s.copyable(from)
+	switch {
+	case err != nil:
+		return source{}, err
+	case req.Size != 0 && req.Size < from.Size:
+		return source{}, fmt.Errorf("the %d GiB of %s can not be smaller than source volume %s, %d GiB: %w", req.Size, called(req), from.ID, from.Size, volume.ErrInvalid)
+	}
+	v.Size = max(req.Size, from.Size)
+	v.Bootable, v.MinDisk, v.MinRAM = from.Bootable, from.MinDisk, from.MinRAM
+	src := rawSource("volume", from.ID, from.Size)
+	src.inUse, src.room = inUse, s.copyRoom(s.volumes.path(from.ID))
+	return src, nil
+}
+
+// copyable says whether a volume may be copied. One in use is written to while it
+// is copied, so only where blocks can be shared, at one moment, is its copy whole.
+func (s *Store) copyable(v volume.Volume) (inUse bool, err error) {
+	switch {
+	case v.Status == volume.StatusAvailable:
+		return false, nil
+	case len(v.Attachments) == 0:
+		return false, fmt.Errorf("volume %s is not available, it is %q: %w", v.ID, v.Status, volume.ErrConflict)
+	case !s.mayShare():
+		return false, fmt.Errorf("volume %s is %w: %s; %w, so only a volume that is available can be copied whole", v.ID, volume.ErrInUse, holders(v), errNoReflink)
+	}
+	return true, nil
+}
+
+// mayShare says whether the store's filesystem is one of those that can share
+// blocks between files.
+func (s *Store) mayShare() bool {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.dir, &st); err != nil {
+		return false
+	}
+	return st.Type == unix.BTRFS_SUPER_MAGIC || st.Type == unix.XFS_SUPER_MAGIC
+}
+
+// copyRoom says what a copy of an object's data is certain to need.
+func (s *Store) copyRoom(dir string) int64 {
+	var st unix.Stat_t
+	if s.mayShare() || unix.Stat(dir+string(os.PathSeparator)+dataName, &st) != nil {
+		return 0
+	}
+	return min(st.Blocks*512, st.Size)
+}

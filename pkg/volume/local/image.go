@@ -1,0 +1,246 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// Images lists all images, the oldest first. When some can not be read, the
+// others are returned together with an error that wraps ErrDamaged.
+func (s *Store) Images(ctx context.Context) ([]volume.Image, error) { return s.images.objects(ctx) }
+
+// Image finds an image by its id or name.
+func (s *Store) Image(ctx context.Context, ref string) (volume.Image, error) {
+	return s.images.find(ctx, ref)
+}
+
+// ImportImage makes an image from a regular file or block device on this host.
+// The format is what the content says; it is held against what the user said, and
+// an image that needs another file (backing file, data file, extent, parent) or a
+// key is refused, all before anything is believed of it: what is checked is the
+// store's own copy. The image keeps the file's format and bytes. A failed or
+// cancelled import leaves nothing.
+func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume.Image, error) {
+	if err := ctx.Err(); err != nil {
+		return volume.Image{}, err
+	}
+	if err := checkImport(req); err != nil {
+		return volume.Image{}, err
+	}
+	src, size, err := openImport(req.Path)
+	if err != nil {
+		return volume.Image{}, err
+	}
+	defer src.Close()
+	// A first look, so that a file that is refused anyway is not copied.
+	if _, err := s.inspectImport(src, size, req); err != nil {
+		return volume.Image{}, err
+	}
+
+	id := uuid.NewString()
+	dst, err := s.images.create(ctx, record[volume.Image]{Object: volume.Image{
+		ID: id, Name: req.Name, Status: volume.ImageSaving, DiskFormat: req.DiskFormat,
+		MinDisk: req.MinDisk, MinRAM: req.MinRAM, Properties: maps.Clone(req.Properties), CreatedAt: time.Now().UTC(),
+	}})
+	if err != nil {
+		return volume.Image{}, s.full(err, "image "+req.Name)
+	}
+	defer dst.Close()
+	img, err := s.saveImage(ctx, id, dst, src, size, req)
+	if err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockWait)
+		defer cancel()
+		if left := s.images.remove(undo, id); left != nil {
+			err = fmt.Errorf("%w; and the failed image %s is left behind: %w", err, id, left)
+		}
+		return volume.Image{}, s.full(err, "image "+req.Name)
+	}
+	return img, nil
+}
+
+// saveImage copies the file into the store, checks the copy, and makes it active.
+func (s *Store) saveImage(ctx context.Context, id string, dst, src *os.File, size int64, req volume.ImportImage) (volume.Image, error) {
+	var progress func(int64)
+	if req.Progress != nil {
+		progress = func(done int64) { req.Progress(done, size) }
+	}
+	if err := fill(ctx, dst, src, size, size, progress); err != nil {
+		return volume.Image{}, fmt.Errorf("importing %s: %w", req.Path, err)
+	}
+	if err := ctx.Err(); err != nil {
+		return volume.Image{}, err
+	}
+	in, err := s.inspectImport(dst, size, req)
+	if err != nil {
+		return volume.Image{}, err
+	}
+	if in.Format != formatRaw {
+		if err := verify(ctx, filepath.Join(s.images.path(id), dataName), in); err != nil {
+			return volume.Image{}, fmt.Errorf("file %s: %w", req.Path, err)
+		}
+	}
+	if err := dst.Sync(); err != nil {
+		return volume.Image{}, fmt.Errorf("importing %s: %w", req.Path, err)
+	}
+	fault.Point("local/import-image/after-data")
+	img, err := s.images.change(ctx, id, func(rec *record[volume.Image]) error {
+		rec.PID = 0
+		rec.Object.Status = volume.ImageActive
+		rec.Object.DiskFormat = in.Format
+		rec.Object.Size, rec.Object.VirtualSize = size, in.VirtualSize
+		return nil
+	})
+	if err == nil {
+		fault.Point("local/import-image/after-active")
+	}
+	return img, err
+}
+
+// DeleteImage deletes an image. One that a volume is being made of is in use.
+func (s *Store) DeleteImage(ctx context.Context, id string) error {
+	return s.images.delete(ctx, id, func(*record[volume.Image]) error { return nil },
+		"it is being imported, or a volume is being made of it")
+}
+
+// delete deletes an object whose content nobody uses and that may be deleted.
+func (s *shelf[T]) delete(ctx context.Context, id string, may func(*record[T]) error, busy string) error {
+	unlock, err := s.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := s.get(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := may(&rec); err != nil {
+		return err
+	}
+	f, err := s.content(ctx, id, unix.LOCK_EX)
+	switch {
+	case err == nil:
+		defer f.Close()
+	case errors.Is(err, errLocked):
+		if rec.PID != 0 {
+			busy = fmt.Sprintf("process %d is making it", rec.PID)
+		}
+		return fmt.Errorf("%s %s is %w: %s; try again when that has ended", s.kind, id, volume.ErrInUse, busy)
+	case !errors.Is(err, volume.ErrNotFound): // without data it is only good for deletion
+		return err
+	}
+	return s.remove(ctx, id)
+}
+
+// checkImport checks what was asked, before any file is looked at.
+func checkImport(req volume.ImportImage) error {
+	if err := checkName("image name", req.Name); err != nil {
+		return err
+	}
+	if err := checkMap("image property", req.Properties); err != nil {
+		return err
+	}
+	switch {
+	case req.Path == "":
+		return fmt.Errorf("no image file was given: %w", volume.ErrInvalid)
+	case req.MinDisk < 0 || req.MinDisk > MaxSize:
+		return fmt.Errorf("a minimum disk of %d GiB is not between 0 and %d: %w", req.MinDisk, MaxSize, volume.ErrInvalid)
+	case req.MinRAM < 0:
+		return fmt.Errorf("a minimum memory of %d MiB is less than none: %w", req.MinRAM, volume.ErrInvalid)
+	case req.DiskFormat != "" && !slices.Contains(formats, req.DiskFormat):
+		return fmt.Errorf("disk format %q is none of %s: %w", req.DiskFormat, strings.Join(formats, ", "), volume.ErrInvalid)
+	}
+	return nil
+}
+
+// openImport opens the file, once for all that is read of it. It does not block
+// on a pipe or wake a device that it will not take.
+func openImport(path string) (*os.File, int64, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, 0, fmt.Errorf("image file: %w", err)
+	}
+	size, err := func() (int64, error) {
+		fi, err := f.Stat()
+		if err != nil {
+			return 0, err
+		}
+		block := fi.Mode()&fs.ModeDevice != 0 && fi.Mode()&fs.ModeCharDevice == 0
+		if !fi.Mode().IsRegular() && !block {
+			return 0, refused("image file %s is neither a regular file nor a block device", path)
+		}
+		return f.Seek(0, io.SeekEnd)
+	}()
+	if err == nil && size == 0 {
+		err = refused("image file %s is empty", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, size, nil
+}
+
+// inspectImport inspects the content and holds it against the request.
+func (s *Store) inspectImport(r io.ReaderAt, size int64, req volume.ImportImage) (inspection, error) {
+	in, err := inspect(r, size)
+	if err != nil {
+		return in, fmt.Errorf("image file %s: %w", req.Path, err)
+	}
+	if req.DiskFormat != "" && req.DiskFormat != in.Format {
+		return in, refused("image file %s is %s, not %s as said: say %s, or leave the format out", req.Path, in.Format, req.DiskFormat, in.Format)
+	}
+	if in.Format == formatRaw && req.DiskFormat == "" {
+		head, err := field(r, 0, int(min(size, 8)))
+		if err != nil {
+			return in, err
+		}
+		if name := packing(head); name != "" {
+			return in, refused("image file %s is packed with %s: unpack it first, or say that its format is raw if it is meant as it is", req.Path, name)
+		}
+	}
+	return in, nil
+}
+
+// full says where there is no room, when that is the trouble.
+func (s *Store) full(err error, what string) error {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return err
+	}
+	free, ferr := s.free()
+	if ferr != nil {
+		return err
+	}
+	return fmt.Errorf("%s does not fit into %s, which has %s free: make room, or choose another with --state-dir (%w)", strings.TrimSpace(what), s.dir, human(free), err)
+}
+
+// free gives the bytes that are free for us where the store is.
+func (s *Store) free() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.dir, &st); err != nil {
+		return 0, fmt.Errorf("asking for free space in %s: %w", s.dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// human writes bytes for people.
+func human(n int64) string {
+	if n < 1<<30 {
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+	return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+}

@@ -1,0 +1,165 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// errNoQemu says what to install.
+var errNoQemu = errors.New("qemu-img is not installed: run 'apt-get install qemu-utils'")
+
+// limits holds qemu-img in check, as OpenStack does: an image can be made so that
+// reading it takes all memory or never ends.
+type limits struct {
+	wait   time.Duration
+	memory int64 // bytes of address space
+	cpu    int   // seconds; 0: only the wait limits it
+	file   int64 // bytes of the largest file written
+}
+
+// qemuImg runs qemu-img within limits and gives its output.
+func qemuImg(ctx context.Context, l limits, args ...string) ([]byte, error) {
+	if _, err := exec.LookPath("qemu-img"); err != nil {
+		return nil, errNoQemu
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.wait)
+	defer cancel()
+	argv := []string{"--as=" + strconv.FormatInt(l.memory, 10), "--core=0", "--fsize=" + strconv.FormatInt(l.file, 10)}
+	if l.cpu != 0 {
+		argv = append(argv, "--cpu="+strconv.Itoa(l.cpu))
+	}
+	argv = append(append(argv, "--", "qemu-img"), args...)
+	cmd := exec.CommandContext(ctx, "prlimit", argv...)
+	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR=/nonexistent"}
+	cmd.Dir = "/"
+	cmd.WaitDelay = 5 * time.Second
+	// The child goes when we go. The kernel means the thread that started it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if ctx.Err() == context.DeadlineExceeded {
+		return nil, fmt.Errorf("qemu-img %s did not end within %v", args[0], l.wait)
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		said, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
+		if strings.Contains(said, syscall.ENOSPC.Error()) || strings.Contains(said, "No space left on device") {
+			return nil, fmt.Errorf("qemu-img %s: %w", args[0], syscall.ENOSPC)
+		}
+		return nil, fmt.Errorf("qemu-img %s: %w: %s", args[0], err, said)
+	}
+	return stdout.Bytes(), nil
+}
+
+// qemuFile names an image file to qemu-img by its exact format, so that nothing
+// is guessed from its content or its name, and no backing file is ever opened.
+func qemuFile(format, path string) string {
+	node := map[string]any{"driver": format, "file": map[string]any{"driver": "file", "filename": path}}
+	if format == formatQcow2 || format == formatVMDK {
+		node["backing"] = nil
+	}
+	b, err := json.Marshal(node)
+	if err != nil {
+		panic(err) // strings and nil can be marshalled
+	}
+	return "json:" + string(b)
+}
+
+// verify asks qemu-img whether it sees in an image what inspect saw, and nothing
+// that inspect is there to refuse.
+func verify(ctx context.Context, path string, in inspection) error {
+	out, err := qemuImg(ctx, limits{wait: time.Minute, memory: 1 << 30, cpu: 30}, "info", "--output=json", qemuFile(in.Format, path))
+	if err != nil {
+		if ctx.Err() != nil || errors.Is(err, errNoQemu) {
+			return err
+		}
+		return refused("it can not be read as %s (%v)", in.Format, err)
+	}
+	var info struct {
+		Format      string `json:"format"`
+		VirtualSize int64  `json:"virtual-size"`
+		Backing     string `json:"backing-filename"`
+		FullBacking string `json:"full-backing-filename"`
+		Encrypted   bool   `json:"encrypted"`
+		Specific    struct {
+			Data struct {
+				DataFile string          `json:"data-file"`
+				Encrypt  json.RawMessage `json:"encrypt"`
+				Corrupt  bool            `json:"corrupt"`
+				Extents  []struct {
+					Filename string `json:"filename"`
+				} `json:"extents"`
+			} `json:"data"`
+		} `json:"format-specific"`
+	}
+	if err := json.Unmarshal(out, &info); err != nil {
+		return fmt.Errorf("qemu-img info gave no JSON: %w", err)
+	}
+	data := info.Specific.Data
+	switch {
+	case info.Format != in.Format:
+		return refused("its content says %s, qemu-img says %s", in.Format, info.Format)
+	case info.Backing != "" || info.FullBacking != "":
+		return refused("it names the backing file %q, which is not part of it", info.Backing+info.FullBacking)
+	case data.DataFile != "":
+		return refused("it names the data file %q, which is not part of it", data.DataFile)
+	case info.Encrypted || len(data.Encrypt) != 0:
+		return refused("it is encrypted, and there is no key to read it with")
+	case data.Corrupt:
+		return refused("it is marked as corrupt")
+	case info.VirtualSize != in.VirtualSize:
+		return refused("its header describes a disk of %d bytes, qemu-img sees %d", in.VirtualSize, info.VirtualSize)
+	}
+	for _, e := range data.Extents {
+		if e.Filename != path {
+			return refused("it names the file %q, which is not part of it", e.Filename)
+		}
+	}
+	return checkWhole(ctx, path, in.Format)
+}
+
+// checkWhole refuses an image whose tables point to what is not there, as after a
+// download that broke off: qemu-img convert would take it for zeros.
+func checkWhole(ctx context.Context, path, format string) error {
+	_, err := qemuImg(ctx, limits{wait: 5 * time.Minute, memory: 1 << 30, cpu: 120}, "check", "-q", qemuFile(format, path))
+	const leaks, unsupported = 3, 63 // clusters that nobody uses do no harm
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && (exit.ExitCode() == leaks || exit.ExitCode() == unsupported):
+		return nil
+	case err != nil && ctx.Err() == nil && !errors.Is(err, errNoQemu):
+		return refused("it is corrupt or not whole, for instance a broken download (%v)", err)
+	}
+	return err
+}
+
+// convert writes the disk that an image describes into a raw file, which exists,
+// is at least as large, and is one hole.
+func convert(ctx context.Context, format, path, raw string, sizeGiB int) error {
+	l := limits{
+		wait:   10*time.Minute + time.Duration(sizeGiB)*2*time.Minute,
+		memory: 2 << 30,
+		file:   int64(sizeGiB) << 30,
+	}
+	_, err := qemuImg(ctx, l, "convert", "-n", "--target-is-zero", "-O", "raw", qemuFile(format, path), raw)
+	if err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, errNoQemu) && ctx.Err() == nil {
+		return fmt.Errorf("%w: %w", err, volume.ErrInvalid)
+	}
+	return err
+}

@@ -1,0 +1,165 @@
+// Package local is the embedded image and volume store: a directory, with no
+// daemon and no cloud. Its values, status words and errors are those of package
+// volume.
+//
+// Every object is a directory of its own, named by its id:
+//
+//	images/ID/     meta.json, data (the file as it was imported)
+//	volumes/ID/    meta.json, data (raw, sparse, exactly as large as the volume)
+//	snapshots/ID/  meta.json, data (raw, a copy that shares nothing with its volume
+//	               but blocks, where the filesystem can; so either may be deleted)
+//
+// An object appears and disappears by one rename of its directory, and its
+// meta.json changes by one rename of the file, so that a reader sees the state
+// before or after, never half of it.
+//
+// Processes are kept apart by flock(2), which ends with its holder:
+//
+//   - on an object's directory: held for the moment of a change to meta.json;
+//   - on an object's data: exclusive while the content is being made, shared while
+//     it is being read. An object that is said to be in the making while nobody
+//     holds this lock was interrupted: it shows as an error and can be deleted.
+//   - on images, volumes and snapshots themselves: shared while an object is put
+//     there or taken away, exclusive while left-overs are looked for.
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// ErrDamaged says that a record can not be read, or that data is not what the
+// record says. The store never guesses: the error names the file, and everything
+// else keeps working.
+var ErrDamaged = errors.New("damaged")
+
+// MaxSize is the largest size of a volume, and of what an image may describe, in
+// GiB. Anything above is taken for a mistake or an attack.
+const MaxSize = 64 << 10
+
+// lockWait bounds the wait for locks that are only ever held for a moment.
+const lockWait = 30 * time.Second
+
+// Store is the embedded store in one state directory. Its methods may be called
+// from several goroutines, and several processes may share the directory.
+type Store struct {
+	dir       string
+	images    shelf[volume.Image]
+	volumes   shelf[volume.Volume]
+	snapshots shelf[volume.Snapshot]
+
+	mu   sync.Mutex
+	jobs map[string]*job // volumes that this Store is filling, by id
+}
+
+// Open opens the store in stateDir, which is made (mode 0700) when it is not
+// there. A directory that another user owns, or could write to, is refused: who
+// can write there decides what the host's kernel will mount.
+func Open(stateDir string) (*Store, error) {
+	dir, err := filepath.Abs(stateDir)
+	if err != nil {
+		return nil, fmt.Errorf("state directory %q: %w", stateDir, err)
+	}
+	if err := private(dir, "state directory"); err != nil {
+		return nil, err
+	}
+	s := &Store{dir: dir, jobs: map[string]*job{}}
+	s.images = shelf[volume.Image]{filepath.Join(dir, "images"), "image", func(i *volume.Image) face {
+		return face{&i.ID, &i.Name, &i.Status, i.CreatedAt}
+	}}
+	s.volumes = shelf[volume.Volume]{filepath.Join(dir, "volumes"), "volume", func(v *volume.Volume) face {
+		return face{&v.ID, &v.Name, &v.Status, v.CreatedAt}
+	}}
+	s.snapshots = shelf[volume.Snapshot]{filepath.Join(dir, "snapshots"), "snapshot", func(n *volume.Snapshot) face {
+		return face{&n.ID, &n.Name, &n.Status, n.CreatedAt}
+	}}
+	for _, sub := range []string{s.images.dir, s.volumes.dir, s.snapshots.dir} {
+		if err := private(sub, "directory"); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// private makes the directory, or checks that it is only this user's to change.
+func private(dir, what string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("%s %s can not be made: %w; choose another with --state-dir", what, dir, err)
+	}
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", what, dir, err)
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s %s belongs to user %d, and this is user %d: run 'chown %d %s' if nobody else should use it, or choose another with --state-dir",
+			what, dir, st.Uid, os.Geteuid(), os.Geteuid(), dir)
+	}
+	if fi.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s %s may be written to by others (mode %04o): run 'chmod 0700 %s' if its content can be trusted, or choose another with --state-dir",
+			what, dir, fi.Mode().Perm(), dir)
+	}
+	return nil
+}
+
+// Close ends the work in the background. A volume that is still being filled
+// becomes an error. Calling it is only needed before the process goes on without
+// the store: the end of a process has the same effect.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	var all []*job
+	for _, j := range s.jobs {
+		all = append(all, j)
+	}
+	s.mu.Unlock()
+	for _, j := range all {
+		j.cancel()
+		<-j.done
+	}
+	return nil
+}
+
+// flock locks an open file, how being LOCK_SH or LOCK_EX, and waits no longer
+// than the limit: errLocked. The lock ends when the file is closed.
+func flock(ctx context.Context, f *os.File, how int, limit time.Duration) error {
+	end := time.Now().Add(limit)
+	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
+			continue
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			return fmt.Errorf("locking %s: %w", f.Name(), err)
+		case time.Now().After(end):
+			return errLocked
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+var errLocked = errors.New("locked by another")
+
+// syncDir makes the names in a directory durable.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}

@@ -1,0 +1,293 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// job fills one volume in the background.
+type job struct {
+	cancel context.CancelFunc
+	done   chan struct{} // closed at its end
+}
+
+// Volumes lists all volumes, the oldest first. When some can not be read, the
+// others are returned together with an error that wraps ErrDamaged.
+func (s *Store) Volumes(ctx context.Context) ([]volume.Volume, error) { return s.volumes.objects(ctx) }
+
+// Volume finds a volume by its id or name.
+func (s *Store) Volume(ctx context.Context, ref string) (volume.Volume, error) {
+	return s.volumes.find(ctx, ref)
+}
+
+// VolumesOf lists the volumes whose metadata says that they were created for the
+// instance. When a record can not be read the error wraps ErrDamaged, for that
+// volume might have been one of them.
+func (s *Store) VolumesOf(ctx context.Context, instanceID string) ([]volume.Volume, error) {
+	all, err := s.Volumes(ctx)
+	var of []volume.Volume
+	for _, v := range all {
+		if v.Metadata[volume.MetaInstance] == instanceID {
+			of = append(of, v)
+		}
+	}
+	return of, err
+}
+
+// CreateVolume creates a volume and returns once it is on record: a blank one
+// available, any other being filled by this process in the background, which ends
+// with the process or Close, not with ctx. See WaitVolume.
+func (s *Store) CreateVolume(ctx context.Context, req volume.CreateVolume) (volume.Volume, error) {
+	v, from, err := s.plan(ctx, req)
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	v.ID = uuid.NewString()
+	src, err := s.openSource(ctx, from)
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	dst, err := s.volumes.create(ctx, record[volume.Volume]{Object: v})
+	if err != nil {
+		closeFile(src)
+		return volume.Volume{}, s.full(err, called(req))
+	}
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	j := &job{cancel: cancel, done: make(chan struct{})}
+	s.mu.Lock()
+	s.jobs[v.ID] = j
+	s.mu.Unlock()
+	run := func() {
+		s.fillVolume(work, v, dst, src, from)
+		closeFile(src)
+		cancel()
+		s.mu.Lock()
+		delete(s.jobs, v.ID)
+		s.mu.Unlock()
+		close(j.done)
+	}
+	if src == nil { // a hole is made at once
+		run()
+		rec, err := s.volumes.get(context.WithoutCancel(ctx), v.ID)
+		return rec.Object, err
+	}
+	go run()
+	return v, nil
+}
+
+// openSource opens and locks what a volume is made of. The lock is taken together
+// with a look at the source's status, so that nobody deletes it, or attaches and
+// writes to it, before the copy is done.
+func (s *Store) openSource(ctx context.Context, from source) (*os.File, error) {
+	var f *os.File
+	var err error
+	switch from.kind {
+	case "":
+		return nil, nil
+	case "image":
+		f, err = s.images.content(ctx, from.id, unix.LOCK_SH)
+	case "snapshot":
+		f, err = s.snapshots.content(ctx, from.id, unix.LOCK_SH)
+	case "volume":
+		unlock, lerr := s.volumes.lock(ctx, from.id)
+		if lerr != nil {
+			return nil, lerr
+		}
+		defer unlock()
+		rec, lerr := s.volumes.get(ctx, from.id)
+		if lerr != nil {
+			return nil, lerr
+		}
+		if inUse, lerr := s.copyable(rec.Object); lerr != nil {
+			return nil, lerr
+		} else if inUse && !from.inUse {
+			return nil, fmt.Errorf("volume %s is %w: %s", from.id, volume.ErrInUse, holders(rec.Object))
+		}
+		f, err = s.volumes.content(ctx, from.id, unix.LOCK_SH)
+	}
+	if errors.Is(err, errLocked) {
+		return nil, fmt.Errorf("%s %s is %w: it is being deleted", from.kind, from.id, volume.ErrInUse)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := holds(f, from.bytes); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s %s: %w: %w", from.kind, from.id, ErrDamaged, err)
+	}
+	return f, nil
+}
+
+func closeFile(f *os.File) {
+	if f != nil {
+		f.Close()
+	}
+}
+
+// fillVolume fills a new volume and puts on record what became of it. dst holds
+// the lock that says somebody is at it, and is closed at the end.
+func (s *Store) fillVolume(ctx context.Context, v volume.Volume, dst, src *os.File, from source) {
+	defer dst.Close()
+	err := s.fillData(ctx, v, dst, src, from)
+	if err != nil {
+		err = s.full(err, "volume "+v.ID)
+		dst.Truncate(0) // gives back what was written; the record needs room as well
+	}
+	save, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockWait)
+	defer cancel()
+	// When this fails the volume stays as one whose making was interrupted, which
+	// is what happened.
+	_, _ = s.volumes.change(save, v.ID, func(rec *record[volume.Volume]) error {
+		rec.PID = 0
+		rec.Object.Status = volume.StatusAvailable
+		if err != nil {
+			rec.Object.Status, rec.Reason = volume.StatusError, err.Error()
+		}
+		return nil
+	})
+	fault.Point("local/create-volume/after-available")
+}
+
+// fillData makes the content of a volume, durably.
+func (s *Store) fillData(ctx context.Context, v volume.Volume, dst, src *os.File, from source) error {
+	total := int64(v.Size) << 30
+	var err error
+	switch {
+	case src == nil:
+		err = dst.Truncate(total)
+	case from.inUse:
+		if err = reflink(dst, src, from.size); err == nil {
+			err = dst.Truncate(total)
+		}
+	case from.format == formatRaw:
+		err = fill(ctx, dst, src, from.size, total, nil)
+	default:
+		if err = dst.Truncate(total); err == nil {
+			err = convert(ctx, from.format, filepath.Join(s.images.path(from.id), dataName), filepath.Join(s.volumes.path(v.ID), dataName), v.Size)
+		}
+	}
+	if err == nil {
+		err = dst.Sync()
+	}
+	if err != nil {
+		if from.kind != "" {
+			err = fmt.Errorf("copying %s %s: %w", from.kind, from.id, err)
+		}
+		return err
+	}
+	fault.Point("local/create-volume/after-data")
+	return ctx.Err()
+}
+
+// WaitVolume waits until a volume is available. Any end but that, and any state
+// that does not lead there, is a *volume.StateError.
+func (s *Store) WaitVolume(ctx context.Context, id string) (volume.Volume, error) {
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
+		rec, err := s.volumes.get(ctx, id)
+		if err != nil {
+			return volume.Volume{}, err
+		}
+		switch {
+		case rec.Object.Status == volume.StatusAvailable:
+			return rec.Object, nil
+		case !making(rec.Object.Status):
+			return rec.Object, &volume.StateError{Kind: "volume", ID: id, Status: rec.Object.Status, Want: volume.StatusAvailable, Detail: rec.Reason}
+		}
+		select {
+		case <-s.jobDone(id):
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return volume.Volume{}, ctx.Err()
+		}
+	}
+}
+
+// jobDone gives a channel that is closed when the job that fills the volume ends;
+// it is nil when another process fills it, or nobody.
+func (s *Store) jobDone(id string) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if j := s.jobs[id]; j != nil {
+		return j.done
+	}
+	return nil
+}
+
+// DeleteVolume deletes a volume that no instance holds; its snapshots stay, they
+// share nothing with it. A volume that this Store is still filling is given up.
+func (s *Store) DeleteVolume(ctx context.Context, id string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	j := s.jobs[id]
+	s.mu.Unlock()
+	if j != nil {
+		j.cancel()
+		select {
+		case <-j.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return s.volumes.delete(ctx, id, func(rec *record[volume.Volume]) error {
+		if v := rec.Object; len(v.Attachments) != 0 {
+			return fmt.Errorf("volume %s is %w: %s", id, volume.ErrInUse, holders(v))
+		}
+		return nil
+	}, "it is being copied")
+}
+
+// ExtendVolume makes an available volume larger. The filesystem on it stays as
+// large as it was.
+func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int) (volume.Volume, error) {
+	return s.volumes.change(ctx, id, func(rec *record[volume.Volume]) error {
+		v := &rec.Object
+		switch {
+		case sizeGiB <= v.Size:
+			return fmt.Errorf("volume %s has %d GiB and can only be made larger, not %d GiB: %w", id, v.Size, sizeGiB, volume.ErrInvalid)
+		case sizeGiB > MaxSize:
+			return fmt.Errorf("volume %s: a size of %d GiB is more than %d: %w", id, sizeGiB, MaxSize, volume.ErrInvalid)
+		case len(v.Attachments) != 0:
+			return fmt.Errorf("volume %s is %w: %s", id, volume.ErrInUse, holders(*v))
+		case v.Status != volume.StatusAvailable:
+			return fmt.Errorf("volume %s is not available, it is %q: %w", id, v.Status, volume.ErrConflict)
+		}
+		f, err := os.OpenFile(filepath.Join(s.volumes.path(id), dataName), os.O_WRONLY|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return fmt.Errorf("extending volume %s: %w", id, err)
+		}
+		defer f.Close()
+		if err := f.Truncate(int64(sizeGiB) << 30); err != nil {
+			return fmt.Errorf("extending volume %s: %w", id, err)
+		}
+		if err := f.Sync(); err != nil {
+			return fmt.Errorf("extending volume %s: %w", id, err)
+		}
+		fault.Point("local/extend-volume/after-data")
+		v.Size = sizeGiB
+		return nil
+	})
+}
+
+// SetBootable says whether a volume can be booted from. A blank one can not, until
+// somebody who put a root filesystem on it says so.
+func (s *Store) SetBootable(ctx context.Context, id string, bootable bool) (volume.Volume, error) {
+	return s.volumes.change(ctx, id, func(rec *record[volume.Volume]) error {
+		if making(rec.Object.Status) || rec.Object.Status == volume.StatusError {
+			return fmt.Errorf("volume %s is not available, it is %q: %w", id, rec.Object.Status, volume.ErrConflict)
+		}
+		rec.Object.Bootable = bootable
+		return nil
+	})
+}
