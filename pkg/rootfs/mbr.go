@@ -1,0 +1,149 @@
+package rootfs
+
+import (
+	"fmt"
+	"io"
+)
+
+// mbrEntry is a used entry of a boot record.
+type mbrEntry struct {
+	number       int
+	kind         byte
+	start, count uint32 // sectors
+}
+
+func (e mbrEntry) extended() bool { return e.kind == 0x05 || e.kind == 0x0F || e.kind == 0x85 }
+
+func (e mbrEntry) partition(base, sector int64) partition {
+	kind := fmt.Sprintf("0x%02x", e.kind)
+	if name, known := mbrTypes[e.kind]; known {
+		kind += ", " + name
+	}
+	return partition{Number: e.number, Offset: (base + int64(e.start)) * sector, Size: int64(e.count) * sector, Type: kind}
+}
+
+// mbrEntries reads the four entries of a boot record. It is no partition table when
+// an entry has a boot flag that there is not: then it is the boot sector of a
+// filesystem, whose code lies there.
+func mbrEntries(b []byte) (used []mbrEntry, isMBR bool) {
+	if b[510] != 0x55 || b[511] != 0xaa {
+		return nil, false
+	}
+	for i := range 4 {
+		e := b[446+16*i:]
+		if e[0] != 0 && e[0] != 0x80 {
+			return nil, false
+		}
+		entry := mbrEntry{i + 1, e[4], le.Uint32(e[8:]), le.Uint32(e[12:])}
+		if entry.kind != 0 || entry.count != 0 {
+			used = append(used, entry)
+		}
+	}
+	return used, true
+}
+
+// readMBR reads an MBR, which does not say what size its sectors have. A device's
+// own size counts, unless the first partition has something only under another; of
+// a file any may be right, but not two.
+func readMBR(r io.ReaderAt, size int64, sectors []int, known bool, entries []mbrEntry) (*table, error) {
+	var best *table
+	var bestErr error
+	stands := false
+	for i, s := range sectors {
+		t, err := readMBRWith(r, size, int64(s), entries)
+		switch {
+		case err != nil || len(t.content.standing()) == 0:
+			if i == 0 {
+				best, bestErr = t, err
+			}
+		case known:
+			return t, nil
+		case stands:
+			return nil, fmt.Errorf("%w: there is something on the MBR's first partition both with sectors of %d and of %d bytes; make a block device of the image, which knows its sectors", ErrAmbiguous, best.sector, s)
+		default:
+			best, bestErr, stands = t, nil, true
+		}
+	}
+	if bestErr != nil {
+		return nil, bestErr
+	}
+	return best, nil
+}
+
+func readMBRWith(r io.ReaderAt, size, sector int64, entries []mbrEntry) (*table, error) {
+	t := &table{kind: tableMBR, sector: int(sector)}
+	var used, containers []partition
+	var chain *mbrEntry
+	for i, e := range entries {
+		if !e.extended() {
+			used = append(used, e.partition(0, sector))
+			continue
+		}
+		containers = append(containers, e.partition(0, sector))
+		if chain == nil {
+			chain = &entries[i]
+		}
+	}
+	if len(used) > 0 || chain == nil {
+		return t, t.pick(r, append(used, containers...), size)
+	}
+	// An extended partition is a container, and no partition to hold a filesystem.
+	p, err := firstLogical(r, *chain, size, sector)
+	if err != nil {
+		return nil, err
+	}
+	t.note = "the first used entry is a logical partition"
+	return t, t.pick(r, []partition{p}, size)
+}
+
+// maxLinks is how many links of a chain of logical partitions are followed.
+const maxLinks = 128
+
+// firstLogical follows the chain of extended boot records to its first used entry,
+// which is partition 5: the kernel counts only what is used. A logical partition
+// counts from its own record, the link to the next record from the first.
+func firstLogical(r io.ReaderAt, ext mbrEntry, size, sector int64) (partition, error) {
+	outer := ext.partition(0, sector)
+	record := make([]byte, 512)
+	seen := map[int64]bool{}
+	for at := int64(ext.start); ; {
+		switch {
+		case seen[at] || len(seen) >= maxLinks:
+			return partition{}, fmt.Errorf("%w: the chain of logical partitions runs in a circle or does not end", ErrBadTable)
+		case at*sector >= size:
+			return partition{}, fmt.Errorf("%w: the chain of logical partitions leads to byte %d, past the end of the device at %d (was the image truncated?)", ErrBadTable, at*sector, size)
+		}
+		seen[at] = true
+		if n, err := r.ReadAt(record, at*sector); n < len(record) {
+			return partition{}, fmt.Errorf("%w: the chain of logical partitions: %w", errRead, err)
+		}
+		entries, isMBR := mbrEntries(record)
+		if !isMBR {
+			return partition{}, fmt.Errorf("%w: the chain of logical partitions has no boot record at byte %d", ErrBadTable, at*sector)
+		}
+		next := int64(-1)
+		for _, e := range entries {
+			if e.extended() {
+				next = int64(ext.start) + int64(e.start)
+				continue
+			}
+			e.number = 5
+			p := e.partition(at, sector)
+			if p.Offset < outer.Offset || p.Size > outer.Size || p.Offset-outer.Offset > outer.Size-p.Size {
+				return partition{}, fmt.Errorf("%w: logical partition 5 lies outside the extended partition %d", ErrBadTable, ext.number)
+			}
+			return p, nil
+		}
+		if next < 0 {
+			return partition{}, &NotFoundError{Where: "the extended partition", Found: "no logical partition", Mend: allowed}
+		}
+		at = next
+	}
+}
+
+// mbrTypes names the types that are met most.
+var mbrTypes = map[byte]string{
+	0x01: "FAT", 0x04: "FAT", 0x06: "FAT", 0x0b: "FAT", 0x0c: "FAT", 0x0e: "FAT",
+	0x07: "NTFS or exFAT", 0x27: "Windows recovery", 0x82: "Linux swap", 0x83: "Linux",
+	0x8e: "Linux LVM", 0xa5: "FreeBSD", 0xef: "EFI system", 0xfd: "Linux RAID",
+}

@@ -1,0 +1,150 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrNoInit is wrapped when a root has nothing to start.
+	ErrNoInit = errors.New("no init")
+	// ErrOutside is wrapped when a path in a root is not what it has to be: a plain
+	// file, or a directory on the way to one.
+	ErrOutside = errors.New("not a plain path in the root")
+)
+
+// Inits is where an init is looked for, in this order, when none is named. A shell
+// is not among them: a container that runs one ends at once, without a terminal.
+var Inits = []string{"/sbin/init", "/etc/init", "/bin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"}
+
+// FindInit finds the program to start in a root: the one named, else the first of
+// Inits that is there. Links are followed inside the root only, as the container
+// will. The path is the one to give to the container. The error wraps ErrNoInit and
+// says what was tried.
+func FindInit(root, init string) (string, error) {
+	candidates, mend := Inits, "name one with --init"
+	if init != "" {
+		if !path.IsAbs(init) || strings.ContainsRune(init, 0) {
+			return "", fmt.Errorf("%w: %q is no absolute path in the root", ErrNoInit, init)
+		}
+		candidates, mend = []string{init}, "name another with --init"
+	}
+	dir, err := openRoot(root)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrNoInit, err)
+	}
+	defer dir.Close()
+	var tried []string
+	for _, c := range candidates {
+		err := executable(dir, c)
+		if err == nil {
+			return c, nil
+		}
+		tried = append(tried, fmt.Sprintf("%s (%v)", c, err))
+	}
+	return "", fmt.Errorf("%w in the root: tried %s; %s", ErrNoInit, strings.Join(tried, ", "), mend)
+}
+
+// executable says what keeps a path from being a program.
+func executable(root *os.File, name string) error {
+	f, err := openIn(root, name, unix.O_PATH)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return errors.New("not there")
+	case errors.Is(err, unix.ELOOP):
+		return errors.New("a link that leads to itself")
+	case err != nil:
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return errors.New("is " + kind(info.Mode()))
+	case info.Mode().Perm()&0o111 == 0:
+		return errors.New("is not executable")
+	case info.Size() == 0:
+		return errors.New("is empty")
+	}
+	return nil
+}
+
+// kind is what a file is that is not a regular one.
+func kind(m os.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "a directory"
+	case m&os.ModeSymlink != 0:
+		return "a link"
+	case m&os.ModeNamedPipe != 0:
+		return "a FIFO"
+	case m&os.ModeSocket != 0:
+		return "a socket"
+	case m&os.ModeDevice != 0:
+		return "a device"
+	}
+	return "no regular file"
+}
+
+// openRoot opens the directory that a root is mounted at.
+func openRoot(root string) (*os.File, error) {
+	return os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+}
+
+// openIn opens a path below a root: absolute links begin at the root, and nothing
+// leads out of it, nor through the links of /proc.
+func openIn(root *os.File, name string, flags uint64) (*os.File, error) {
+	fd, err := unix.Openat2(int(root.Fd()), name, &unix.OpenHow{
+		Flags:   flags | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// ReadFile reads a regular file below a root, following links inside the root only.
+// A file of more than max bytes is an error, and so is anything that is not a
+// regular file (ErrOutside). One that is not there is os.ErrNotExist.
+func ReadFile(root, name string, max int64) ([]byte, error) {
+	dir, err := openRoot(root)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s in the root: %w", name, err)
+	}
+	defer dir.Close()
+	// Looked at before it is opened for reading: to open a device may do something.
+	look, err := openIn(dir, name, unix.O_PATH)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s in the root: %w", name, err)
+	}
+	defer look.Close()
+	info, err := look.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%w: it is %s", ErrOutside, kind(info.Mode()))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s in the root: %w", name, err)
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", look.Fd())) // the same file
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s in the root: %w", name, err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, max+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s in the root: %w", name, err)
+	}
+	if int64(len(data)) > max {
+		return nil, fmt.Errorf("cannot read %s in the root: it has more than %d bytes", name, max)
+	}
+	return data, nil
+}

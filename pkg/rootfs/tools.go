@@ -1,0 +1,139 @@
+package rootfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits of the external tools.
+const (
+	formatLimit = 5 * time.Minute
+	checkLimit  = 15 * time.Minute
+	toolOutput  = 4 << 10 // bytes of its output that are kept
+)
+
+// ErrCheck is wrapped when a filesystem does not pass Check.
+var ErrCheck = errors.New("the filesystem has errors")
+
+// formats are the filesystems that Format makes, and the arguments that keep each
+// of them from asking.
+var formats = map[string][]string{
+	"ext2": {"-q", "-F"}, "ext3": {"-q", "-F"}, "ext4": {"-q", "-F"}, "xfs": {"-q", "-f"}, "btrfs": {"-q", "-f"},
+}
+
+// Format makes a filesystem on a device, with the host's own mkfs.
+func Format(ctx context.Context, device, fstype string) error {
+	args, known := formats[fstype]
+	if !known {
+		return fmt.Errorf("cannot make a filesystem of type %q: use one of ext2, ext3, ext4, xfs, btrfs", fstype)
+	}
+	ctx, cancel := context.WithTimeout(ctx, formatLimit)
+	defer cancel()
+	if out, _, err := tool(ctx, "mkfs."+fstype, append(slices.Clone(args), device)...); err != nil {
+		return fmt.Errorf("cannot make a filesystem of type %s on %s: %w%s", fstype, device, err, out)
+	}
+	return nil
+}
+
+// checks are the read-only checks of each type. unsquashfs has none: it walks the
+// directories.
+var checks = map[string]struct {
+	pkg  string // Debian's
+	args []string
+}{
+	"ext2":     {"e2fsprogs", []string{"e2fsck", "-f", "-n"}},
+	"ext3":     {"e2fsprogs", []string{"e2fsck", "-f", "-n"}},
+	"ext4":     {"e2fsprogs", []string{"e2fsck", "-f", "-n"}},
+	"xfs":      {"xfsprogs", []string{"xfs_repair", "-n"}},
+	"btrfs":    {"btrfs-progs", []string{"btrfs", "check", "--readonly"}},
+	"squashfs": {"squashfs-tools", []string{"unsquashfs", "-q", "-n", "-ls"}},
+	"erofs":    {"erofs-utils", []string{"fsck.erofs"}},
+}
+
+// Check runs the type's own checker over a filesystem that is not mounted, without
+// changing anything: it sees a read-only device. The error wraps ErrCheck when the
+// checker finds the filesystem wanting. One that was not unmounted cleanly may be
+// found so too, for its journal is not replayed.
+func Check(ctx context.Context, device string, fsys Filesystem) error {
+	check, known := checks[fsys.Type]
+	if !known {
+		return fmt.Errorf("cannot check a filesystem of type %q; %s", fsys.Type, allowed)
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	backing, _, err := openDevice(device, true)
+	if err != nil {
+		return fmt.Errorf("cannot check %s: %w", device, err)
+	}
+	defer backing.Close()
+	source, held, err := blockDevice(ctx, backing, fsys, true)
+	if err != nil {
+		return fmt.Errorf("cannot check %s: %w", device, err)
+	}
+	if held != nil {
+		defer held.Close()
+	}
+	out, code, err := tool(ctx, check.args[0], append(check.args[1:len(check.args):len(check.args)], source)...)
+	if err == nil && check.args[0] == "fsck.erofs" && strings.Contains(out, "<E>") {
+		err = errors.New("it reports errors") // and ends well all the same
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, exec.ErrNotFound):
+		return fmt.Errorf("cannot check %s: %s is missing; install %s", device, check.args[0], check.pkg)
+	case ctx.Err() != nil:
+		return fmt.Errorf("cannot check %s: %s did not end in time: %w", device, check.args[0], context.Cause(ctx))
+	case code < 0 || check.args[0] == "e2fsck" && code&4 == 0:
+		return fmt.Errorf("cannot check %s: %s failed: %w%s", device, check.args[0], err, out)
+	}
+	return fmt.Errorf("%w: %s on %s (%s: %w)%s", ErrCheck, article(fsys.Type), device, check.args[0], err, out)
+}
+
+// tool runs a command that asks nothing, with a limit, and gives its exit code and
+// the end of its output. What it started ends with it.
+func tool(ctx context.Context, name string, args ...string) (output string, code int, err error) {
+	// The death signal comes with the end of the thread that starts the command.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = 5 * time.Second
+	var end tail
+	cmd.Stdout, cmd.Stderr = &end, &end
+	err = cmd.Run()
+	code = -1
+	if cmd.ProcessState != nil {
+		code = cmd.ProcessState.ExitCode()
+	}
+	if text := strings.TrimSpace(string(end.kept)); text != "" {
+		var lines []string
+		for l := range strings.Lines(text) {
+			if l = strings.TrimSpace(l); l != "" {
+				lines = append(lines, printable(l))
+			}
+		}
+		output = ": " + strings.Join(lines[max(0, len(lines)-6):], "; ")
+	}
+	return output, code, err
+}
+
+// tail keeps the end of what is written.
+type tail struct{ kept []byte }
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.kept = append(t.kept, p...)
+	t.kept = t.kept[max(0, len(t.kept)-toolOutput):]
+	return len(p), nil
+}

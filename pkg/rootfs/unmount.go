@@ -1,0 +1,89 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// unmountLimit is how long a busy mount is waited for.
+const unmountLimit = 10 * time.Second
+
+// Mounted says whether anything is mounted at the directory.
+func Mounted(target string) (bool, error) {
+	_, n, err := mountsAt(target)
+	return n > 0, err
+}
+
+// mountsAt counts the mounts that are stacked at the directory, and gives its path
+// as the kernel has it. Mount points are asked for, and not devices, which may be
+// mounted twice.
+func mountsAt(target string) (string, int, error) {
+	dir, err := canonical(target)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return target, 0, nil
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("cannot look for mounts at %s: %w", target, err)
+	}
+	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) { return i.Mountpoint != dir, false })
+	if err != nil {
+		return "", 0, fmt.Errorf("cannot look for mounts at %s: %w", target, err)
+	}
+	return dir, len(infos), nil
+}
+
+// canonical is a directory's path without links. What is mounted there is not
+// looked at: it may be broken.
+func canonical(target string) (string, error) {
+	abs, err := filepath.Abs(target)
+	if err != nil {
+		return "", err
+	}
+	if abs == "/" {
+		return "", errors.New("it is the host's own root")
+	}
+	if info, err := os.Lstat(abs); err == nil && info.Mode()&os.ModeSymlink != 0 {
+		return filepath.EvalSymlinks(abs)
+	}
+	parent, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(parent, filepath.Base(abs)), nil
+}
+
+// Unmount removes every mount that is stacked at the directory. What was written is
+// brought to the device first. A busy mount is waited for, at most ten seconds, and
+// never let go of lazily: then the error wraps ErrBusy, and what is still used is
+// still there. A directory with no mount, or none at all, is no error.
+func Unmount(target string) error {
+	deadline := time.Now().Add(unmountLimit)
+	for wait := time.Millisecond; ; {
+		dir, n, err := mountsAt(target)
+		if n == 0 || err != nil {
+			return err
+		}
+		err = unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+		switch {
+		case err == nil:
+			continue // there may be another below
+		case errors.Is(err, unix.EINVAL): // gone since, or not to be had from here
+			if _, now, err := mountsAt(target); err != nil || now == n {
+				return errors.Join(fmt.Errorf("cannot unmount %s: the mount is locked", target), err)
+			}
+			continue
+		case !errors.Is(err, unix.EBUSY):
+			return fmt.Errorf("cannot unmount %s: %w", target, err)
+		case time.Now().After(deadline):
+			return fmt.Errorf("%w: %s is still used, by a process or by a mount below it (see: fuser -vm %s)", ErrBusy, target, target)
+		}
+		time.Sleep(wait)
+		wait = min(2*wait, 200*time.Millisecond)
+	}
+}
