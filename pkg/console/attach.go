@@ -1,0 +1,194 @@
+package console
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+)
+
+// DetachKey is the usual key that ends Attach: Ctrl-], as with virsh.
+const DetachKey = 0x1d
+
+// ErrNotServed says that no process serves a console: the container has ended, or
+// that process was killed.
+var ErrNotServed = errors.New("the console is not served: the container has ended, or its console process has")
+
+// A client sends frames: a kind, the length of what follows, and that. The other
+// way go the container's bytes as they are.
+const (
+	frameData byte = 0
+	frameSize byte = 1 // rows and columns, 16 bits each
+)
+
+// Attach joins the console that is served at a socket with stdin and
+// stdout, until the container ends, stdin ends, the detach key is typed (0: none),
+// or ctx ends, whose cause is the error then. When stdin is a terminal it is raw
+// meanwhile, and the console gets its size. ErrNotServed: nothing serves it.
+func Attach(ctx context.Context, socketPath string, stdin io.Reader, stdout io.Writer, detachKey byte) error {
+	conn, err := dialUnix(ctx, socketPath)
+	if err != nil {
+		return fmt.Errorf("%w (%v)", ErrNotServed, err)
+	}
+	defer conn.Close()
+	send := &frameWriter{w: conn}
+	if f, ok := stdin.(*os.File); ok {
+		restore, err := RawTerminal(f, func(size *unix.Winsize) { send.size(size) })
+		if err != nil {
+			return err
+		}
+		defer restore()
+	}
+	done := make(chan error, 2)
+	go func() { // left behind in its read when the container ends first
+		err := send.copy(stdin, detachKey)
+		if err == io.EOF { // input is over; what the container says is not
+			return
+		}
+		done <- err
+	}()
+	go func() {
+		_, err := io.Copy(stdout, conn)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// dialUnix reaches a socket whose path may be longer than a socket's may be.
+func dialUnix(ctx context.Context, path string) (net.Conn, error) {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", procPath(dir, path))
+}
+
+type frameWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (f *frameWriter) write(kind byte, p []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, err := f.w.Write(append(binary.BigEndian.AppendUint16([]byte{kind}, uint16(len(p))), p...))
+	return err
+}
+
+func (f *frameWriter) size(s *unix.Winsize) error {
+	return f.write(frameSize, binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, s.Row), s.Col))
+}
+
+// copy sends what is typed until the detach key (nil) or the end (io.EOF).
+func (f *frameWriter) copy(r io.Reader, detachKey byte) error {
+	buf := make([]byte, 4096)
+	for {
+		n, err := r.Read(buf)
+		p := buf[:n]
+		at := -1
+		if detachKey != 0 {
+			at = bytes.IndexByte(p, detachKey)
+		}
+		if at >= 0 {
+			p = p[:at]
+		}
+		if len(p) > 0 {
+			if err := f.write(frameData, p); err != nil {
+				return io.EOF // the other direction tells why
+			}
+		}
+		if at >= 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// readFrame gives what was typed, or a size.
+func readFrame(r io.Reader) ([]byte, *unix.Winsize, error) {
+	var head [3]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, nil, err
+	}
+	p := make([]byte, binary.BigEndian.Uint16(head[1:]))
+	if _, err := io.ReadFull(r, p); err != nil {
+		return nil, nil, err
+	}
+	switch {
+	case head[0] == frameData:
+		return p, nil, nil
+	case head[0] == frameSize && len(p) == 4:
+		return nil, &unix.Winsize{Row: binary.BigEndian.Uint16(p), Col: binary.BigEndian.Uint16(p[2:])}, nil
+	}
+	return nil, nil, errors.New("a frame of an unknown kind")
+}
+
+// RawTerminal puts a terminal into raw mode and tells its size, now and whenever
+// it changes, until restore. A file that is no terminal is left alone.
+func RawTerminal(f *os.File, resize func(*unix.Winsize)) (restore func(), err error) {
+	fd := int(f.Fd())
+	if !term.IsTerminal(fd) {
+		return func() {}, nil
+	}
+	tell := func() {
+		if size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
+			resize(size)
+		}
+	}
+	changed := make(chan os.Signal, 1)
+	signal.Notify(changed, unix.SIGWINCH)
+	old, err := term.MakeRaw(fd)
+	if err != nil {
+		signal.Stop(changed)
+		return nil, fmt.Errorf("cannot set up the terminal: %w", err)
+	}
+	tell()
+	stopped := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-changed:
+				tell()
+			case <-stopped:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(changed)
+		close(stopped)
+		term.Restore(fd, old)
+	}, nil
+}
+
+// Control runs f with a file's descriptor and leaves the file to the runtime's
+// poller, which Fd would not.
+func Control(f *os.File, do func(fd int) error) error {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if e := c.Control(func(fd uintptr) { err = do(int(fd)) }); e != nil {
+		return e
+	}
+	return err
+}

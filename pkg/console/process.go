@@ -1,0 +1,135 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/lxcboot/lxcboot/pkg/proc"
+)
+
+// searchPath is where programs are looked for.
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// The descriptors of the process that keeps a console. Not every container has a
+// terminal inside that we know of.
+const (
+	ttyFD = 3 + iota
+	pidFD
+	masterFD
+	socketFD
+	innerFD
+)
+
+// Start starts the process that keeps a container's console, which is exe with args,
+// and calls Serve: with a session of its own, the root as its directory and an empty
+// environment but for PATH. It has the terminal and the socket from here, so that
+// nothing that the container says is lost, and who joins the console is heard, before
+// it has come up: it is not waited for. Its last words go to the log.
+func Start(exe string, args []string, t *Terminal, o Options) (proc.Process, error) {
+	log, err := openLog(o.LogPath, o.MaxBytes)
+	if err != nil {
+		return proc.Process{}, err
+	}
+	defer log.Close()
+	l, err := listen(o.SocketPath)
+	if err != nil {
+		return proc.Process{}, err
+	}
+	defer l.Close()
+	socket, err := l.File()
+	if err != nil {
+		return proc.Process{}, fmt.Errorf("cannot start the console process: %w", err)
+	}
+	defer socket.Close()
+	cmd := exec.Command(exe, args...) // not CommandContext: it outlives us
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=" + searchPath}
+	cmd.Stderr = log.f
+	inner := t.owner.inner
+	if inner == nil { // its place must not be another file's
+		inner = log.f
+	}
+	cmd.ExtraFiles = []*os.File{t.tty, t.owner.pidfd, t.owner.master, socket, inner}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return proc.Process{}, errors.Join(fmt.Errorf("cannot start the console process: %w", err), os.Remove(o.SocketPath))
+	}
+	p, err := proc.Of(cmd.Process.Pid)
+	go cmd.Wait() // else it would stay a zombie for as long as this process lives
+	return p, err
+}
+
+// inherit takes what Start gave to the process.
+func inherit() (*Terminal, net.Listener, error) {
+	for fd := ttyFD; fd <= innerFD; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	// os/exec has made them blocking; the runtime is to poll them.
+	for _, fd := range []int{ttyFD, innerFD} {
+		_ = unix.SetNonblock(fd, true)
+	}
+	socket := os.NewFile(socketFD, "socket")
+	defer socket.Close()
+	l, err := net.FileListener(socket)
+	if err != nil {
+		return nil, nil, errors.New("the process that keeps a console is started by lxcboot alone")
+	}
+	t := &Terminal{os.NewFile(ttyFD, "console"), &ttyOwner{pidfd: os.NewFile(pidFD, "pidfd"), master: os.NewFile(masterFD, "ptmx")}}
+	if term.IsTerminal(innerFD) {
+		t.owner.inner = os.NewFile(innerFD, "ptmx")
+	}
+	return t, l, nil
+}
+
+// Stop ends a process that Start started. It ends by itself with the
+// container, and gets a moment for that: its log is whole then. One that is gone,
+// or whose number is another's by now, is done.
+func Stop(ctx context.Context, p proc.Process) error {
+	f, err := p.Open()
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	for _, step := range []struct {
+		sig   unix.Signal
+		grace time.Duration
+	}{{0, time.Second}, {unix.SIGTERM, 2 * time.Second}, {unix.SIGKILL, 5 * time.Second}} {
+		if step.sig != 0 {
+			if err := unix.PidfdSendSignal(int(f.Fd()), step.sig, nil, 0); err == unix.ESRCH {
+				return nil
+			}
+		}
+		until := time.Now().Add(step.grace)
+		for proc.Alive(f) {
+			if time.Now().After(until) {
+				break
+			}
+			if err := pause(ctx, 5*time.Millisecond); err != nil {
+				return err
+			}
+		}
+		if !proc.Alive(f) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the console process %d cannot be ended", p.PID)
+}
+
+// pause waits, unless ctx ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,58 @@
+package console
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/creack/pty"
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	if _, err := Open("/dev/null", 0); err == nil || !strings.Contains(err.Error(), "/dev/null is not a console") {
+		t.Error(err)
+	}
+	ptmx, tty, err := pty.Open() // one that is not libvirt_lxc's
+	must(t, err)
+	defer ptmx.Close()
+	defer tty.Close()
+	for _, path := range []string{"", "/dev/pts/none", tty.Name()} {
+		if _, err := Open(path, 0); !errors.Is(err, ErrEnded) {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+}
+
+func TestStartFails(t *testing.T) {
+	dir := t.TempDir()
+	ptmx, tty, err := pty.Open()
+	must(t, err)
+	defer ptmx.Close()
+	terminal := &Terminal{tty, &ttyOwner{pidfd: tty, master: ptmx}}
+	defer tty.Close()
+	for _, tt := range []struct {
+		exe  string
+		o    Options
+		want error
+	}{
+		{"/nonexistent", Options{LogPath: filepath.Join(dir, "log"), SocketPath: filepath.Join(dir, "sock")}, os.ErrNotExist},
+		{"/bin/true", Options{LogPath: filepath.Join(dir, "none", "log"), SocketPath: filepath.Join(dir, "sock")}, os.ErrNotExist},
+		{"/bin/true", Options{LogPath: filepath.Join(dir, "log"), SocketPath: filepath.Join(dir, "none", "sock")}, os.ErrNotExist},
+	} {
+		if _, err := Start(tt.exe, nil, terminal, tt.o); !errors.Is(err, tt.want) {
+			t.Errorf("%s %+v: %v", tt.exe, tt.o, err)
+		}
+		if _, err := os.Lstat(filepath.Join(dir, "sock")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the socket is left: %v", err)
+		}
+	}
+}
