@@ -1,0 +1,191 @@
+package lxc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/console"
+	"github.com/lxcboot/lxcboot/pkg/proc"
+)
+
+func (c *container) waitEnd(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(15 * time.Second); c.console.Alive(); time.Sleep(poll) {
+		if time.Now().After(end) {
+			t.Fatal("the console process does not end with the container")
+		}
+	}
+	if _, err := os.Lstat(c.socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the console's socket is left: %v", err)
+	}
+}
+
+// What is printed before anyone listens, and what is printed last, is in the log.
+func TestConsoleIsWhole(t *testing.T) {
+	h := open(t)
+	var all strings.Builder
+	fmt.Fprintln(&all, "first line")
+	for n := range 3000 {
+		fmt.Fprintln(&all, n+1)
+	}
+	fmt.Fprintln(&all, "very last")
+	want := all.String()
+	for name, tt := range map[string]struct {
+		end     string
+		missing int // bytes: what libvirt_lxc has in hand when it ends amid a burst
+	}{
+		"at rest":     {"/bin/sleep 0.3; echo very last", 0},
+		"amid output": {"echo very last", 1024},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 3 {
+				cfg := config(t, "")
+				cfg.Init = "/bin/sh"
+				cfg.InitArgs = []string{"-c", "echo first line; /bin/seq 1 400; /bin/sleep 3; /bin/seq 401 3000; " + tt.end}
+				define(t, h, cfg)
+				up(t, h, cfg)
+				time.Sleep(200 * time.Millisecond)
+				c := serve(t, h, cfg)
+				c.waitEnd(t)
+				got := c.readLog(t)
+				if tt.missing == 0 && got != want || len(got) < len(want)-tt.missing ||
+					!strings.HasPrefix(got, want[:1000]) || !strings.HasSuffix(got, "\nvery last\n") {
+					t.Errorf("%d bytes instead of %d, ending in %q", len(got), len(want), got[max(0, len(got)-60):])
+				}
+				if st, err := os.Stat(c.log); err != nil || st.Mode() != 0o600 {
+					t.Errorf("the log: %v, %v", st.Mode(), err)
+				}
+				must(t, h.Destroy(t.Context(), cfg.UUID))
+			}
+		})
+	}
+}
+
+func TestAttachConsole(t *testing.T) {
+	h := open(t)
+	cfg := config(t, "")
+	must(t, os.WriteFile(filepath.Join(cfg.Root, "etc/inittab"), []byte("console::respawn:/bin/sh\n"), 0o644))
+	c := start(t, h, cfg)
+	c.waitLog(t, "/ #")
+	if st, err := os.Stat(c.socket); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("the socket: %v, %v", st.Mode(), err)
+	}
+	var seen [2]buffer
+	var ends [2]*io.PipeWriter
+	done := make(chan error, 2)
+	for i := range seen {
+		r, w := io.Pipe()
+		ends[i] = w
+		go func() { done <- console.Attach(t.Context(), c.socket, r, &seen[i], console.DetachKey) }()
+	}
+	time.Sleep(100 * time.Millisecond)
+	fmt.Fprint(ends[0], "echo $((6*7)) answered\n")
+	c.waitLog(t, "42 answered")
+	for i := range seen {
+		if !strings.Contains(seen[i].String(), "42 answered") {
+			t.Errorf("client %d saw %q", i, seen[i].String())
+		}
+	}
+	// The detach key ends one, and nothing after it is typed.
+	fmt.Fprint(ends[0], "echo be$((1))fore\n\x1decho af$((1))ter\n")
+	must(t, <-done)
+	c.waitLog(t, "be1fore")
+	// The size is the container's.
+	ptmx, tty, err := pty.Open()
+	must(t, err)
+	defer ptmx.Close()
+	defer tty.Close()
+	must(t, pty.Setsize(ptmx, &pty.Winsize{Rows: 33, Cols: 99}))
+	ctx, leave := context.WithCancel(t.Context())
+	go func() { done <- console.Attach(ctx, c.socket, tty, io.Discard, 0) }()
+	time.Sleep(200 * time.Millisecond)
+	leave()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	fmt.Fprint(ends[1], "stty size\n")
+	c.waitLog(t, "33 99")
+	if strings.Contains(c.readLog(t), "af1ter") {
+		t.Error("what came after the detach key was typed")
+	}
+	// The other ends with the container.
+	must(t, h.Destroy(t.Context(), c.UUID))
+	select {
+	case err := <-done:
+		must(t, err)
+	case <-time.After(10 * time.Second):
+		t.Fatal("a client does not end with the container")
+	}
+	c.waitEnd(t)
+	if err := console.Attach(t.Context(), c.socket, strings.NewReader(""), io.Discard, 0); !errors.Is(err, console.ErrNotServed) {
+		t.Errorf("attach after the end: %v", err)
+	}
+}
+
+func dial(t *testing.T, socket string) io.Closer {
+	t.Helper()
+	dir, err := os.Open(filepath.Dir(socket)) // the path may be longer than a socket's may be
+	must(t, err)
+	defer dir.Close()
+	conn, err := net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(socket)))
+	must(t, err)
+	return conn
+}
+
+// A client that reads nothing holds up neither the log nor the container.
+func TestSlowClient(t *testing.T) {
+	h := open(t)
+	cfg := config(t, "")
+	cfg.Init = "/bin/sh"
+	cfg.InitArgs = []string{"-c", "/bin/sleep 0.5; /bin/seq 1 200000; echo very last; /bin/sleep 100"}
+	c := start(t, h, cfg)
+	defer dial(t, c.socket).Close()
+	c.waitLog(t, "very last")
+}
+
+// The console process outlives the command that started it, alone.
+func TestConsoleProcess(t *testing.T) {
+	h := open(t)
+	c := start(t, h, config(t, "echo up"))
+	if sid, err := unix.Getsid(c.console.PID); err != nil || sid != c.console.PID {
+		t.Errorf("session %d, %v", sid, err)
+	}
+	if cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", c.console.PID)); err != nil || cwd != "/" {
+		t.Errorf("directory %q, %v", cwd, err)
+	}
+	other := c.console
+	other.Start++
+	if other.Alive() {
+		t.Error("a process with another start time is taken for it")
+	}
+	must(t, console.Stop(t.Context(), other))
+	if !c.console.Alive() {
+		t.Fatal("another process was stopped")
+	}
+	must(t, console.Stop(t.Context(), c.console))
+	must(t, console.Stop(t.Context(), c.console))
+	must(t, console.Stop(t.Context(), proc.Process{}))
+	// One that was killed is replaced by the next.
+	again := serve(t, h, c.Config)
+	if info, err := h.State(t.Context(), c.UUID); err != nil || info.State != Running {
+		t.Errorf("the container ended with its console process: %+v, %v", info, err)
+	}
+	must(t, unix.Kill(again.console.PID, unix.SIGKILL))
+	for again.console.Alive() {
+		time.Sleep(poll)
+	}
+	third, err := again.keep(t)
+	must(t, err)
+	must(t, console.Stop(t.Context(), third))
+}

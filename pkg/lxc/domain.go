@@ -1,0 +1,460 @@
+package lxc
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/lxcboot/lxcboot/pkg/console"
+	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/proc"
+	"golang.org/x/sys/unix"
+	"libvirt.org/go/libvirt"
+)
+
+// The states of a container.
+const (
+	Running = "running"
+	Paused  = "paused"
+	Ending  = "shutting down"
+	Shutoff = "shutoff"
+	Crashed = "crashed"
+	Unknown = "unknown"
+)
+
+// execLimit is how long a container may take from libvirt's word to its own init.
+const execLimit = 20 * time.Second
+
+// killAfter is when the init gets SIGKILL from us: libvirt's own way of destroying
+// a container gives it SIGTERM first, and more than a second.
+const killAfter = 50 * time.Millisecond
+
+// goneLimit is how long a killed container may take to be gone.
+const goneLimit = 60 * time.Second
+
+// poll is the pace of waits that the kernel and libvirt offer no event for.
+const poll = 20 * time.Millisecond
+
+// Info is what libvirt and the kernel say of a container now.
+type Info struct {
+	ID         string `json:"id"`
+	Name       string `json:"name"`
+	State      string `json:"state"`             // Running, Shutoff, …
+	Reason     string `json:"reason"`            // why it is in that state: booted, shutdown, destroyed, crashed, failed, …
+	PID        int    `json:"pid,omitempty"`     // libvirt_lxc, the container's controller; 0 when not running
+	InitPID    int    `json:"init_pid,omitzero"` // the container's first process, as the host numbers it
+	Console    string `json:"console,omitempty"` // its terminal on the host, /dev/pts/N
+	Persistent bool   `json:"persistent"`
+	Autostart  bool   `json:"autostart"`
+}
+
+// Active says whether the container has processes.
+func (i Info) Active() bool { return i.PID != 0 }
+
+// State gives the container of an id, or ErrNotFound.
+func (h *Host) State(ctx context.Context, id string) (Info, error) {
+	var info Info
+	err := h.domain(ctx, id, func(dom *libvirt.Domain) (err error) {
+		info, err = inspect(dom)
+		return err
+	})
+	return info, err
+}
+
+// ByName gives the container whose domain has a name, or ErrNotFound.
+func (h *Host) ByName(ctx context.Context, name string) (Info, error) {
+	var info Info
+	err := h.call(ctx, fmt.Sprintf("named %q", name), func(conn *libvirt.Connect) error {
+		dom, err := conn.LookupDomainByName(name)
+		if err != nil {
+			return err
+		}
+		defer dom.Free()
+		info, err = inspect(dom)
+		return err
+	})
+	return info, err
+}
+
+// List gives all containers that libvirt knows, also those that others made.
+func (h *Host) List(ctx context.Context) ([]Info, error) {
+	var list []Info
+	err := h.call(ctx, h.uri, func(conn *libvirt.Connect) error {
+		list = nil
+		doms, err := conn.ListAllDomains(0)
+		if err != nil {
+			return err
+		}
+		for i := range doms {
+			info, err := inspect(&doms[i])
+			doms[i].Free()
+			if err != nil && !isCode(err, libvirt.ERR_NO_DOMAIN) { // it may have gone meanwhile
+				return err
+			}
+			if err == nil {
+				list = append(list, info)
+			}
+		}
+		return nil
+	})
+	return list, err
+}
+
+func inspect(dom *libvirt.Domain) (info Info, err error) {
+	if info.ID, err = dom.GetUUIDString(); err != nil {
+		return info, err
+	}
+	if info.Name, err = dom.GetName(); err != nil {
+		return info, err
+	}
+	state, reason, err := dom.GetState()
+	if err != nil {
+		return info, err
+	}
+	info.State, info.Reason = stateWords(state, reason)
+	if info.Persistent, err = dom.IsPersistent(); err != nil {
+		return info, err
+	}
+	if info.Persistent {
+		if info.Autostart, err = dom.GetAutostart(); err != nil {
+			return info, err
+		}
+	}
+	if state == libvirt.DOMAIN_SHUTOFF || state == libvirt.DOMAIN_CRASHED {
+		return info, nil
+	}
+	if err := info.live(dom); err != nil {
+		return info, err
+	}
+	if p, err := findInit(info.PID); err == nil {
+		info.InitPID = p.pid
+		p.Close()
+	}
+	return info, nil
+}
+
+// live fills in what libvirt's description of a running container says.
+func (i *Info) live(dom *libvirt.Domain) error {
+	text, err := dom.GetXMLDesc(0)
+	if err != nil {
+		return err
+	}
+	var desc struct {
+		// An LXC domain's id is the pid of its controller.
+		ID      int    `xml:"id,attr"`
+		UUID    string `xml:"uuid"`
+		Name    string `xml:"name"`
+		Console struct {
+			TTY string `xml:"tty,attr"`
+		} `xml:"devices>console"`
+	}
+	if err := xml.Unmarshal([]byte(text), &desc); err != nil {
+		return fmt.Errorf("container %s: libvirt's description of it cannot be read: %w", i.ID, err)
+	}
+	i.ID, i.Name, i.PID, i.Console = desc.UUID, desc.Name, desc.ID, desc.Console.TTY
+	return nil
+}
+
+func stateWords(state libvirt.DomainState, reason int) (string, string) {
+	pick := func(words map[int]string) string {
+		if w, ok := words[reason]; ok {
+			return w
+		}
+		return "unknown"
+	}
+	switch state {
+	case libvirt.DOMAIN_RUNNING:
+		return Running, pick(map[int]string{int(libvirt.DOMAIN_RUNNING_BOOTED): "booted", int(libvirt.DOMAIN_RUNNING_UNPAUSED): "unpaused"})
+	case libvirt.DOMAIN_PAUSED:
+		return Paused, pick(map[int]string{int(libvirt.DOMAIN_PAUSED_USER): "user", int(libvirt.DOMAIN_PAUSED_STARTING_UP): "starting up"})
+	case libvirt.DOMAIN_SHUTDOWN:
+		return Ending, "user"
+	case libvirt.DOMAIN_SHUTOFF:
+		return Shutoff, pick(map[int]string{
+			int(libvirt.DOMAIN_SHUTOFF_SHUTDOWN): "shutdown", int(libvirt.DOMAIN_SHUTOFF_DESTROYED): "destroyed",
+			int(libvirt.DOMAIN_SHUTOFF_CRASHED): "crashed", int(libvirt.DOMAIN_SHUTOFF_FAILED): "failed",
+			int(libvirt.DOMAIN_SHUTOFF_DAEMON): "daemon",
+		})
+	case libvirt.DOMAIN_CRASHED:
+		return Crashed, "crashed"
+	}
+	return Unknown, "unknown"
+}
+
+// Define makes the container known to libvirt, or changes what it knows of it. It
+// fails with ErrExists when another container has the id or the name.
+func (h *Host) Define(ctx context.Context, cfg Config) error {
+	desc, err := cfg.XML()
+	if err != nil {
+		return err
+	}
+	return h.call(ctx, cfg.Name, func(conn *libvirt.Connect) error {
+		dom, err := conn.DomainDefineXML(desc)
+		if err == nil {
+			return dom.Free()
+		}
+		// libvirt has no code of its own for a name or id that is taken.
+		if other, e := conn.LookupDomainByName(cfg.Name); e == nil {
+			defer other.Free()
+			if id, e := other.GetUUIDString(); e == nil && id != cfg.UUID {
+				return fmt.Errorf("the name %q %w: container %s has it; choose another name", cfg.Name, ErrExists, id)
+			}
+		}
+		if other, e := conn.LookupDomainByUUIDString(cfg.UUID); e == nil {
+			defer other.Free()
+			if name, e := other.GetName(); e == nil && name != cfg.Name {
+				return fmt.Errorf("the id %s %w: container %q has it", cfg.UUID, ErrExists, name)
+			}
+		}
+		return err
+	})
+}
+
+// Start starts a defined container and returns when libvirt has started it; WaitInit
+// waits for its own init. A *StartError says why libvirt could not.
+func (h *Host) Start(ctx context.Context, id string) (Info, error) {
+	var info Info
+	err := h.domain(ctx, id, func(dom *libvirt.Domain) error {
+		if err := dom.Create(); err != nil {
+			var lv libvirt.Error
+			switch {
+			case disconnected(err) || !errors.As(err, &lv) || lv.Code == libvirt.ERR_NO_DOMAIN:
+				return err
+			case lv.Code == libvirt.ERR_OPERATION_INVALID:
+				if active, e := dom.IsActive(); e == nil && active {
+					break // it runs, which is what was wanted
+				}
+				fallthrough
+			default:
+				return startError(id, lv.Message)
+			}
+		}
+		info = Info{State: Running, Reason: "booted", Persistent: true}
+		return info.live(dom)
+	})
+	return info, err
+}
+
+// WaitInit waits until a container that Start started runs its own init instead of
+// libvirt's program, gives it its host name, and returns what it is then. An init that
+// has ended at once is no failure: its container is in state Shutoff then. A
+// *StartError says why an init could not be run, of which libvirt says nothing.
+func (h *Host) WaitInit(ctx context.Context, info Info, hostname string) (Info, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, execLimit, &StartError{ID: info.ID, Reason: fmt.Sprintf("its init did not come up within %s", execLimit)})
+	defer cancel()
+	for {
+		p, err := findInit(info.PID)
+		if err != nil {
+			now, err := h.State(ctx, info.ID)
+			if err != nil {
+				return info, err
+			}
+			if !now.Active() {
+				return now, h.whyEnded(ctx, info.ID)
+			}
+		} else if p.turned(info.PID) {
+			defer p.Close()
+			info.InitPID = p.pid
+			if hostname != "" && hostname != info.Name {
+				return info, p.setHostname(hostname)
+			}
+			return info, nil
+		} else {
+			p.Close()
+		}
+		if err := pause(ctx, time.Millisecond); err != nil {
+			return info, err
+		}
+	}
+}
+
+// whyEnded tells an init that ended at once, which is no failure, from one that
+// could not be run, of which libvirt says nothing.
+func (h *Host) whyEnded(ctx context.Context, id string) error {
+	var desc struct {
+		Init        string `xml:"os>init"`
+		Filesystems []struct {
+			Source struct {
+				Dir string `xml:"dir,attr"`
+			} `xml:"source"`
+			Target struct {
+				Dir string `xml:"dir,attr"`
+			} `xml:"target"`
+		} `xml:"devices>filesystem"`
+	}
+	err := h.domain(ctx, id, func(dom *libvirt.Domain) error {
+		text, err := dom.GetXMLDesc(0)
+		if err != nil {
+			return err
+		}
+		return xml.Unmarshal([]byte(text), &desc)
+	})
+	if err != nil {
+		return err
+	}
+	for _, fs := range desc.Filesystems {
+		if fs.Target.Dir != "/" {
+			continue
+		}
+		root, err := os.Open(fs.Source.Dir)
+		if err != nil {
+			return nil
+		}
+		defer root.Close()
+		if why := unrunnable(root, desc.Init); why != "" {
+			return &StartError{ID: id, Reason: fmt.Sprintf("its init %s cannot be run: %s", console.Clean(desc.Init), why)}
+		}
+	}
+	return nil
+}
+
+// Undefine makes libvirt forget a container. One that it does not know is done.
+func (h *Host) Undefine(ctx context.Context, id string) error {
+	err := h.domain(ctx, id, func(dom *libvirt.Domain) error {
+		err := dom.Undefine()
+		if isCode(err, libvirt.ERR_OPERATION_INVALID) { // transient: gone when it ends
+			if persistent, e := dom.IsPersistent(); e == nil && !persistent {
+				return nil
+			}
+		}
+		return err
+	})
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// SetAutostart says whether libvirtd starts the container when it starts itself.
+func (h *Host) SetAutostart(ctx context.Context, id string, on bool) error {
+	return h.domain(ctx, id, func(dom *libvirt.Domain) error { return dom.SetAutostart(on) })
+}
+
+// Autostart tells what SetAutostart set.
+func (h *Host) Autostart(ctx context.Context, id string) (on bool, err error) {
+	err = h.domain(ctx, id, func(dom *libvirt.Domain) (err error) {
+		on, err = dom.GetAutostart()
+		return err
+	})
+	return on, err
+}
+
+// Destroy kills a container and returns when its processes and cgroups are gone,
+// so that what they held is free. One that is not running or not known is done.
+func (h *Host) Destroy(ctx context.Context, id string) error {
+	limited, cancel := context.WithTimeoutCause(ctx, goneLimit, fmt.Errorf("container %s: its processes are still there after %s: one of them waits for a device or filesystem that does not answer", id, goneLimit))
+	defer cancel()
+	info, err := h.State(limited, id)
+	if errors.Is(err, ErrNotFound) || err == nil && !info.Active() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	remains := remainsOf(info)
+	defer remains.Close()
+	if p, err := findInit(info.PID); err == nil {
+		defer p.killLater()()
+	}
+	for {
+		err = h.domain(limited, id, func(dom *libvirt.Domain) error {
+			err := dom.Destroy()
+			// It ended by itself in between.
+			if active, e := dom.IsActive(); e == nil && !active {
+				return nil
+			}
+			return err
+		})
+		if err == nil || errors.Is(err, ErrNotFound) {
+			break
+		}
+		if errors.Is(err, ErrNoDaemon) {
+			return err
+		}
+		// "Some processes refused to die": they were killed, and may need a while.
+		if e := pause(limited, 10*poll); e != nil {
+			return fmt.Errorf("%w (%v)", e, err)
+		}
+	}
+	fault.Point("lxc/destroy/destroyed")
+	return remains.wait(limited)
+}
+
+// WaitState waits until the container is in a state, and gives it. A container
+// that libvirt does not know any more is in state Shutoff.
+func (h *Host) WaitState(ctx context.Context, id, state string) (Info, error) {
+	for {
+		info, err := h.State(ctx, id)
+		if errors.Is(err, ErrNotFound) && state == Shutoff {
+			return Info{ID: id, State: Shutoff}, nil
+		}
+		if err != nil || info.State == state {
+			return info, err
+		}
+		if err := pause(ctx, 5*poll); err != nil {
+			return info, err
+		}
+	}
+}
+
+// remains is what a running container has on this host.
+type remains struct {
+	fds     []*os.File // of its processes
+	cgroups []string   // directories
+}
+
+func remainsOf(info Info) *remains {
+	r := &remains{}
+	if p, err := findInit(info.PID); err == nil {
+		r.fds = append(r.fds, p.pidfd)
+		if groups, err := containerCgroups(info.PID, p.pid); err == nil {
+			for _, g := range groups {
+				r.cgroups = append(r.cgroups, g.dir)
+			}
+		}
+	}
+	if fd, err := unix.PidfdOpen(info.PID, 0); err == nil {
+		r.fds = append(r.fds, os.NewFile(uintptr(fd), "pidfd"))
+	}
+	return r
+}
+
+func (r *remains) Close() {
+	for _, f := range r.fds {
+		f.Close()
+	}
+}
+
+func (r *remains) wait(ctx context.Context) error {
+	for {
+		there := false
+		for _, f := range r.fds {
+			there = there || proc.Alive(f)
+		}
+		for _, dir := range r.cgroups {
+			_, err := os.Lstat(dir)
+			there = there || err == nil
+		}
+		if !there {
+			return nil
+		}
+		if err := pause(ctx, poll); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits, unless ctx ends first.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,140 @@
+package lxc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"libvirt.org/go/libvirt"
+)
+
+// DefaultURI is libvirt's LXC driver on this host.
+const DefaultURI = "lxc:///"
+
+// callLimit is how long libvirt may take for one call, whatever the caller's
+// context says: a libvirtd that hangs must not hang us.
+const callLimit = 2 * time.Minute
+
+var errCallLimit = fmt.Errorf("no answer within %s", callLimit)
+
+// Host is a connection to libvirt. It is safe for use by several goroutines, and
+// connects anew when libvirtd was restarted.
+type Host struct {
+	uri string
+
+	mu   sync.Mutex
+	conn *libvirt.Connect
+}
+
+// Open connects to libvirt; an empty uri is DefaultURI. It fails with ErrNoDaemon
+// or ErrNoDriver. The Host must be closed.
+func Open(ctx context.Context, uri string) (*Host, error) {
+	if uri == "" {
+		uri = DefaultURI
+	}
+	h := &Host{uri: uri}
+	err := h.call(ctx, uri, func(conn *libvirt.Connect) error {
+		if kind, err := conn.GetType(); err != nil || kind != "LXC" {
+			return errors.Join(err, fmt.Errorf("%w (%s is a connection to %s)", ErrNoDriver, uri, kind))
+		}
+		return nil
+	})
+	if err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// Close ends the connection. What still waits for libvirt is left behind.
+func (h *Host) Close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.conn != nil {
+		h.conn.Close()
+		h.conn = nil
+	}
+}
+
+// connect gives the connection with a reference of its own. Unless it is stale, it
+// is the one that was there.
+func (h *Host) connect(stale *libvirt.Connect) (*libvirt.Connect, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.conn != nil && h.conn == stale {
+		h.conn.Close()
+		h.conn = nil
+	}
+	if h.conn == nil {
+		conn, err := libvirt.NewConnect(h.uri)
+		if err != nil {
+			return nil, err
+		}
+		h.conn = conn
+	}
+	return h.conn, h.conn.Ref()
+}
+
+// call runs f with the connection until it is done or ctx is; libvirt's calls
+// know no context, so that f may go on by itself after that. When libvirtd was
+// restarted since, f runs a second time: it must bear that. what names in errors
+// the thing that is meant.
+func (h *Host) call(ctx context.Context, what string, f func(*libvirt.Connect) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, callLimit, errCallLimit)
+	defer cancel()
+	if ctx.Err() != nil {
+		return timeout(ctx)
+	}
+	done := make(chan error, 1)
+	go func() {
+		var stale *libvirt.Connect
+		for try := 0; ; try++ {
+			conn, err := h.connect(stale)
+			if err == nil {
+				err = f(conn)
+				conn.Close()
+			}
+			if stale = conn; try == 1 || conn == nil || !disconnected(err) || ctx.Err() != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-done:
+		return translate(err, what)
+	case <-ctx.Done():
+		return timeout(ctx)
+	}
+}
+
+// domain runs f with the domain of an id.
+func (h *Host) domain(ctx context.Context, id string, f func(*libvirt.Domain) error) error {
+	return h.call(ctx, id, func(conn *libvirt.Connect) error {
+		dom, err := conn.LookupDomainByUUIDString(id)
+		if err != nil {
+			return err
+		}
+		defer dom.Free()
+		return f(dom)
+	})
+}
+
+// isCode says whether an error is libvirt's of that code.
+func isCode(err error, code libvirt.ErrorNumber) bool {
+	var lv libvirt.Error
+	return errors.As(err, &lv) && lv.Code == code
+}
+
+// CanLimitSwap says why a container cannot be given swap; nil when it can.
+func (h *Host) CanLimitSwap() error {
+	for _, file := range []string{"/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", "/sys/fs/cgroup/machine.slice/memory.swap.max", "/sys/fs/cgroup/system.slice/memory.swap.max"} {
+		if _, err := os.Stat(file); err == nil {
+			return nil
+		}
+	}
+	return errors.New("this host's kernel does not count swap (swapaccount=1 on its command line, where it can)")
+}

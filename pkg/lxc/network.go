@@ -1,0 +1,37 @@
+package lxc
+
+import (
+	"context"
+	"fmt"
+
+	"libvirt.org/go/libvirt"
+)
+
+// Network is a network of libvirt's.
+type Network struct {
+	ID, Name string
+	Active   bool
+}
+
+// Network looks up a network by name or id; one that is not there is ErrInvalid.
+func (h *Host) Network(ctx context.Context, ref string) (Network, error) {
+	var n Network
+	err := h.call(ctx, fmt.Sprintf("network %q", ref), func(conn *libvirt.Connect) error {
+		net, err := conn.LookupNetworkByName(ref)
+		if err != nil {
+			if net, err = conn.LookupNetworkByUUIDString(ref); err != nil {
+				return fmt.Errorf("%w: libvirt has no network %q (see: virsh net-list --all)", ErrInvalid, ref)
+			}
+		}
+		defer net.Free()
+		if n.Name, err = net.GetName(); err != nil {
+			return err
+		}
+		if n.ID, err = net.GetUUIDString(); err != nil {
+			return err
+		}
+		n.Active, err = net.IsActive()
+		return err
+	})
+	return n, err
+}

@@ -1,0 +1,300 @@
+package lxc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"libvirt.org/go/libvirt"
+
+	"github.com/lxcboot/lxcboot/pkg/proc"
+)
+
+// initProc is a container's first process. The pidfd keeps its identity: what was
+// read of /proc is true of it if it is alive after.
+type initProc struct {
+	pid   int
+	pidfd *os.File
+}
+
+func (p *initProc) Close() { p.pidfd.Close() }
+
+// findInit finds the init among the children of a container's controller.
+func findInit(controller int) (*initProc, error) {
+	if controller <= 1 {
+		return nil, ErrNotRunning
+	}
+	for _, pid := range children(controller) {
+		p, err := openInit(pid)
+		if err != nil {
+			continue
+		}
+		// Its parent is looked at once more, as the number may have changed hands.
+		if st, err := readStatus(pid); err == nil && st["PPid"] == strconv.Itoa(controller) && proc.Alive(p.pidfd) {
+			return p, nil
+		}
+		p.Close()
+	}
+	return nil, ErrNotRunning
+}
+
+// openInit takes hold of the process pid, which must be the first of a pid
+// namespace that is not ours.
+func openInit(pid int) (*initProc, error) {
+	if pid <= 0 {
+		return nil, ErrNotRunning
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, ErrNotRunning
+	}
+	p := &initProc{pid: pid, pidfd: os.NewFile(uintptr(fd), "pidfd")}
+	st, err := readStatus(pid)
+	if err == nil {
+		ns := strings.Fields(st["NSpid"])
+		if len(ns) < 2 || ns[len(ns)-1] != "1" {
+			err = fmt.Errorf("%w: process %d is not the init of a container", ErrNotRunning, pid)
+		}
+	}
+	if err == nil && !proc.Alive(p.pidfd) {
+		err = ErrNotRunning
+	}
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// children are the processes whose parent is pid.
+func children(pid int) []int {
+	var out []int
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, l := range lists {
+		data, _ := os.ReadFile(l)
+		for _, f := range strings.Fields(string(data)) {
+			if n, err := strconv.Atoi(f); err == nil {
+				out = append(out, n)
+			}
+		}
+	}
+	if len(lists) > 0 {
+		return out
+	}
+	for _, n := range proc.All() { // a kernel without CONFIG_PROC_CHILDREN
+		if st, err := readStatus(n); err == nil && st["PPid"] == strconv.Itoa(pid) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// readStatus is /proc/PID/status. The name in it is the process's own choice, but
+// the kernel escapes newlines.
+func readStatus(pid int) (map[string]string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return nil, ErrNotRunning
+	}
+	st := map[string]string{}
+	for line := range strings.Lines(string(data)) {
+		if k, v, ok := strings.Cut(line, ":"); ok {
+			st[k] = strings.TrimSpace(v)
+		}
+	}
+	return st, nil
+}
+
+// setHostname sets the host name in the process's UTS namespace, as init itself
+// would. The thread that enters it is given up.
+func (p *initProc) setHostname(name string) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		err := unix.Setns(int(p.pidfd.Fd()), unix.CLONE_NEWUTS)
+		if err == nil {
+			err = unix.Sethostname([]byte(name))
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("cannot set the container's host name to %q: %w", name, err)
+	}
+	return nil
+}
+
+// Init is what kind of init a container runs.
+type Init string
+
+// The kinds of init that are told apart by the signals they obey.
+const (
+	Systemd Init = "systemd"
+	Busybox Init = "busybox"
+	SysV    Init = "sysvinit"
+	Other   Init = "other" // the usual: SIGTERM ends it
+)
+
+// sigRTMin is the C library's SIGRTMIN, from which systemd counts.
+const sigRTMin = unix.Signal(34)
+
+// request is how an init is asked to power off and to reboot; 0: no such signal.
+var request = map[Init]struct{ poweroff, reboot unix.Signal }{
+	Systemd: {sigRTMin + 4, sigRTMin + 5},
+	Busybox: {unix.SIGUSR2, unix.SIGTERM},
+	SysV:    {unix.SIGPWR, unix.SIGINT}, // if it does not listen to its control pipe
+	Other:   {unix.SIGTERM, 0},
+}
+
+// kind tells the init by the program that runs.
+func (p *initProc) kind() Init {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.pid))
+	if err != nil {
+		return Other
+	}
+	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.pid))
+	switch base := filepath.Base(strings.TrimSuffix(exe, " (deleted)")); {
+	case base == "systemd":
+		return Systemd
+	case strings.HasPrefix(base, "busybox") && strings.HasSuffix(strings.TrimSpace(string(comm)), "init"):
+		return Busybox
+	case base == "init" && p.mentions("INIT_VERSION"):
+		return SysV
+	}
+	return Other
+}
+
+// mentions says whether the program that runs holds a text.
+func (p *initProc) mentions(text string) bool {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/exe", p.pid))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, 4<<20))
+	return err == nil && bytes.Contains(data, []byte(text))
+}
+
+// turned says whether the process runs its own program by now, and no longer that
+// of libvirt's controller.
+func (p *initProc) turned(controller int) bool {
+	theirs, err1 := os.Stat(fmt.Sprintf("/proc/%d/exe", controller))
+	its, err2 := os.Stat(fmt.Sprintf("/proc/%d/exe", p.pid))
+	return err1 == nil && err2 == nil && !os.SameFile(theirs, its)
+}
+
+// heeds says whether a signal may reach the process. A pid namespace's first
+// process never sees one that it does not handle, but for SIGKILL.
+func (p *initProc) heeds(sig unix.Signal) bool {
+	st, err := readStatus(p.pid)
+	if err != nil {
+		return false
+	}
+	caught, err := strconv.ParseUint(st["SigCgt"], 16, 64)
+	if err != nil {
+		return false
+	}
+	// What it blocks it may well read from a signalfd, as systemd does.
+	blocked, _ := strconv.ParseUint(st["SigBlk"], 16, 64)
+	if (caught|blocked)&(1<<(uint(sig)-1)) != 0 {
+		return true
+	}
+	// The kernel shows nothing of the signals that sigtimedwait waits for.
+	wchan, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", p.pid))
+	return err != nil || len(wchan) < 2 || strings.Contains(string(wchan), "sigtimedwait")
+}
+
+// signal sends to that process and no other.
+func (p *initProc) signal(sig unix.Signal) error {
+	err := unix.PidfdSendSignal(int(p.pidfd.Fd()), sig, nil, 0)
+	if err == unix.ESRCH {
+		return ErrNotRunning
+	}
+	return err
+}
+
+// killLater kills the process after a moment, with all of its pid namespace, unless
+// it is stopped before. Either way the process is closed then.
+func (p *initProc) killLater() (stop func()) {
+	done := make(chan struct{})
+	t := time.AfterFunc(killAfter, func() {
+		p.signal(unix.SIGKILL)
+		close(done)
+	})
+	return func() {
+		if !t.Stop() {
+			<-done
+		}
+		p.Close()
+	}
+}
+
+// Shutdown asks the container's init to power off, by the signal that its kind
+// obeys, and waits until the container has ended; ctx bounds that. One that is not
+// running is done. ErrUnheard: its init does not react to the signal.
+func (h *Host) Shutdown(ctx context.Context, id string) error {
+	err := h.ask(ctx, id, func(dom *libvirt.Domain) error {
+		return dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_INITCTL)
+	}, func(k Init) unix.Signal { return request[k].poweroff })
+	if err == nil {
+		_, err = h.WaitState(ctx, id, Shutoff)
+	}
+	if errors.Is(err, ErrNotRunning) || errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Reboot asks the container's init to reboot and does not wait for it: libvirt
+// starts the container anew from its definition. ErrNotRunning, ErrUnheard.
+func (h *Host) Reboot(ctx context.Context, id string) error {
+	return h.ask(ctx, id, func(dom *libvirt.Domain) error {
+		return dom.Reboot(libvirt.DOMAIN_REBOOT_INITCTL)
+	}, func(k Init) unix.Signal { return request[k].reboot })
+}
+
+// Signal sends a signal to the container's init.
+func (h *Host) Signal(ctx context.Context, id string, sig unix.Signal) error {
+	return h.withInit(ctx, id, func(p *initProc) error {
+		if sig != unix.SIGKILL && !p.heeds(sig) {
+			return fmt.Errorf("container %s, %s: %w", id, unix.SignalName(sig), ErrUnheard)
+		}
+		return p.signal(sig)
+	})
+}
+
+func (h *Host) ask(ctx context.Context, id string, initctl func(*libvirt.Domain) error, pick func(Init) unix.Signal) error {
+	return h.withInit(ctx, id, func(p *initProc) error {
+		kind := p.kind()
+		if kind == SysV && h.domain(ctx, id, initctl) == nil {
+			return nil
+		}
+		sig := pick(kind)
+		if sig == 0 || kind == Other && !p.heeds(sig) {
+			return fmt.Errorf("container %s: %w", id, ErrUnheard)
+		}
+		return p.signal(sig)
+	})
+}
+
+func (h *Host) withInit(ctx context.Context, id string, f func(*initProc) error) error {
+	info, err := h.State(ctx, id)
+	if err != nil {
+		return err
+	}
+	p, err := findInit(info.PID)
+	if err != nil {
+		return fmt.Errorf("container %s: %w", id, err)
+	}
+	defer p.Close()
+	return f(p)
+}

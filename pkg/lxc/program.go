@@ -1,0 +1,84 @@
+package lxc
+
+import (
+	"bytes"
+	"debug/elf"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/console"
+)
+
+// machines are the programs that a kernel for a Go architecture runs.
+var machines = map[string][]elf.Machine{
+	"amd64": {elf.EM_X86_64, elf.EM_386}, "arm64": {elf.EM_AARCH64, elf.EM_ARM},
+	"ppc64le": {elf.EM_PPC64}, "s390x": {elf.EM_S390}, "riscv64": {elf.EM_RISCV}, "loong64": {elf.EM_LOONGARCH},
+}
+
+// unrunnable says why a program below a root cannot be run; empty when nothing
+// speaks against it. Links are followed inside the root only.
+func unrunnable(root *os.File, name string) string {
+	fd, err := openIn(root, name, unix.O_RDONLY)
+	if err != nil {
+		return "it is not in the root filesystem"
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	st, err := f.Stat()
+	switch {
+	case err != nil || !st.Mode().IsRegular():
+		return "it is not a regular file"
+	case st.Mode().Perm()&0o111 == 0:
+		return "it is not executable; make it so with chmod"
+	}
+	head := make([]byte, 256)
+	n, _ := f.ReadAt(head, 0)
+	head = head[:n]
+	if script, ok := bytes.CutPrefix(head, []byte("#!")); ok {
+		line, _, _ := bytes.Cut(script, []byte("\n"))
+		if words := strings.Fields(string(line)); len(words) == 0 || !isFile(root, words[0]) {
+			return fmt.Sprintf("its interpreter %s is not in the root filesystem", console.Clean(strings.TrimSpace(string(line))))
+		}
+		return ""
+	}
+	e, err := elf.NewFile(io.NewSectionReader(f, 0, st.Size()))
+	if err != nil {
+		return "it is neither a script with '#!' nor a program for this machine"
+	}
+	if known := machines[runtime.GOARCH]; known != nil {
+		fits := false
+		for _, m := range known {
+			fits = fits || m == e.Machine
+		}
+		if !fits {
+			return fmt.Sprintf("it is a program for %s, not for this machine", strings.TrimPrefix(e.Machine.String(), "EM_"))
+		}
+	}
+	for _, p := range e.Progs {
+		if p.Type != elf.PT_INTERP || p.Filesz > 4096 {
+			continue
+		}
+		text := make([]byte, p.Filesz)
+		if _, err := p.ReadAt(text, 0); err == nil {
+			if loader := string(bytes.TrimRight(text, "\x00")); !isFile(root, loader) {
+				return fmt.Sprintf("its loader %s is not in the root filesystem", console.Clean(loader))
+			}
+		}
+	}
+	return ""
+}
+
+func isFile(root *os.File, name string) bool {
+	fd, err := openIn(root, name, unix.O_PATH)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
+}
