@@ -1,0 +1,241 @@
+package connector
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lxcboot/lxcboot/pkg/volume"
+	"golang.org/x/sys/unix"
+)
+
+func TestNBD(t *testing.T) {
+	for _, kind := range []string{"tcp", "unix"} {
+		t.Run(kind, func(t *testing.T) {
+			h := newHost(t, Auto)
+			img := sparse(t, t.TempDir()+"/img", 64*MiB)
+			data := map[string]any{"export": "vol,1"}
+			argv := []string{"qemu-nbd", "--persistent", "--format=raw", "--export-name=vol,1", img}
+			if kind == "tcp" {
+				port := freePort(t)
+				data["host"], data["port"] = "127.0.0.1", port
+				background(t, append(argv, "--bind=127.0.0.1", "--port="+port)...)
+				waitPort(t, "127.0.0.1:"+port)
+			} else {
+				dir, err := os.MkdirTemp("", "nbd")
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { os.RemoveAll(dir) })
+				data["path"] = dir + "/s"
+				background(t, append(argv, "--socket="+dir+"/s")...)
+				for range 100 {
+					if _, err := os.Stat(dir + "/s"); err == nil {
+						break
+					}
+					time.Sleep(20 * time.Millisecond)
+				}
+			}
+			req := request("n-"+kind, "nbd", data)
+			dev := connect(t, h, req)
+			if dev.Transport != Userspace {
+				t.Errorf("transport %s", dev.Transport)
+			}
+			useVolume(t, dev.Path)
+			if err := h.Disconnect(t.Context(), dev); err != nil {
+				t.Fatal(err)
+			}
+			if !hasExt4(t, img) {
+				t.Error("what was written is not on the server")
+			}
+			// Read-only: the same content, which nobody can write.
+			req.Connection.ReadOnly = true
+			dev = connect(t, h, req)
+			if !hasExt4(t, dev.Path) {
+				t.Error("what was written is not there after connecting again")
+			}
+			if f, err := os.OpenFile(dev.Path, os.O_RDWR, 0); err == nil {
+				if _, err := f.WriteAt([]byte("x"), 0); err == nil {
+					t.Error("a read-only volume was written")
+				}
+				f.Close()
+			}
+			if err := h.Disconnect(t.Context(), dev); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// nbdVolume serves a new volume by an nbd server of the test.
+func nbdVolume(t testing.TB, size int64) (data map[string]any, img string) {
+	t.Helper()
+	img = sparse(t, t.TempDir()+"/img", size)
+	port := freePort(t)
+	background(t, "qemu-nbd", "--persistent", "--format=raw", "--bind=127.0.0.1", "--port="+port, img)
+	waitPort(t, "127.0.0.1:"+port)
+	return map[string]any{"host": "127.0.0.1", "port": port}, img
+}
+
+// daemonPID finds the daemon that serves the device.
+func daemonPID(t testing.TB, dev Device) int {
+	t.Helper()
+	p, err := daemon{filepath.Dir(dev.Path)}.process()
+	if err != nil || p == nil {
+		t.Fatalf("no daemon of %s: %v", dev.Path, err)
+	}
+	defer p.Close()
+	return p.pid
+}
+
+func TestConnectAgain(t *testing.T) {
+	h := newHost(t, Userspace)
+	data, _ := nbdVolume(t, 16*MiB)
+	req := request("c1", "nbd", data)
+	dev := connect(t, h, req)
+	pid := daemonPID(t, dev)
+	var st userspaceState
+	if err := decode(dev, &st); err != nil || st.PID != pid {
+		t.Errorf("recorded %d, running %d, %v", st.PID, pid, err)
+	}
+	// It is in a session of its own, so that it outlives the command's terminal.
+	if sid, err := unix.Getsid(pid); err != nil || sid != pid {
+		t.Errorf("session %d, %v", sid, err)
+	}
+	again, err := h.Connect(t.Context(), req, dev)
+	if err != nil || again.Path != dev.Path || daemonPID(t, again) != pid {
+		t.Errorf("connecting again gave %+v, %v", again, err)
+	}
+	// Dead: made anew.
+	unix.Kill(pid, unix.SIGKILL)
+	again, err = h.Connect(t.Context(), req, dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if daemonPID(t, again) == pid {
+		t.Error("no new daemon")
+	}
+	if err := os.WriteFile(again.Path, []byte("x"), 0); err != nil {
+		t.Error(err)
+	}
+	for range 2 {
+		if err := h.Disconnect(t.Context(), again); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestDaemonKilled holds that a killed daemon means I/O errors, and no hang, and
+// that all can be taken away after it.
+func TestDaemonKilled(t *testing.T) {
+	h := newHost(t, Userspace)
+	data, _ := nbdVolume(t, 64*MiB)
+	dev := connect(t, h, request("k1", "nbd", data))
+	loop := losetup(t, dev.Path)
+	run(t, "mkfs.ext4", "-q", loop)
+	dir := t.TempDir()
+	run(t, "mount", loop, dir)
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	unix.Kill(daemonPID(t, dev), unix.SIGKILL)
+	start := time.Now()
+	f, err := os.Create(dir + "/file")
+	if err == nil {
+		f.Write(make([]byte, MiB))
+		err = f.Sync()
+		f.Close()
+	}
+	if err == nil {
+		t.Error("writing to a dead volume succeeded")
+	}
+	unix.Unmount(dir, 0) // its error does not matter: it must come back
+	exec.Command("losetup", "-d", loop).Run()
+	if err := h.Disconnect(t.Context(), dev); err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(start); d > 30*time.Second {
+		t.Errorf("it took %v", d)
+	}
+}
+
+func TestBusy(t *testing.T) {
+	h := newHost(t, Userspace)
+	data, _ := nbdVolume(t, 16*MiB)
+	dev := connect(t, h, request("b1", "nbd", data))
+	loop := losetup(t, dev.Path)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err := h.Disconnect(ctx, dev)
+	if !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), loop) {
+		t.Errorf("got %v", err)
+	}
+	// A loop device that goes in a moment is waited for.
+	go func() {
+		time.Sleep(300 * time.Millisecond)
+		exec.Command("losetup", "-d", loop).Run()
+	}()
+	if err := h.Disconnect(t.Context(), dev); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestHalfMade holds that Disconnect cleans up whatever a crash leaves.
+func TestHalfMade(t *testing.T) {
+	h := newHost(t, Userspace)
+	data, _ := nbdVolume(t, 16*MiB)
+	for _, stage := range []string{"prepared", "directory", "started", "no pid file"} {
+		t.Run(stage, func(t *testing.T) {
+			req := request("h1", "nbd", data)
+			dev, err := h.Prepare(t.Context(), req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := h.daemon("h1")
+			if stage != "prepared" {
+				os.MkdirAll(d.dir, 0o700)
+				os.WriteFile(d.path(), nil, 0o600)
+			}
+			if stage == "started" || stage == "no pid file" {
+				_, q, err := d.start(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				q.Close()
+			}
+			if stage == "no pid file" {
+				os.Remove(filepath.Join(d.dir, pidFile))
+			}
+			if err := h.Disconnect(t.Context(), dev); err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Stat(d.dir); err == nil {
+				t.Error("the directory is left")
+			}
+		})
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	h := newHost(t, Userspace)
+	addr := "127.0.0.1:" + freePort(t)
+	host, port, _ := net.SplitHostPort(addr)
+	for name, req := range map[string]Request{
+		"nbd":   request("u1", "nbd", map[string]any{"host": host, "port": port}),
+		"iscsi": request("u2", "iscsi", map[string]any{"target_portal": addr, "target_iqn": "iqn.2026-01.x:y", "target_lun": 1}),
+		"rbd":   request("u3", "rbd", map[string]any{"name": "p/i", "hosts": []any{host}, "ports": []any{port}, "keyring": testKey}),
+	} {
+		dev, err := h.Prepare(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = h.Connect(t.Context(), req, dev)
+		if !errors.Is(err, volume.ErrUnreachable) || !strings.Contains(err.Error(), addr) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,61 @@
+package connector
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// localDriver is for volumes that are on this host already: Data holds
+// device_path, and format when it is a file.
+type localDriver struct{}
+
+func (localDriver) prepare(_ context.Context, req Request, dev Device) (Device, error) {
+	data := info(req.Connection.Data)
+	path, err := data.need("device_path")
+	if err != nil {
+		return Device{}, err
+	}
+	if !filepath.IsAbs(path) {
+		return Device{}, fmt.Errorf("%w: device_path %q is not absolute", volume.ErrInvalid, path)
+	}
+	if f := data.str("format"); f != "" && f != "raw" {
+		return Device{}, fmt.Errorf("%w: %s has format %q; a local volume must be raw", volume.ErrUnsupported, path, f)
+	}
+	dev.Path = path
+	if err := usable(path); err != nil {
+		return Device{}, err
+	}
+	return dev, nil
+}
+
+func (localDriver) connect(_ context.Context, _ Request, dev Device) (Device, error) {
+	return dev, usable(dev.Path)
+}
+
+func (localDriver) disconnect(ctx context.Context, dev Device) error {
+	if dev.ReadOnly {
+		return nil
+	}
+	if err := flushFile(ctx, dev.Path); err != nil {
+		return fmt.Errorf("%w: %v", ErrNotFlushed, err)
+	}
+	return nil
+}
+
+// usable says whether path can carry a volume.
+func usable(path string) error {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("%w: the volume's device: %v", volume.ErrNotFound, err)
+	}
+	block := fi.Mode()&fs.ModeDevice != 0 && fi.Mode()&fs.ModeCharDevice == 0
+	if !fi.Mode().IsRegular() && !block {
+		return fmt.Errorf("%w: %s is neither a block device nor a regular file", volume.ErrInvalid, path)
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+package connector
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// share is an export mounted once for all attachments of this host. Who uses it
+// is counted by files named after the attachments, so that the count survives a
+// crash and a second release counts for nothing; a lock that the kernel drops
+// with its holder makes each change one step.
+type share struct {
+	h   *Host
+	dir string // StateDir/mounts/HASH
+}
+
+// share is the mount of an export with these options.
+func (h *Host) share(export, options string) share {
+	sum := sha256.Sum256([]byte(export + "\x00" + options))
+	return share{h, filepath.Join(h.stateDir(), "mounts", hex.EncodeToString(sum[:8]))}
+}
+
+func (s share) target() string  { return filepath.Join(s.dir, "mnt") }
+func (s share) holders() string { return filepath.Join(s.dir, "holders") }
+
+// mounted says whether anything is mounted on the target. It asks the mount
+// table only, as a dead server would not answer.
+func (s share) mounted() (bool, error) {
+	all, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(s.target()))
+	if err != nil {
+		return false, fmt.Errorf("reading the mount table: %w", err)
+	}
+	return len(all) > 0, nil
+}
+
+// locked runs f as the only one on this host that changes the share. The lock
+// file stays: removing it would let two hold the lock.
+func (s share) locked(ctx context.Context, f func() error) error {
+	if err := os.MkdirAll(filepath.Dir(s.dir), 0o700); err != nil {
+		return err
+	}
+	lock := flock.New(s.dir+".lock", flock.SetPermissions(0o600))
+	defer lock.Close()
+	if _, err := lock.TryLockContext(ctx, 20*time.Millisecond); err != nil {
+		return fmt.Errorf("waiting for the lock %s: %w", lock.Path(), err)
+	}
+	return f()
+}
+
+// acquire counts the attachment in and mounts the export unless it is mounted.
+func (s share) acquire(ctx context.Context, attachment, export, options string) error {
+	return s.locked(ctx, func() error {
+		for _, dir := range []string{s.dir, s.target(), s.holders()} {
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return err
+			}
+		}
+		// Counted before it is mounted: a mount is never without a holder.
+		if err := os.WriteFile(filepath.Join(s.holders(), attachment), nil, 0o600); err != nil {
+			return err
+		}
+		for _, dir := range []string{s.holders(), s.dir, filepath.Dir(s.dir)} {
+			if err := syncDir(dir); err != nil {
+				return err
+			}
+		}
+		fault.Point("connector/share/counted")
+		if on, err := s.mounted(); err != nil || on {
+			return err
+		}
+		all := "nosuid,nodev,noexec"
+		if options != "" {
+			all = options + "," + all
+		}
+		_, err := s.h.o.Run(ctx, "mount", "-t", "nfs", "-o", all, "--", export, s.target())
+		return err
+	})
+}
+
+// release counts the attachment out; the last one unmounts the export. An
+// attachment that is not counted is done.
+func (s share) release(ctx context.Context, attachment string) error {
+	if _, err := os.Stat(s.dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return s.locked(ctx, func() error {
+		holders, err := os.ReadDir(s.holders())
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, e := range holders {
+			if e.Name() != attachment {
+				return s.uncount(attachment) // others still use it
+			}
+		}
+		if err := s.unmount(ctx); err != nil {
+			return err
+		}
+		fault.Point("connector/share/unmounted")
+		if err := s.uncount(attachment); err != nil {
+			return err
+		}
+		// Remove takes empty directories only, and no mountpoint.
+		for _, dir := range []string{s.holders(), s.target(), s.dir} {
+			if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s share) uncount(attachment string) error {
+	err := os.Remove(filepath.Join(s.holders(), attachment))
+	if err == nil {
+		err = syncDir(s.holders())
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func (s share) unmount(ctx context.Context) error {
+	for {
+		on, err := s.mounted()
+		if err != nil || !on {
+			return err
+		}
+		err = within(ctx, "unmounting "+s.target(), func() error {
+			return unix.Unmount(s.target(), unix.UMOUNT_NOFOLLOW)
+		})
+		switch {
+		case errors.Is(err, unix.EBUSY):
+			return &BusyError{Path: s.target(), By: "an open file or a loop device"}
+		case err != nil && !errors.Is(err, unix.EINVAL):
+			return fmt.Errorf("unmounting %s: %w", s.target(), err)
+		}
+	}
+}
