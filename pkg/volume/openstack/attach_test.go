@@ -1,0 +1,355 @@
+package openstack
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+func TestClaims(t *testing.T) {
+	now := time.Now().UTC().Truncate(time.Second)
+	for _, c := range []claim{
+		{instance: "i", since: now},
+		{instance: "i", attachment: "a"},
+		{instance: "i", attachment: "a", host: "host with spaces on it"},
+	} {
+		got := claims(map[string]string{claimPrefix + "i": c.value(), "other": "x"})
+		if len(got) != 1 || got[0] != c {
+			t.Errorf("%q becomes %+v, want %+v", c.value(), got, c)
+		}
+	}
+	old := claim{instance: "dead", since: now.Add(-time.Hour)}
+	for _, test := range []struct {
+		what   string
+		status string
+		all    []claim
+		want   bool
+	}{
+		{"nobody began", "reserved", nil, false},
+		{"only we began", "reserved", []claim{reserving("me")}, true},
+		{"another began as well", "reserved", []claim{reserving("me"), reserving("you")}, false},
+		{"another died long ago", "reserved", []claim{reserving("me"), old}, true},
+		{"another has its own", "reserved", []claim{reserving("me"), {instance: "you", attachment: "b"}}, true},
+		{"ours is known", "reserved", []claim{{instance: "me", attachment: "b"}}, false},
+		{"connected already", "attaching", []claim{reserving("me")}, false},
+	} {
+		if got := nobodys(test.status, "me", test.all); got != test.want {
+			t.Errorf("%s: %v", test.what, got)
+		}
+	}
+}
+
+// TestLostAttachment has a process die at each point of a reservation.
+func TestLostAttachment(t *testing.T) {
+	instance := uuid.NewString()
+	for _, test := range []struct {
+		what  string
+		made  bool   // the attachment
+		claim string // the note; ID stands for the attachment
+		found bool
+	}{
+		{"before the attachment", false, reserving(instance).value(), false},
+		{"before the note", true, reserving(instance).value(), true},
+		{"after the note", true, "ID", true},
+		{"after connecting", true, "ID on here", true},
+		{"without a note: somebody else's", true, "", false},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			c := newCloud(t)
+			s := c.open(t, nil)
+			meta := map[string]any{"colour": "blue"}
+			vol, id := c.add("available", meta), uuid.NewString()
+			c.locked(func() {
+				if test.claim != "" {
+					meta[claimPrefix+instance] = strings.ReplaceAll(test.claim, "ID", id)
+				}
+				if test.made {
+					c.volumes[vol]["status"] = "reserved"
+					c.attachments[id] = map[string]any{"id": id, "volume_id": vol, "instance": nil, "status": "reserved", "attach_mode": "rw"}
+				}
+			})
+			all, err := s.AttachmentsOf(t.Context(), vol, instance)
+			if err != nil || (len(all) == 1) != test.found {
+				t.Fatalf("%+v, %v", all, err)
+			}
+			for _, a := range all {
+				if a.ID != id || a.InstanceID != instance {
+					t.Errorf("%+v", a)
+				}
+				if err := s.Detach(t.Context(), a.ID); err != nil {
+					t.Error(err)
+				}
+			}
+			if test.made && !test.found {
+				return
+			}
+			// The volume is free for another, and what is left of the first goes.
+			next := uuid.NewString()
+			next2, err := s.Reserve(t.Context(), vol, next, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, err := s.Volume(t.Context(), vol)
+			if err != nil || len(v.Attachments) != 1 || v.Attachments[0].InstanceID != next {
+				t.Errorf("%+v, %v", v.Attachments, err)
+			}
+			if _, err := s.Reserve(t.Context(), vol, instance, false); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), next) {
+				t.Errorf("the second: %v", err)
+			}
+			if err := s.Detach(t.Context(), next2); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestTwoHosts has another host connect what this one holds.
+func TestTwoHosts(t *testing.T) {
+	c := newCloud(t)
+	s := c.open(t, nil)
+	vol, instance := c.add("available", nil), uuid.NewString()
+	id, err := s.Reserve(t.Context(), vol, instance, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Connect(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Connect(t.Context(), id); err != nil {
+		t.Errorf("connecting again: %v", err)
+	}
+	c.locked(func() {
+		c.volumes[vol]["metadata"].(map[string]any)[claimPrefix+instance] = id + " on there"
+	})
+	if _, err := s.Connect(t.Context(), id); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "there") {
+		t.Errorf("another host: %v", err)
+	}
+}
+
+func TestReservable(t *testing.T) {
+	for _, test := range []struct {
+		v    volume.Volume
+		want error
+	}{
+		{volume.Volume{Status: "available"}, nil},
+		{volume.Volume{Status: "available", Encrypted: true}, volume.ErrUnsupported},
+		{volume.Volume{Status: "in-use"}, volume.ErrInUse},
+		{volume.Volume{Status: "in-use", Multiattach: true}, nil},
+		{volume.Volume{Status: "in-use", Multiattach: true, Attachments: []volume.Attachment{{InstanceID: "me"}}}, volume.ErrInUse},
+		{volume.Volume{Status: "reserved", Multiattach: true}, volume.ErrInUse},
+		{volume.Volume{Status: "error"}, volume.ErrConflict},
+		{volume.Volume{Status: "creating"}, volume.ErrConflict},
+	} {
+		if err := reservable(test.v, "me"); !errors.Is(err, test.want) {
+			t.Errorf("%+v: %v", test.v, err)
+		}
+	}
+}
+
+// TestNova has Cinder keep an attachment for a Nova that is not there.
+func TestNova(t *testing.T) {
+	c := newCloud(t)
+	s := c.open(t, func(o *Options) { o.Patience = -1 })
+	vol, id := c.add("in-use", nil), uuid.NewString()
+	c.locked(func() {
+		c.attachments[id] = map[string]any{"id": id, "volume_id": vol, "instance": uuid.NewString(), "status": "attached", "connection_info": map[string]any{"driver_volume_type": "nfs"}}
+	})
+	c.fail("DELETE", "/attachments", 9, status(500, "", `{"computeFault": {"message": "The server has either erred"}}`))
+	if err := s.Detach(t.Context(), id); err == nil || !strings.Contains(err.Error(), "os-service-cloud") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestServiceUser looks at what is sent when there is one.
+func TestServiceUser(t *testing.T) {
+	c := newCloud(t)
+	c.setenv(t)
+	file := filepath.Join(t.TempDir(), "clouds.yaml")
+	text := `clouds:
+  mine: &mine
+    auth: {auth_url: "` + c.URL + `/identity/v3", username: demo, password: ` + fakePassword + `, project_name: demo, user_domain_name: Default, project_domain_name: Default}
+  service:
+    auth: {auth_url: "` + c.URL + `/identity/v3", username: cinder, password: ` + fakePassword + `, project_name: service, user_domain_name: Default, project_domain_name: Default}
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("OS_CLIENT_CONFIG_FILE", file)
+	s, err := Open(t.Context(), Options{Cloud: "mine", ServiceCloud: "service"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := s.Describe(); !strings.Contains(d, "cloud mine") || !strings.Contains(d, "user demo") || strings.Contains(d, fakePassword) {
+		t.Error(d)
+	}
+	c.expire()
+	vol, instance := c.add("available", nil), uuid.NewString()
+	id, err := s.Reserve(t.Context(), vol, instance, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	c.locked(func() {
+		if c.attachments[id]["instance"] != instance {
+			t.Errorf("the attachment is of %v", c.attachments[id]["instance"])
+		}
+		for i, line := range c.log {
+			_, cinder := strings.CutPrefix(line[strings.Index(line, " ")+1:], "/volume/v3/"+fakeProject)
+			if got := c.tokens[c.service[i]]; cinder && i > len(c.log)-4 && got != "cinder" || !cinder && c.service[i] != "" {
+				t.Errorf("%s came with the service token of %q", line, got)
+			}
+		}
+	})
+}
+
+func TestOpenRefuses(t *testing.T) {
+	for _, test := range []struct {
+		what  string
+		spoil func(*testing.T, *cloud)
+		want  error
+		text  string
+	}{
+		{"no cloud", func(t *testing.T, c *cloud) { t.Setenv("OS_AUTH_URL", "") }, volume.ErrInvalid, "OS_CLOUD"},
+		{"no password", func(t *testing.T, c *cloud) { t.Setenv("OS_PASSWORD", "") }, volume.ErrInvalid, "password"},
+		{"a bad address", func(t *testing.T, c *cloud) { t.Setenv("OS_AUTH_URL", "keystone.example") }, volume.ErrInvalid, "keystone.example"},
+		{"no cinder", func(t *testing.T, c *cloud) { c.noCinder = true }, volume.ErrUnsupported, "block storage"},
+		{"another region", func(t *testing.T, c *cloud) { t.Setenv("OS_REGION_NAME", "Two") }, volume.ErrUnsupported, `region "Two"`},
+		{"an old cinder", func(t *testing.T, c *cloud) { c.microversion = "3.50" }, volume.ErrUnsupported, "3.50"},
+		{"an unknown entry", func(t *testing.T, c *cloud) { t.Setenv("OS_CLOUD", "nowhere") }, volume.ErrInvalid, "nowhere"},
+		{"a file that is no YAML", func(t *testing.T, c *cloud) {
+			file := filepath.Join(t.TempDir(), "clouds.yaml")
+			os.WriteFile(file, []byte("clouds:\n  x:\n    auth: "+fakePassword+"\n"), 0o600)
+			t.Setenv("OS_CLOUD", "x")
+			t.Setenv("OS_CLIENT_CONFIG_FILE", file)
+		}, volume.ErrInvalid, "line 3"},
+		{"an entry without auth", func(t *testing.T, c *cloud) {
+			file := filepath.Join(t.TempDir(), "clouds.yaml")
+			os.WriteFile(file, []byte("clouds:\n  x:\n    region_name: One\n"), 0o600)
+			t.Setenv("OS_CLOUD", "x")
+			t.Setenv("OS_CLIENT_CONFIG_FILE", file)
+		}, volume.ErrInvalid, "auth"},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			c := newCloud(t)
+			c.setenv(t)
+			test.spoil(t, c)
+			_, err := Open(t.Context(), Options{Patience: -1})
+			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.text) || strings.Contains(err.Error(), fakePassword) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// TestEnvironment signs in with each way to name the user and the project.
+func TestEnvironment(t *testing.T) {
+	for name, env := range map[string]map[string]string{
+		"two domains":              {},
+		"domain ids":               {"OS_USER_DOMAIN_NAME": "", "OS_PROJECT_DOMAIN_NAME": "", "OS_USER_DOMAIN_ID": "default", "OS_PROJECT_DOMAIN_ID": "default"},
+		"one domain":               {"OS_USER_DOMAIN_NAME": "", "OS_PROJECT_DOMAIN_NAME": "", "OS_DOMAIN_NAME": "Default"},
+		"all domains":              {"OS_DOMAIN_NAME": "Default", "OS_DOMAIN_ID": "default"},
+		"project by id":            {"OS_PROJECT_NAME": "", "OS_PROJECT_ID": fakeProject, "OS_PROJECT_DOMAIN_NAME": ""},
+		"id and name":              {"OS_PROJECT_ID": fakeProject},
+		"region":                   {"OS_REGION_NAME": "One"},
+		"old names":                {"OS_PROJECT_NAME": "", "OS_TENANT_NAME": "demo"},
+		"no domain":                {"OS_USER_DOMAIN_NAME": "", "OS_PROJECT_DOMAIN_NAME": ""},
+		"names and ids of domains": {"OS_USER_DOMAIN_ID": "default", "OS_PROJECT_DOMAIN_ID": "default"},
+		"user by id":               {"OS_USER_ID": "u"},
+		"a token":                  {"OS_PASSWORD": "", "OS_TOKEN": "token-of-demo"},
+		"a token too":              {"OS_TOKEN": "token-of-demo"},
+		"credential":               {"OS_PASSWORD": "", "OS_APPLICATION_CREDENTIAL_ID": "c", "OS_APPLICATION_CREDENTIAL_SECRET": fakePassword},
+		"credential by name":       {"OS_APPLICATION_CREDENTIAL_NAME": "c", "OS_APPLICATION_CREDENTIAL_SECRET": fakePassword},
+		"versionless":              {"OS_AUTH_URL": "/identity"},
+		"trailing slash":           {"OS_AUTH_URL": "/identity/v3/"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCloud(t)
+			c.setenv(t)
+			c.tokens["token-of-demo"] = "demo"
+			for k, v := range env {
+				if k == "OS_AUTH_URL" {
+					v = c.URL + v
+				}
+				t.Setenv(k, v)
+			}
+			s, err := Open(t.Context(), Options{Patience: -1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := s.Describe(); !strings.Contains(d, "user demo, project demo") {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestCheckCreateQuota(t *testing.T) {
+	c := newCloud(t)
+	s := c.open(t, nil)
+	limit := func(limit, used int) map[string]any {
+		return map[string]any{"limit": limit, "in_use": used, "reserved": 1}
+	}
+	c.quota["volumes"], c.quota["gigabytes"] = limit(10, 5), limit(-1, 500)
+	c.quota["gigabytes_fast"], c.quota["per_volume_gigabytes"] = limit(20, 10), map[string]any{"limit": 8, "in_use": 0, "reserved": 0}
+	vol := func(size int, typ string) volume.CreateVolume { return volume.CreateVolume{Size: size, Type: typ} }
+	for _, test := range []struct {
+		what string
+		reqs []volume.CreateVolume
+		want error
+		text string
+	}{
+		{"what there is room for", []volume.CreateVolume{vol(8, "fast"), vol(1, "fast"), vol(8, "")}, nil, ""},
+		{"too many", []volume.CreateVolume{vol(1, ""), vol(1, ""), vol(1, ""), vol(1, ""), vol(1, "")}, volume.ErrQuota, "10 volumes"},
+		{"too much of a type", []volume.CreateVolume{vol(5, "fast"), vol(5, "fast")}, volume.ErrQuota, "gigabytes fast"},
+		{"too large", []volume.CreateVolume{vol(9, "")}, volume.ErrQuota, "per volume"},
+		{"an unknown type", []volume.CreateVolume{vol(1, "slow")}, volume.ErrInvalid, "fast, shared"},
+		{"several instances", []volume.CreateVolume{{Size: 1, Multiattach: true, Type: "shared"}}, nil, ""},
+		{"several instances of a type for one", []volume.CreateVolume{{Size: 1, Multiattach: true, Type: "fast"}}, volume.ErrInvalid, "multiattach"},
+	} {
+		err := s.CheckCreate(t.Context(), test.reqs)
+		if !errors.Is(err, test.want) || err != nil && !strings.Contains(err.Error(), test.text) {
+			t.Errorf("%s: %v", test.what, err)
+		}
+	}
+	// A cloud that hides its quota is asked by creating.
+	c.fail("GET", "/os-quota-sets", 9, status(http.StatusForbidden, "", ""))
+	if err := s.CheckCreate(t.Context(), []volume.CreateVolume{vol(100, "")}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnswerText(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"badRequest": {"code": 400, "message": "Invalid volume: no."}}`:                      "Invalid volume: no",
+		`{"error": {"code": 401, "message": "The request", "title": "Unauthorized"}}`:          "The request",
+		`{"message": "No image.<br /><br />\n\n", "code": "404 Not Found", "title": "x"}`:      "No image",
+		"<html><head><title>502</title></head><body><h1>Bad Gateway</h1> &amp;c</body></html>": "Bad Gateway &c",
+		"": "", "[]": "[]", "null": "", `{"a": 1}`: "", "{": "{",
+	} {
+		if got := answerText([]byte(body)); got != want {
+			t.Errorf("%s: %q, want %q", body, got, want)
+		}
+	}
+}
+
+func FuzzAnswerText(f *testing.F) {
+	for _, s := range []string{`{"badRequest": {"message": "x"}}`, "<a>", `{"message": 3}`, "&#x110000;", "{\"message\":\"\x1b[2J\"}"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		text := answerText(body)
+		if strings.ContainsAny(text, "\n\r\x1b\x00") || len([]rune(text)) > 501 {
+			t.Errorf("%q", text)
+		}
+	})
+}

@@ -1,0 +1,86 @@
+package openstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/google/uuid"
+
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// find gets an object by its id, or else by its name. A name that looks like an id
+// is tried as an id first.
+func find[T any](ctx context.Context, kind, ref string, get func(context.Context, string) (T, error),
+	list func(ctx context.Context, name string) ([]T, error), face func(T) (id, name string)) (T, error) {
+	var zero T
+	if uuid.Validate(ref) == nil {
+		v, err := get(ctx, ref)
+		if err == nil || !errors.Is(err, volume.ErrNotFound) {
+			return v, err
+		}
+	}
+	if ref == "" {
+		return zero, fmt.Errorf("no %s was given: %w", kind, volume.ErrInvalid)
+	}
+	all, err := list(ctx, ref)
+	if err != nil {
+		return zero, err
+	}
+	// A service may take a filter for less than exact, or leave it out.
+	all = slices.DeleteFunc(all, func(v T) bool { _, name := face(v); return name != ref })
+	switch len(all) {
+	case 0:
+		return zero, fmt.Errorf("%s %q: %w", kind, ref, volume.ErrNotFound)
+	case 1:
+		id, _ := face(all[0])
+		return get(ctx, id) // a list may say less
+	}
+	amb := &volume.AmbiguousError{Kind: kind, Name: ref}
+	for _, v := range all {
+		id, _ := face(v)
+		amb.IDs = append(amb.IDs, id)
+	}
+	return zero, amb
+}
+
+// notThere makes the service's "not found" into a sentence of ours.
+func notThere(kind, id string, err error) error {
+	if errors.Is(err, volume.ErrNotFound) {
+		return fmt.Errorf("%s %s: %w", kind, id, volume.ErrNotFound)
+	}
+	return err
+}
+
+// maxText is the longest name, description, or metadata text, in characters:
+// the columns of Cinder's and Glance's databases.
+const maxText = 255
+
+// checkText refuses a text that the cloud would refuse, or that would do harm on a
+// terminal.
+func checkText(what, text string) error {
+	switch {
+	case len([]rune(text)) > maxText:
+		return fmt.Errorf("%s %.20q… has more than %d characters: %w", what, text, maxText, volume.ErrInvalid)
+	case strings.ContainsFunc(text, unicode.IsControl):
+		return fmt.Errorf("%s %q has control characters: %w", what, text, volume.ErrInvalid)
+	}
+	return nil
+}
+
+// checkTexts is checkText for metadata and properties.
+func checkTexts(what string, m map[string]string) error {
+	for k, v := range m {
+		if k == "" {
+			return fmt.Errorf("%s %q has no key: %w", what, "="+v, volume.ErrInvalid)
+		}
+		if err := errors.Join(checkText(what+" key", k), checkText(what+" "+k, v)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

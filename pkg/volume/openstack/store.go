@@ -1,0 +1,283 @@
+// Package openstack is the volume store of a cloud: volumes, snapshots and
+// attachments are Cinder's, images are Glance's, and Keystone lets us in. Its
+// values, status words and errors are those of package volume.
+//
+// What is done twice because an answer was lost has the effect of doing it once:
+// reads, deletions and changes are repeated as they are; before a creation is
+// repeated, the object is looked for by a mark that only this request has.
+package openstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/gophercloud/gophercloud/v2"
+	"github.com/gophercloud/gophercloud/v2/openstack"
+	tokens3 "github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
+	"github.com/gophercloud/gophercloud/v2/openstack/utils"
+
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// microversion is the version of Cinder's API that the store speaks: 3.54, of the
+// Stein release, where an attachment is created with its mode. What came before
+// that we need: attachments that are completed (3.44), filtered messages (3.5).
+const microversion = "3.54"
+
+// Options says which cloud, and how patient to be. The zero value takes the cloud
+// from the environment.
+type Options struct {
+	// Cloud is an entry of clouds.yaml; empty means $OS_CLOUD, and without that the
+	// other OS_* variables.
+	Cloud string
+	// ServiceCloud is an entry of clouds.yaml with a user who has the role
+	// "service"; may be empty. With it, attachments carry the instance's id in
+	// Cinder's own field, and only this user can delete them.
+	ServiceCloud string
+	// Timeout bounds each wait for Cinder or Glance to finish something; zero is 10
+	// minutes.
+	Timeout time.Duration
+	// Patience bounds the time in which a failed request is repeated; zero is 30
+	// seconds, less than zero repeats nothing.
+	Patience time.Duration
+	// AnswerTimeout bounds the wait for the answer to one request; zero is 90
+	// seconds.
+	AnswerTimeout time.Duration
+	// Connector describes this host to Cinder. Without it nothing can be connected.
+	Connector func(ctx context.Context) (map[string]any, error)
+	// Inspect says what an image file is: its format, held against the one that was
+	// asked for (may be empty), and the bytes of the disk it describes. Without it
+	// the format of an import must be given, and is believed.
+	Inspect func(ctx context.Context, path, format string) (diskFormat string, virtualSize int64, err error)
+	// Log gets what is repeated and why; may be nil.
+	Log *slog.Logger
+}
+
+// Store is the volume store of one project in one cloud. Its methods may be
+// called from several goroutines.
+type Store struct {
+	o       Options
+	cinder  *gophercloud.ServiceClient
+	glance  *gophercloud.ServiceClient
+	service *gophercloud.ProviderClient // nil without a service user
+	secrets []string                    // what must never be in a text
+	who     identity
+}
+
+// identity is who we are, without anything secret.
+type identity struct {
+	authURL, cloud, user, project, projectID, region string
+}
+
+// Open signs in to the cloud. Its errors wrap volume.ErrInvalid when the settings
+// are wrong, volume.ErrAuth when the credentials are not accepted, and
+// volume.ErrUnreachable when nobody answers.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	if o.Timeout == 0 {
+		o.Timeout = 10 * time.Minute
+	}
+	if o.Patience == 0 {
+		o.Patience = 30 * time.Second
+	}
+	if o.AnswerTimeout == 0 {
+		o.AnswerTimeout = 90 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Store{o: o}
+	creds, err := findCredentials(o.Cloud)
+	if err != nil {
+		return nil, err
+	}
+	s.secrets = creds.secrets()
+	s.who.authURL, s.who.cloud, s.who.region = creds.auth.IdentityEndpoint, creds.cloud, creds.endpoint.Region
+	provider, err := s.signIn(ctx, creds)
+	if err != nil {
+		return nil, err
+	}
+	s.learnIdentity(provider, creds)
+	if o.ServiceCloud != "" {
+		if err := s.openService(ctx, provider); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.findServices(ctx, provider, creds.endpoint)
+}
+
+// signIn gets a token.
+func (s *Store) signIn(ctx context.Context, c credentials) (*gophercloud.ProviderClient, error) {
+	u, err := url.Parse(c.auth.IdentityEndpoint)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("%q is no URL of an identity service, such as https://keystone.example.org/v3: %w", c.auth.IdentityEndpoint, volume.ErrInvalid)
+	}
+	provider, err := openstack.NewClient(c.auth.IdentityEndpoint)
+	if err != nil {
+		return nil, fmt.Errorf("%q is no URL of an identity service: %w", c.auth.IdentityEndpoint, volume.ErrInvalid)
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = c.tls
+	transport.ResponseHeaderTimeout = s.o.AnswerTimeout
+	provider.HTTPClient = http.Client{Transport: transport}
+	provider.UserAgent.Prepend("lxcboot")
+	_, err = retry(ctx, s, "keystone", "signing in at "+c.auth.IdentityEndpoint, func(error) (struct{}, error) {
+		return struct{}{}, openstack.Authenticate(ctx, provider, c.auth)
+	})
+	return provider, err
+}
+
+// openService signs the service user in too, and has its token sent to Cinder
+// with every request.
+func (s *Store) openService(ctx context.Context, provider *gophercloud.ProviderClient) error {
+	creds, err := findCredentials(s.o.ServiceCloud)
+	if err != nil {
+		return fmt.Errorf("service user: %w", err)
+	}
+	s.secrets = append(s.secrets, creds.secrets()...)
+	if s.service, err = s.signIn(ctx, creds); err != nil {
+		return fmt.Errorf("service user: %w", err)
+	}
+	provider.HTTPClient.Transport = &serviceToken{base: provider.HTTPClient.Transport, store: s}
+	// An answer 401 does not say whose token has expired: renew both.
+	if renew := provider.ReauthFunc; renew != nil {
+		provider.ReauthFunc = func(ctx context.Context) error {
+			return errors.Join(renew(ctx), s.service.Reauthenticate(ctx, s.service.Token()))
+		}
+	}
+	return nil
+}
+
+// serviceToken adds the service user's token to what is sent to Cinder.
+type serviceToken struct {
+	base  http.RoundTripper
+	store *Store
+}
+
+func (t *serviceToken) RoundTrip(r *http.Request) (*http.Response, error) {
+	if c := t.store.cinder; c != nil && strings.HasPrefix(r.URL.String(), c.Endpoint) {
+		r = r.Clone(r.Context())
+		r.Header.Set("X-Service-Token", t.store.service.Token())
+	}
+	return t.base.RoundTrip(r)
+}
+
+// findServices finds Cinder and Glance in the catalog.
+func (s *Store) findServices(ctx context.Context, provider *gophercloud.ProviderClient, eo gophercloud.EndpointOpts) error {
+	where := ""
+	if eo.Region != "" {
+		where = fmt.Sprintf(" in region %q", eo.Region)
+	}
+	find := func(service, kind string, open func(*gophercloud.ProviderClient, gophercloud.EndpointOpts) (*gophercloud.ServiceClient, error)) (*gophercloud.ServiceClient, error) {
+		return retry(ctx, s, service, "looking for it", func(error) (*gophercloud.ServiceClient, error) {
+			c, err := open(provider, eo)
+			var none *gophercloud.ErrEndpointNotFound
+			if errors.As(err, &none) {
+				return nil, fmt.Errorf("the cloud's catalog has no %s service (%s)%s: check the region and the interface: %w", kind, service, where, volume.ErrUnsupported)
+			}
+			return c, err
+		})
+	}
+	var err error
+	if s.glance, err = find("glance", "image", openstack.NewImageV2); err != nil {
+		return err
+	}
+	cinder, err := find("cinder", "block storage", openstack.NewBlockStorageV3)
+	if err != nil {
+		return err
+	}
+	base, err := utils.BaseVersionedEndpoint(cinder.Endpoint)
+	if err != nil {
+		return fmt.Errorf("cinder's address %s: %w", cinder.Endpoint, volume.ErrInvalid)
+	}
+	_, err = retry(ctx, s, "cinder", "asking for its version", func(error) (struct{}, error) {
+		at := *cinder
+		at.Endpoint = gophercloud.NormalizeURL(base)
+		have, err := utils.GetSupportedMicroversions(ctx, &at)
+		if err != nil {
+			return struct{}{}, err
+		}
+		if ok, _ := have.IsSupported(microversion); !ok {
+			return struct{}{}, fmt.Errorf("cinder at %s speaks versions %d.%d to %d.%d of its API, and %s (Stein, 2019) is needed: %w",
+				base, have.MinMajor, have.MinMinor, have.MaxMajor, have.MaxMinor, microversion, volume.ErrUnsupported)
+		}
+		return struct{}{}, nil
+	})
+	cinder.Microversion = microversion
+	s.cinder = cinder
+	return err
+}
+
+// learnIdentity keeps who the token says we are.
+func (s *Store) learnIdentity(provider *gophercloud.ProviderClient, c credentials) {
+	s.who.user, s.who.project = c.auth.Username, c.auth.TenantName
+	var user *tokens3.User
+	var project *tokens3.Project
+	switch r := provider.GetAuthResult().(type) {
+	case tokens3.CreateResult:
+		user, _ = r.ExtractUser()
+		project, _ = r.ExtractProject()
+	case tokens3.GetResult:
+		user, _ = r.ExtractUser()
+		project, _ = r.ExtractProject()
+	}
+	if user != nil {
+		s.who.user = user.Name
+	}
+	if project != nil {
+		s.who.project, s.who.projectID = project.Name, project.ID
+	}
+}
+
+// Describe says which cloud this is and who we are in it, without secrets.
+func (s *Store) Describe() string {
+	var b strings.Builder
+	if s.who.cloud != "" {
+		fmt.Fprintf(&b, "cloud %s, ", s.who.cloud)
+	}
+	fmt.Fprintf(&b, "user %s, project %s", s.who.user, s.who.project)
+	if s.who.region != "" {
+		fmt.Fprintf(&b, ", region %s", s.who.region)
+	}
+	fmt.Fprintf(&b, ", at %s", s.who.authURL)
+	return s.clean(b.String())
+}
+
+// Ping asks Cinder and Glance for something small, with our token.
+func (s *Store) Ping(ctx context.Context) error {
+	ask := func(service string, client *gophercloud.ServiceClient, path string) error {
+		return call(ctx, s, service, "asking for a list", func(error) error {
+			resp, err := client.Get(ctx, client.ServiceURL(path)+"?limit=1", nil, nil)
+			_, _, err = gophercloud.ParseResponse(resp, err)
+			return err
+		})
+	}
+	return errors.Join(ask("cinder", s.cinder, "volumes"), ask("glance", s.glance, "images"))
+}
+
+// limit bounds a wait by the store's timeout.
+func (s *Store) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, s.o.Timeout, errTimeout)
+}
+
+// errTimeout tells the store's own limit from one of the caller.
+var errTimeout = errors.New("the time limit was reached")
+
+// afterwards bounds what is done to tidy up when the caller's context has ended.
+func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+}
+
+// checkID refuses what can not be an id before it becomes part of an address.
+func checkID(kind, id string) error {
+	if uuid.Validate(id) != nil {
+		return fmt.Errorf("%s %q: %w", kind, id, volume.ErrNotFound)
+	}
+	return nil
+}
