@@ -1,0 +1,469 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+)
+
+// Manager boots instances and does all that comes after. It is the only place
+// that knows the order of things.
+type Manager struct {
+	Store    *Store
+	Volumes  Volumes
+	Devices  Devices
+	Roots    Roots
+	Loops    Loops
+	Domains  Domains
+	Consoles Consoles
+
+	Host string // this host's name
+	// Stopping says whether the host is going down; nil: it never is.
+	Stopping    func(context.Context) bool
+	MaxLocal    int           // local devices that an instance may have; bdm.DefaultMaxLocal
+	IDBase      uint32        // the first host id that containers get; 0: DefaultIDBase
+	UndoTimeout time.Duration // how long a rollback may take
+	StopTimeout time.Duration // how long a container has to stop by itself
+}
+
+// The ids that containers have on the host: each instance has a range of its
+// own, so that one container's root is nobody to another.
+const (
+	DefaultIDBase = 1_000_000
+	idsPerSlot    = 65_536
+	maxSlots      = 60_000
+)
+
+// idMap is the range of host ids of an instance; nil when it is privileged.
+func (h *Handle) idMap() *lxc.IDMap {
+	if h.Spec.Privileged {
+		return nil
+	}
+	return &lxc.IDMap{HostID: h.IDBase + uint32(h.Slot)*idsPerSlot, Count: idsPerSlot}
+}
+
+// RollbackError says that an operation failed and that undoing it failed too:
+// what remains is in the instance's record, and delete finishes it.
+type RollbackError struct {
+	Instance string // name
+	Cause    error  // why the operation failed
+	Undo     error  // why undoing it failed
+}
+
+func (e *RollbackError) Error() string {
+	return fmt.Sprintf("%v; and undoing it failed: %v", e.Cause, e.Undo)
+}
+
+// Unwrap gives both failures to errors.Is and errors.As.
+func (e *RollbackError) Unwrap() []error { return []error{e.Cause, e.Undo} }
+
+// Boot does what the plan says. When a step fails, or ctx is cancelled, all that
+// was done is undone before it returns; when that fails too the error is a
+// *RollbackError.
+func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
+	rec := plan.record()
+	rec.Host = m.Host
+	rec.IDBase = m.IDBase
+	rec.Operation = operation(OpBoot)
+	rec.Reached = StepConsole
+	h, err := m.Store.Create(ctx, rec)
+	if err != nil {
+		return View{}, err
+	}
+	defer h.Close()
+	fault.Point("record created")
+	err = m.walk(ctx, h, StepCreate, StepConsole)
+	if err == nil {
+		// The last moment at which an interrupt undoes it all.
+		err = context.Cause(ctx)
+	}
+	if err == nil {
+		h.Booted, h.Up = true, true
+		err = h.finish()
+	}
+	if err != nil {
+		return View{}, m.rollback(ctx, h, err)
+	}
+	fault.Point("boot recorded")
+	return newView(h.Record, h.domain, false), nil
+}
+
+func operation(name string) Operation {
+	return Operation{Name: name, PID: os.Getpid(), At: time.Now().UTC().Truncate(time.Second)}
+}
+
+// begin saves that an operation is under way.
+func (h *Handle) begin(name string) error {
+	h.Operation = operation(name)
+	return h.Save()
+}
+
+// finish saves that the operation is over, and that nothing is amiss.
+func (h *Handle) finish() error {
+	h.Operation, h.Fault = Operation{}, ""
+	return h.Save()
+}
+
+// rollback undoes a boot that failed. It has a time limit of its own: a
+// cancelled ctx is why it runs.
+func (m *Manager) rollback(ctx context.Context, h *Handle, cause error) error {
+	ctx, cancel := m.undoContext(ctx)
+	defer cancel()
+	h.RolledBack, h.Booted = true, false
+	err := m.unwalk(ctx, h, StepCreate)
+	if err == nil {
+		err = h.Remove()
+	}
+	if err != nil {
+		return m.left(h, cause, err)
+	}
+	return cause
+}
+
+// left saves what remains after an undo that failed.
+func (m *Manager) left(h *Handle, cause, undo error) error {
+	h.Operation = Operation{}
+	h.Fault = fmt.Sprintf("%v; %v", cause, undo)
+	return &RollbackError{Instance: h.Name, Cause: cause, Undo: errors.Join(undo, h.Save())}
+}
+
+func (m *Manager) undoContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.WithoutCancel(ctx), m.UndoTimeout,
+		fmt.Errorf("undoing took longer than %v", m.UndoTimeout))
+}
+
+// Delete undoes an instance from its last step to its first, in whatever state
+// it is, and removes its record. It can be called again when it failed or was
+// killed.
+func (m *Manager) Delete(ctx context.Context, ref string) (Record, error) {
+	h, err := m.Store.Hold(ctx, ref)
+	if err != nil {
+		return Record{}, err
+	}
+	defer h.Close()
+	if h.Booted {
+		h.Reached = StepConsole
+	}
+	if err := h.begin(OpDelete); err != nil {
+		return h.Record, err
+	}
+	fault.Point("delete begun")
+	if err := m.unwalk(ctx, h, StepCreate); err != nil {
+		h.Operation, h.Fault = Operation{}, err.Error()
+		return h.Record, errors.Join(err, h.Save())
+	}
+	return h.Record, h.Remove()
+}
+
+// Stop asks the container to end, and ends it when it has not after the time
+// that the Manager allows; then it releases what the host held for it. The
+// volumes stay attached. force ends it at once.
+func (m *Manager) Stop(ctx context.Context, ref string, force bool) (Record, error) {
+	h, err := m.Store.Hold(ctx, ref)
+	if err != nil {
+		return Record{}, err
+	}
+	defer h.Close()
+	if err := h.whole(); err != nil {
+		return h.Record, err
+	}
+	interrupted := h.Operation.Name != ""
+	info, err := m.Domains.State(ctx, h.ID)
+	switch {
+	case errors.Is(err, lxc.ErrNotFound) && interrupted:
+	case err != nil:
+		return h.Record, err
+	case !info.Active() && !interrupted && !h.Up:
+		return h.Record, fmt.Errorf("%w: instance %q is not running", ErrState, h.Name)
+	}
+	if err := h.begin(OpStop); err != nil {
+		return h.Record, err
+	}
+	fault.Point("stop begun")
+	if err := m.stop(ctx, h, force); err != nil {
+		return h.Record, err
+	}
+	h.Up = false
+	return h.Record, h.finish()
+}
+
+// stop ends the container and releases all that start made.
+func (m *Manager) stop(ctx context.Context, h *Handle, force bool) error {
+	if !force {
+		asked, cancel := context.WithTimeout(ctx, m.StopTimeout)
+		err := m.Domains.Shutdown(asked, h.ID)
+		cancel()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		// Whatever kept it from ending by itself, destroying it is the answer.
+		_ = err
+		fault.Point("shutdown asked")
+	}
+	if err := m.Domains.Destroy(ctx, h.ID); err != nil {
+		return err
+	}
+	fault.Point("domain destroyed")
+	return m.settle(ctx, h)
+}
+
+// settle releases what the host holds for a container that no longer runs.
+func (m *Manager) settle(ctx context.Context, h *Handle) error {
+	if err := m.stopConsole(ctx, h); err != nil {
+		return err
+	}
+	return m.releaseRoot(ctx, h)
+}
+
+// Start starts a stopped instance from its volumes. When a step fails, what
+// start did is undone and the instance is stopped as before.
+func (m *Manager) Start(ctx context.Context, ref string) (Record, error) {
+	h, err := m.Store.Hold(ctx, ref)
+	if err != nil {
+		return Record{}, err
+	}
+	defer h.Close()
+	if err := h.whole(); err != nil {
+		return h.Record, err
+	}
+	interrupted := h.Operation.Name != ""
+	info, err := m.Domains.State(ctx, h.ID)
+	if err = ignore(err, lxc.ErrNotFound); err != nil {
+		return h.Record, err
+	}
+	if info.Active() && !interrupted {
+		return h.Record, fmt.Errorf("%w: instance %q is running already", ErrState, h.Name)
+	}
+	if err := h.begin(OpStart); err != nil {
+		return h.Record, err
+	}
+	fault.Point("start begun")
+	if err := m.start(ctx, h, info.Active()); err != nil {
+		return h.Record, err
+	}
+	return h.Record, h.finish()
+}
+
+// start brings the container up. One that an interrupted operation left running
+// is stopped first: what the host holds for it is not known to be whole.
+func (m *Manager) start(ctx context.Context, h *Handle, running bool) error {
+	if running {
+		if err := m.Domains.Destroy(ctx, h.ID); err != nil {
+			return err
+		}
+	}
+	err := m.settle(ctx, h)
+	if err == nil {
+		err = m.walk(ctx, h, StepAttach, StepConsole)
+	}
+	if err == nil {
+		h.Up = true
+		return nil
+	}
+	return m.unstart(ctx, h, err)
+}
+
+// unstart undoes a start that failed, down to the attached volumes.
+func (m *Manager) unstart(ctx context.Context, h *Handle, cause error) error {
+	ctx, cancel := m.undoContext(ctx)
+	defer cancel()
+	if err := m.unwalk(ctx, h, StepRoot); err != nil {
+		return m.left(h, cause, err)
+	}
+	h.Operation = Operation{}
+	return errors.Join(cause, h.Save())
+}
+
+// Reboot stops the container and starts it again; hard ends it without asking.
+func (m *Manager) Reboot(ctx context.Context, ref string, hard bool) (Record, error) {
+	h, err := m.Store.Hold(ctx, ref)
+	if err != nil {
+		return Record{}, err
+	}
+	defer h.Close()
+	if err := h.whole(); err != nil {
+		return h.Record, err
+	}
+	if _, err := m.Domains.State(ctx, h.ID); err != nil {
+		return h.Record, err
+	}
+	if err := h.begin(OpReboot); err != nil {
+		return h.Record, err
+	}
+	if err := m.stop(ctx, h, hard); err != nil {
+		return h.Record, err
+	}
+	fault.Point("reboot stopped")
+	if err := m.start(ctx, h, false); err != nil {
+		return h.Record, err
+	}
+	return h.Record, h.finish()
+}
+
+// whole refuses an instance whose boot or delete was cut short.
+func (h *Handle) whole() error {
+	switch {
+	case !h.Booted:
+		return fmt.Errorf("%w: the boot of instance %q did not finish: delete it and boot again", ErrState, h.Name)
+	case h.Operation.Name == OpDelete:
+		return fmt.Errorf("%w: the delete of instance %q did not finish: delete it again", ErrState, h.Name)
+	}
+	return nil
+}
+
+// Ended releases what the host holds for an instance whose container has ended
+// by itself. It does nothing while another process changes the instance, which
+// then does the same.
+func (m *Manager) Ended(ctx context.Context, id string) error {
+	if rec, err := m.Store.Find(id); err == nil && rec.Operation.Name != "" && m.Store.Held(id) {
+		return nil
+	}
+	now, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	h, err := m.Store.Hold(now, id)
+	if errors.Is(err, ErrBusy) || errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	info, err := m.Domains.State(ctx, h.ID)
+	if err = ignore(err, lxc.ErrNotFound); err != nil || info.Active() {
+		return err
+	}
+	if err := m.releaseRoot(ctx, h); err != nil {
+		return err
+	}
+	// What ended by itself stays down when the host comes up again; what ended
+	// because the host goes down does not.
+	if info.Reason == "shutdown" || info.Reason == "destroyed" {
+		h.Up = h.Up && m.Stopping != nil && m.Stopping(ctx)
+	}
+	return h.Save()
+}
+
+// Change changes a record in what its user may change, and saves it.
+func (m *Manager) Change(ctx context.Context, ref string, do func(*Record) error) error {
+	h, err := m.Store.Hold(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if err := do(&h.Record); err != nil {
+		return err
+	}
+	return h.Save()
+}
+
+// Rename gives an instance that does not run another name. Its domain is made anew,
+// because libvirt cannot rename one of the LXC driver.
+func (m *Manager) Rename(ctx context.Context, ref, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	h, err := m.Store.Hold(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	if err := h.whole(); err != nil {
+		return err
+	}
+	info, err := m.Domains.State(ctx, h.ID)
+	if err = ignore(err, lxc.ErrNotFound); err != nil {
+		return err
+	}
+	if info.Active() {
+		return fmt.Errorf("%w: instance %q is running: stop it to rename it", ErrState, h.Name)
+	}
+	if other, err := m.Domains.ByName(ctx, name); err == nil && other.ID != h.ID {
+		return fmt.Errorf("%w: the name %q is taken by a libvirt domain (%s)", ErrExists, name, other.ID)
+	}
+	h.Undefined = true
+	if err := m.Store.Rename(ctx, h, name); err != nil {
+		return err
+	}
+	fault.Point("record renamed")
+	// start defines it again, under its new name.
+	return m.Domains.Undefine(ctx, h.ID)
+}
+
+// Autostart starts every instance that was up when this host went down. Each that
+// fails is in the error, and the others are started all the same.
+func (m *Manager) Autostart(ctx context.Context) (started []string, err error) {
+	views, err := m.List(ctx)
+	if err != nil && !errors.Is(err, ErrDamaged) {
+		return nil, err
+	}
+	all := []error{err}
+	for _, v := range views {
+		if !v.Booted || !v.Up || v.Domain.Active() {
+			continue
+		}
+		if _, err := m.Start(ctx, v.Name); err != nil {
+			all = append(all, fmt.Errorf("instance %q: %w", v.Name, err))
+			continue
+		}
+		started = append(started, v.Name)
+	}
+	return started, errors.Join(all...)
+}
+
+// Repair finishes what was interrupted: a boot or a delete that was cut short is
+// undone, an instance whose start or stop was cut short is stopped, and what an
+// ended container left on the host is released. It says what it did.
+func (m *Manager) Repair(ctx context.Context) (did []string, err error) {
+	if err := m.Store.Sweep(ctx); err != nil {
+		return nil, err
+	}
+	views, err := m.List(ctx)
+	if err != nil && !errors.Is(err, ErrDamaged) {
+		return nil, err
+	}
+	all := []error{err}
+	for _, v := range views {
+		if m.Store.Held(v.ID) {
+			continue
+		}
+		what, err := m.repair(ctx, v)
+		if what != "" {
+			did = append(did, fmt.Sprintf("instance %s: %s", v.Name, what))
+		}
+		if err != nil {
+			all = append(all, fmt.Errorf("instance %q: %w", v.Name, err))
+		}
+	}
+	return did, errors.Join(all...)
+}
+
+func (m *Manager) repair(ctx context.Context, v View) (did string, err error) {
+	switch {
+	case !v.Booted && v.Domain.Active() && v.Started:
+		return "", fmt.Errorf("%w: its boot was cut short and its container runs: delete it, or keep what is in it first", ErrState)
+	case !v.Booted, v.Operation.Name == OpDelete:
+		_, err = m.Delete(ctx, v.ID)
+		return fmt.Sprintf("undid its %s, which had been interrupted", orUnknown(v.Operation.Name)), err
+	case v.Operation.Name == OpStop:
+		_, err = m.Stop(ctx, v.ID, true)
+		return "finished its stop, which had been interrupted", err
+	case v.Operation.Name == OpAttach, v.Operation.Name == OpDetach:
+		for _, x := range v.Volumes {
+			if x.Moving {
+				_, err = m.DetachVolume(ctx, v.ID, x.VolumeID)
+			}
+		}
+		return fmt.Sprintf("detached the volume whose %s had been interrupted", v.Operation.Name), err
+	case v.Operation.Name != "":
+		_, err = m.Start(ctx, v.ID)
+		return fmt.Sprintf("finished its %s, which had been interrupted", v.Operation.Name), err
+	case !v.Domain.Active():
+		return "", m.Ended(ctx, v.ID)
+	}
+	return "", nil
+}

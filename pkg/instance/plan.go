@@ -1,0 +1,250 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// BootRequest is what a user asks for.
+type BootRequest struct {
+	Name   string
+	Blocks bdm.Request // the flags that make block device mappings
+	Spec   Spec
+	Meta   map[string]string
+	Count  int // instances that are booted at once; 0: one
+}
+
+// Plan is a boot that was checked and not yet begun.
+type Plan struct {
+	Name     string            `json:"name"`
+	Spec     Spec              `json:"spec"`
+	Meta     map[string]string `json:"metadata,omitempty"`
+	Mappings []bdm.Mapping     `json:"block_device_mapping"`
+	Warnings []string          `json:"warnings,omitempty"`
+}
+
+// Names become domain names, host names and parts of volume names. Their lengths are
+// looked at apart: a repetition that is counted takes the package long to start.
+var (
+	validName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	validLabel = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$`)
+	notInHost  = regexp.MustCompile(`[^A-Za-z0-9-]+`)
+)
+
+// validHost says whether a name is a host's (RFC 1123), and fits into the kernel's.
+func validHost(name string) bool {
+	for label := range strings.SplitSeq(name, ".") {
+		if len(label) > 63 || !validLabel.MatchString(label) {
+			return false
+		}
+	}
+	return len(name) <= 64
+}
+
+// CheckName says whether a name can be an instance's.
+func CheckName(name string) error {
+	switch {
+	case len(name) > 63 || !validName.MatchString(name):
+		return fmt.Errorf("%w: the instance name %q must be of 1 to 63 letters, digits, '.', '_' and '-', and begin with a letter or a digit", ErrInvalid, name)
+	case uuid.Validate(name) == nil:
+		return fmt.Errorf("%w: the instance name %q has the form of an id, and would be taken for one", ErrInvalid, name)
+	}
+	return nil
+}
+
+// Plan checks everything that can be refused and changes nothing.
+func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
+	if err := CheckName(req.Name); err != nil {
+		return Plan{}, err
+	}
+	spec := req.Spec
+	if spec.Hostname == "" {
+		spec.Hostname = hostnameFor(req.Name)
+	}
+	if !validHost(spec.Hostname) {
+		return Plan{}, fmt.Errorf("%w: the host name %q is not one: use letters, digits and '-', at most 64", ErrInvalid, spec.Hostname)
+	}
+	if spec.Init != "" && (!path.IsAbs(spec.Init) || path.Clean(spec.Init) != spec.Init) {
+		return Plan{}, fmt.Errorf("%w: the init %q is not an absolute path", ErrInvalid, spec.Init)
+	}
+	mappings, err := bdm.Mappings(req.Blocks)
+	if err != nil {
+		return Plan{}, err
+	}
+	facts, err := m.facts(ctx, mappings, req)
+	if err != nil {
+		return Plan{}, err
+	}
+	mappings, warnings, err := bdm.Check(mappings, facts)
+	if err != nil {
+		return Plan{}, err
+	}
+	if mappings, err = m.local(&spec, mappings); err != nil {
+		return Plan{}, err
+	}
+	if err := bdm.CheckMounts(mappings); err != nil {
+		return Plan{}, err
+	}
+	if err := spec.Seed.Check(); err != nil {
+		return Plan{}, err
+	}
+	plan := Plan{Name: req.Name, Spec: spec, Meta: req.Meta, Mappings: mappings, Warnings: warnings}
+	var creates []volume.CreateVolume
+	for _, v := range plan.record().Volumes {
+		if v.Create {
+			creates = append(creates, createRequest(v.Mapping, "", req.Name))
+		}
+	}
+	if err := m.Volumes.CheckCreate(ctx, creates); err != nil {
+		return Plan{}, err
+	}
+	return plan, m.free(ctx, req.Name)
+}
+
+// local gives the local devices what they have on this host: swap is a limit beyond
+// the memory's, an ephemeral disk has a place to be mounted at, and the disk of an
+// image is of the flavor's size.
+func (m *Manager) local(spec *Spec, mappings []bdm.Mapping) ([]bdm.Mapping, error) {
+	var devices []bdm.Mapping
+	ephemerals := 0
+	for _, mp := range mappings {
+		switch {
+		case mp.Swap():
+			if err := m.Domains.CanLimitSwap(); err != nil {
+				return nil, fmt.Errorf("%w: a container's swap is a limit beyond its memory, and %w; leave the swap out", ErrInvalid, err)
+			}
+			spec.SwapMiB = mp.Size
+			continue
+		case mp.Ephemeral():
+			ephemerals++
+			if mp.GuestFormat == "" {
+				mp.GuestFormat = "ext4"
+			}
+			if mp.MountPath == "" && mp.GuestFormat != bdm.FormatNone {
+				mp.MountPath = "/mnt"
+				if ephemerals > 1 {
+					mp.MountPath = fmt.Sprint("/mnt", ephemerals)
+				}
+			}
+		case mp.Dest == bdm.DestLocal:
+			mp.Size = spec.Flavor.DiskGiB
+		}
+		devices = append(devices, mp)
+	}
+	return devices, nil
+}
+
+// hostnameFor makes a host name of an instance's name, as Nova does.
+func hostnameFor(name string) string {
+	host := notInHost.ReplaceAllString(name, "-")
+	for len(host) > 1 && host[len(host)-1] == '-' {
+		host = host[:len(host)-1]
+	}
+	return host
+}
+
+// free says whether the name is still to be had, here and in libvirt.
+func (m *Manager) free(ctx context.Context, name string) error {
+	switch rec, err := m.Store.Find(name); {
+	case err == nil:
+		return fmt.Errorf("%w: the name %q is taken by instance %s", ErrExists, name, rec.ID)
+	case !errors.Is(err, ErrNotFound):
+		return err
+	}
+	switch info, err := m.Domains.ByName(ctx, name); {
+	case err == nil:
+		return fmt.Errorf("%w: the name %q is taken by a libvirt domain that lxcboot did not make (%s)", ErrExists, name, info.ID)
+	case !errors.Is(err, lxc.ErrNotFound):
+		return err
+	}
+	return nil
+}
+
+// facts looks up what the mappings name. A name becomes an id.
+func (m *Manager) facts(ctx context.Context, mappings []bdm.Mapping, req BootRequest) (bdm.Facts, error) {
+	fl := req.Spec.Flavor
+	facts := bdm.Facts{
+		Flavor:    bdm.Flavor{MemoryMiB: fl.MemoryMiB, VCPUs: fl.VCPUs, RootGiB: fl.DiskGiB, EphemeralGiB: fl.EphemeralGiB, SwapMiB: fl.SwapMiB},
+		Images:    map[string]bdm.Image{},
+		Volumes:   map[string]bdm.Volume{},
+		Snapshots: map[string]bdm.Snapshot{},
+		MaxLocal:  m.MaxLocal,
+		Count:     req.Count,
+	}
+	for i := range mappings {
+		mp := &mappings[i]
+		switch mp.Source {
+		case bdm.SourceImage:
+			img, err := m.Volumes.Image(ctx, mp.ID)
+			if err != nil {
+				return facts, err
+			}
+			mp.ID = img.ID
+			facts.Images[img.ID] = bdm.Image{ConfigDrive: img.Properties["img_config_drive"], Status: img.Status, Size: img.Size, VirtualSize: img.VirtualSize, MinDisk: img.MinDisk, MinRAM: img.MinRAM}
+		case bdm.SourceVolume:
+			vol, err := m.Volumes.Volume(ctx, mp.ID)
+			if err != nil {
+				return facts, err
+			}
+			mp.ID = vol.ID
+			facts.Volumes[vol.ID] = volumeFacts(vol)
+			mp.ReadOnly = mp.ReadOnly || vol.ReadOnly
+		case bdm.SourceSnapshot:
+			snap, err := m.Volumes.Snapshot(ctx, mp.ID)
+			if err != nil {
+				return facts, err
+			}
+			mp.ID = snap.ID
+			facts.Snapshots[snap.ID] = bdm.Snapshot{Status: snap.Status, Size: snap.Size, VolumeID: snap.VolumeID}
+			// What the volume was made from holds for its snapshot too; the volume
+			// itself may be gone.
+			if vol, err := m.Volumes.Volume(ctx, snap.VolumeID); err == nil {
+				facts.Volumes[vol.ID] = volumeFacts(vol)
+			} else if !errors.Is(err, volume.ErrNotFound) {
+				return facts, err
+			}
+		}
+	}
+	return facts, nil
+}
+
+func volumeFacts(v volume.Volume) bdm.Volume {
+	return bdm.Volume{Status: v.Status, Size: v.Size, Bootable: v.Bootable, Multiattach: v.Multiattach, ReadOnly: v.ReadOnly, Encrypted: v.Encrypted,
+		MinDisk: v.MinDisk, MinRAM: v.MinRAM, HeldBy: heldBy(v)}
+}
+
+// heldBy is the instance that has a volume.
+func heldBy(v volume.Volume) string {
+	if len(v.Attachments) == 0 {
+		return ""
+	}
+	return v.Attachments[0].InstanceID
+}
+
+// record is the record of the plan's instance as it begins.
+func (p Plan) record() Record {
+	rec := Record{
+		Version: recordVersion, ID: uuid.NewString(), Name: p.Name,
+		CreatedAt: time.Now().UTC().Truncate(time.Second),
+		Spec:      p.Spec, Meta: p.Meta,
+	}
+	for _, mp := range p.Mappings {
+		v := VolumeRecord{Mapping: mp, Create: mp.Source != bdm.SourceVolume}
+		if !v.Create {
+			v.VolumeID = mp.ID
+		}
+		rec.Volumes = append(rec.Volumes, v)
+	}
+	return rec
+}

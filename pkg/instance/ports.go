@@ -1,0 +1,86 @@
+package instance
+
+import (
+	"context"
+	"os"
+
+	"github.com/lxcboot/lxcboot/pkg/loop"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/proc"
+	"github.com/lxcboot/lxcboot/pkg/rootfs"
+	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/volume/connector"
+)
+
+// Volumes is what the Manager needs of a volume store.
+type Volumes interface {
+	Images(ctx context.Context) ([]volume.Image, error)
+	Image(ctx context.Context, ref string) (volume.Image, error)
+	Volume(ctx context.Context, ref string) (volume.Volume, error)
+	Snapshot(ctx context.Context, ref string) (volume.Snapshot, error)
+	CheckCreate(ctx context.Context, reqs []volume.CreateVolume) error
+	CreateVolume(ctx context.Context, req volume.CreateVolume) (volume.Volume, error)
+	WaitVolume(ctx context.Context, id string) (volume.Volume, error)
+	DeleteVolume(ctx context.Context, id string) error
+	VolumesOf(ctx context.Context, instanceID string) ([]volume.Volume, error)
+	Reserve(ctx context.Context, volumeID, instanceID string, readOnly bool) (string, error)
+	AttachmentsOf(ctx context.Context, volumeID, instanceID string) ([]volume.Attachment, error)
+	Connect(ctx context.Context, attachmentID string) (volume.Connection, error)
+	Complete(ctx context.Context, attachmentID string) error
+	Detach(ctx context.Context, attachmentID string) error
+}
+
+// Devices makes a connection into a path on this host, and undoes it.
+type Devices interface {
+	Prepare(ctx context.Context, req connector.Request) (connector.Device, error)
+	Connect(ctx context.Context, req connector.Request, dev connector.Device) (connector.Device, error)
+	Disconnect(ctx context.Context, dev connector.Device) error
+}
+
+// Roots finds, mounts and releases filesystems on this host.
+type Roots interface {
+	Probe(path string) (rootfs.Filesystem, error)
+	Mount(ctx context.Context, device string, fs rootfs.Filesystem, target string, o rootfs.MountOptions) error
+	Unmount(target string) error
+	FindInit(root, init string) (string, error)
+	Format(ctx context.Context, device, fstype string) error
+	WriteFile(root string, f rootfs.File, ids *rootfs.IDMap) error
+}
+
+// Loops makes block devices of files. Attach's open file keeps an autoclear
+// device alive; Keep takes the autoclear off.
+type Loops interface {
+	Attach(ctx context.Context, path string, o loop.Options) (loop.Device, *os.File, error)
+	Keep(f *os.File) error
+	Detach(dev loop.Device) error
+}
+
+// Domains is libvirt's LXC driver.
+type Domains interface {
+	State(ctx context.Context, id string) (lxc.Info, error)
+	ByName(ctx context.Context, name string) (lxc.Info, error)
+	Define(ctx context.Context, cfg lxc.Config) error
+	Start(ctx context.Context, id string) (lxc.Info, error)
+	WaitInit(ctx context.Context, info lxc.Info, hostname string) (lxc.Info, error)
+	Shutdown(ctx context.Context, id string) error
+	Destroy(ctx context.Context, id string) error
+	Undefine(ctx context.Context, id string) error
+	CanLimitSwap() error
+	AttachDisk(ctx context.Context, id string, d lxc.Disk) error
+	DetachDisk(ctx context.Context, id string, d lxc.Disk) error
+}
+
+// Consoles keeps containers' consoles. Open takes hold of one before anything of it can
+// be lost: tty is the terminal on the host, and controller the container's; 0 where
+// that is not known. Stop ends the process that keeps it.
+type Consoles interface {
+	Open(tty string, controller int) (Console, error)
+	Stop(ctx context.Context, p proc.Process) error
+}
+
+// Console is an open console. Start starts the process that keeps it from then on; the
+// zero process where the container has ended. It must be closed.
+type Console interface {
+	Start(rec Record) (proc.Process, error)
+	Close()
+}

@@ -1,0 +1,370 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/loop"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/proc"
+	"github.com/lxcboot/lxcboot/pkg/rootfs"
+	"github.com/lxcboot/lxcboot/pkg/seed"
+)
+
+// step is a row of the step table. Both functions read what they need from the
+// record alone; undo takes "not there" as done and may be called for a step that
+// was begun, done, or undone before. A step without it leaves nothing to undo.
+type step struct {
+	name Step
+	do   func(*Manager, context.Context, *Handle) error
+	undo func(*Manager, context.Context, *Handle) error
+}
+
+// steps is the step table: boot walks it down, a failed boot and delete walk it
+// up. The steps from StepRoot on are what stop undoes and start does again.
+var steps = []step{
+	{StepCreate, (*Manager).createVolumes, (*Manager).deleteVolumes},
+	{StepAttach, (*Manager).attachVolumes, (*Manager).detachVolumes},
+	{StepRoot, (*Manager).prepareRoot, (*Manager).releaseRoot},
+	{StepStart, (*Manager).startContainer, (*Manager).stopContainer},
+	{StepRelease, (*Manager).release, nil},
+	{StepConsole, (*Manager).startConsole, nil},
+}
+
+func stepIndex(name Step) int {
+	return slices.IndexFunc(steps, func(s step) bool { return s.name == name })
+}
+
+// walk does the steps from one to another, both included. That they may have been begun
+// is on disk before they are; how far it really came, this process alone knows.
+func (m *Manager) walk(ctx context.Context, h *Handle, from, to Step) error {
+	if stepIndex(h.Reached) < stepIndex(to) {
+		h.Reached = to
+		if err := h.Save(); err != nil {
+			return err
+		}
+	}
+	for _, s := range steps[stepIndex(from) : stepIndex(to)+1] {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		h.at = s.name
+		fault.Point("begin " + string(s.name))
+		if err := s.do(m, ctx, h); err != nil {
+			return fmt.Errorf("cannot %s: %w", s.name, err)
+		}
+		fault.Point("done " + string(s.name))
+	}
+	return nil
+}
+
+// unwalk undoes the steps from the last one begun back to the named one, and
+// stops at the first that fails: what is left stays in the record.
+func (m *Manager) unwalk(ctx context.Context, h *Handle, to Step) error {
+	last := h.Reached
+	if h.at != StepNone {
+		last = h.at
+	}
+	for i := stepIndex(last); i >= stepIndex(to); i-- {
+		if steps[i].undo == nil {
+			continue
+		}
+		if err := steps[i].undo(m, ctx, h); err != nil {
+			return fmt.Errorf("cannot undo %q: %w", steps[i].name, err)
+		}
+		fault.Point("undone " + string(steps[i].name))
+		h.Reached = StepNone
+		if i > 0 {
+			h.Reached = steps[i-1].name
+		}
+		h.at = h.Reached
+		if err := h.Save(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepareRoot mounts the root and every volume that has a mount path, and makes
+// block devices of the other volumes.
+func (m *Manager) prepareRoot(ctx context.Context, h *Handle) error {
+	for i := range h.Volumes {
+		v := &h.Volumes[i]
+		target := m.Store.RootDir(h.ID)
+		switch {
+		case v.Mapping.Root():
+		case v.Mapping.MountPath != "":
+			target = m.Store.MountDir(h.ID, i)
+		default:
+			if err := m.attachLoop(ctx, h, v); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := m.mount(ctx, h, v, target); err != nil {
+			return fmt.Errorf("volume %s: %w", v.VolumeID, err)
+		}
+		fault.Point("filesystem mounted")
+	}
+	return m.inject(h)
+}
+
+// inject writes the seed into the root, before the first start only: what the
+// container makes of its files afterwards is its own.
+func (m *Manager) inject(h *Handle) error {
+	if h.Started || h.Spec.Seed.Empty() {
+		return nil
+	}
+	if h.root().readOnly() {
+		return fmt.Errorf("%w: the root is read-only, so that neither host name, keys, user data nor files can be written into it", ErrInvalid)
+	}
+	s := h.Spec.Seed
+	s.InstanceID, s.Meta, s.NICs = h.ID, h.Meta, seedNICs(h.Spec.NICs)
+	files, err := s.Render()
+	if err != nil {
+		return err
+	}
+	var ids *rootfs.IDMap
+	if m := h.idMap(); m != nil {
+		ids = &rootfs.IDMap{HostID: m.HostID, Count: m.Count}
+	}
+	for _, f := range files {
+		if err := m.Roots.WriteFile(m.Store.RootDir(h.ID), rootfs.File{Path: f.Path, Data: f.Data, Mode: f.Mode}, ids); err != nil {
+			return err
+		}
+		fault.Point("file injected")
+	}
+	return nil
+}
+
+func seedNICs(nics []lxc.Interface) (all []seed.NIC) {
+	for _, n := range nics {
+		s := seed.NIC{MAC: n.MAC}
+		for _, a := range n.Addresses {
+			s.Address, _ = netip.ParsePrefix(a)
+		}
+		s.Gateway, _ = netip.ParseAddr(n.Gateway)
+		all = append(all, s)
+	}
+	return all
+}
+
+func (m *Manager) mount(ctx context.Context, h *Handle, v *VolumeRecord, target string) error {
+	found, err := m.Roots.Probe(v.Device.Path)
+	if err != nil {
+		return err
+	}
+	v.Filesystem = &found
+	opts, gid := rootfs.MountOptions{ReadOnly: v.readOnly()}, 0
+	if ids := h.idMap(); ids != nil {
+		opts.IDMap, gid = &rootfs.IDMap{HostID: ids.HostID, Count: ids.Count}, int(ids.HostID)
+	}
+	if err := m.Store.makeMountpoint(h.ID, target, gid); err != nil {
+		return err
+	}
+	return m.Roots.Mount(ctx, v.Device.Path, found, target, opts)
+}
+
+func (v *VolumeRecord) readOnly() bool {
+	return v.Mapping.ReadOnly || (v.Device != nil && v.Device.ReadOnly) || (v.Filesystem != nil && v.Filesystem.ReadOnly)
+}
+
+// attachLoop gives a file-backed volume a loop device that stays until it is
+// detached: nothing but the container's device node refers to it, so with
+// autoclear it would vanish under the container. It is attached with autoclear
+// all the same, which is taken off once the record knows the device: a process
+// killed in between leaves nothing.
+func (m *Manager) attachLoop(ctx context.Context, h *Handle, v *VolumeRecord) error {
+	info, err := os.Stat(v.Device.Path)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return nil
+	}
+	dev, held, err := m.Loops.Attach(ctx, v.Device.Path, loop.Options{ReadOnly: v.readOnly(), Autoclear: true})
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	v.Loop = &dev
+	if err := h.Save(); err != nil {
+		return err
+	}
+	fault.Point("loop device attached")
+	return m.Loops.Keep(held)
+}
+
+func (m *Manager) releaseRoot(ctx context.Context, h *Handle) error {
+	if err := m.releaseMounts(ctx, h); err != nil {
+		return err
+	}
+	for i := range h.Volumes {
+		v := &h.Volumes[i]
+		if v.Loop == nil {
+			continue
+		}
+		if err := m.Loops.Detach(*v.Loop); err != nil {
+			return fmt.Errorf("loop device %s of volume %s is left: %w", v.Loop.Path, v.VolumeID, err)
+		}
+		fault.Point("loop device detached")
+		v.Loop = nil
+	}
+	return nil
+}
+
+// release is what is left to do once the container runs, or has ended already.
+func (m *Manager) release(ctx context.Context, h *Handle) error {
+	if h.domain.Active() {
+		return m.releaseMounts(ctx, h)
+	}
+	return m.releaseRoot(ctx, h)
+}
+
+// releaseMounts unmounts on the host. A running container keeps its own copy of
+// each mount, and the kernel frees the loop devices when that ends.
+func (m *Manager) releaseMounts(_ context.Context, h *Handle) error {
+	for i := range h.Volumes {
+		target := m.Store.MountDir(h.ID, i)
+		if h.Volumes[i].Mapping.Root() {
+			target = m.Store.RootDir(h.ID)
+		}
+		if err := m.Roots.Unmount(target); err != nil {
+			return err
+		}
+		fault.Point("filesystem unmounted")
+		if err := m.Store.removeMountpoint(h.ID, target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Manager) startContainer(ctx context.Context, h *Handle) error {
+	cfg, err := m.config(h)
+	if err != nil {
+		return err
+	}
+	if err := m.Domains.Define(ctx, cfg); err != nil {
+		return err
+	}
+	fault.Point("domain defined")
+	if h.domain, err = m.Domains.Start(ctx, h.ID); err != nil {
+		return err
+	}
+	fault.Point("domain started")
+	h.Started, h.Undefined = true, false
+	if err := h.Save(); err != nil {
+		return err
+	}
+	if h.console, err = m.Consoles.Open(h.domain.Console, h.domain.PID); err != nil {
+		return err
+	}
+	h.domain, err = m.Domains.WaitInit(ctx, h.domain, h.Spec.Hostname)
+	return err
+}
+
+// config is the domain of an instance whose root is mounted.
+func (m *Manager) config(h *Handle) (lxc.Config, error) {
+	dir := m.Store.RootDir(h.ID)
+	init, err := m.Roots.FindInit(dir, h.Spec.Init)
+	if err != nil {
+		return lxc.Config{}, err
+	}
+	cfg := lxc.Config{
+		UUID: h.ID, Name: h.Name, Description: h.Spec.Description,
+		Hostname:  h.Spec.Hostname,
+		MemoryMiB: h.Spec.Flavor.MemoryMiB, VCPUs: h.Spec.Flavor.VCPUs,
+		Init: init, InitArgs: h.Spec.InitArgs, InitEnv: h.Spec.Env,
+		Root:       dir, // a read-only root is mounted so: nothing in the container could change that
+		IDMap:      h.idMap(),
+		Interfaces: h.Spec.NICs,
+		SwapMiB:    h.Spec.SwapMiB,
+	}
+	for i := range h.Volumes {
+		v := &h.Volumes[i]
+		switch {
+		case v.Mapping.Root():
+		case v.Mapping.MountPath != "":
+			cfg.Filesystems = append(cfg.Filesystems, lxc.Filesystem{Source: m.Store.MountDir(h.ID, i), Target: v.Mapping.MountPath, ReadOnly: v.readOnly()})
+		default:
+			cfg.Disks = append(cfg.Disks, v.disk())
+		}
+	}
+	return cfg, nil
+}
+
+// disk is the volume as the container has it.
+func (v *VolumeRecord) disk() lxc.Disk {
+	source := v.Device.Path
+	if v.Loop != nil {
+		source = v.Loop.Path
+	}
+	return lxc.Disk{Source: source, Target: v.Mapping.DeviceName, ReadOnly: v.readOnly()}
+}
+
+func (m *Manager) stopContainer(ctx context.Context, h *Handle) error {
+	// A container that ran without its start having been recorded has run all
+	// the same: what its volumes are worth is not for us to guess.
+	info, err := m.Domains.State(ctx, h.ID)
+	switch {
+	case errors.Is(err, lxc.ErrNotFound):
+		return m.stopConsole(ctx, h)
+	case err != nil:
+		return err
+	case info.State == lxc.Running && !h.Started:
+		h.Started = true
+		if err := h.Save(); err != nil {
+			return err
+		}
+	}
+	if err := m.Domains.Destroy(ctx, h.ID); err != nil {
+		return err
+	}
+	fault.Point("domain destroyed")
+	if err := m.stopConsole(ctx, h); err != nil {
+		return err
+	}
+	fault.Point("console stopped")
+	if h.Booted && h.Operation.Name != OpDelete {
+		return nil
+	}
+	if err := m.Domains.Undefine(ctx, h.ID); err != nil {
+		return err
+	}
+	fault.Point("domain undefined")
+	return nil
+}
+
+// startConsole starts the process that keeps what the container says. It comes last:
+// while it comes up, it would be in the way of the other steps.
+func (m *Manager) startConsole(_ context.Context, h *Handle) (err error) {
+	if h.Console, err = h.console.Start(h.Record); err != nil {
+		return err
+	}
+	fault.Point("console started")
+	return nil
+}
+
+// stopConsole ends the process that keeps the log, once its container has ended: its
+// last words are in the log then. One whose id was lost ends by itself.
+func (m *Manager) stopConsole(ctx context.Context, h *Handle) error {
+	if err := m.Consoles.Stop(ctx, h.Console); err != nil {
+		return err
+	}
+	h.Console = proc.Process{}
+	return nil
+}
+
+// ignore makes nil of an error that says what undo wants to hear.
+func ignore(err, target error) error {
+	if errors.Is(err, target) {
+		return nil
+	}
+	return err
+}

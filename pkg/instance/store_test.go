@@ -1,0 +1,232 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// memDir is a directory in memory where there is one: thousands of records are
+// saved, and no test here cuts the power.
+func memDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "lxcboot-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func openStore(t *testing.T) *Store {
+	t.Helper()
+	s, err := OpenStore(memDir(t), memDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func named(name string) Record {
+	return Record{Version: recordVersion, ID: uuid.NewString(), Name: name}
+}
+
+func TestNameIsClaimedOnce(t *testing.T) {
+	s := openStore(t)
+	for round := range 50 {
+		name := fmt.Sprint("web", round)
+		var won, lost, slots sync.Map
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				h, err := s.Create(context.Background(), named(name))
+				switch {
+				case err == nil:
+					won.Store(i, h)
+					slots.Store(h.Slot, i)
+				case errors.Is(err, ErrExists):
+					lost.Store(i, err)
+				default:
+					t.Errorf("create: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := count(&won); n != 1 {
+			t.Fatalf("round %d: %d processes have the name", round, n)
+		}
+		if n := count(&lost); n != 7 {
+			t.Fatalf("round %d: %d processes were told that it is taken", round, n)
+		}
+	}
+	recs, err := s.List()
+	if err != nil || len(recs) != 50 {
+		t.Fatalf("%d records, %v", len(recs), err)
+	}
+	slots := map[int]bool{}
+	for _, r := range recs {
+		slots[r.Slot] = true
+	}
+	if len(slots) != 50 {
+		t.Errorf("50 instances share %d ranges of ids", len(slots))
+	}
+}
+
+func count(m *sync.Map) (n int) {
+	m.Range(func(any, any) bool { n++; return true })
+	return n
+}
+
+func TestRemoveWhileOthersWait(t *testing.T) {
+	s := openStore(t)
+	for range 100 {
+		h, err := s.Create(context.Background(), named("web1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				other, err := s.Hold(context.Background(), "web1")
+				if !errors.Is(err, ErrNotFound) {
+					t.Errorf("held a removed instance: %v", err)
+					if err == nil {
+						other.Close()
+					}
+				}
+			})
+		}
+		time.Sleep(time.Millisecond)
+		if err := h.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		h.Close()
+		wg.Wait()
+		if entries, _ := os.ReadDir(s.dir); len(entries) != 1 { // the store's own lock
+			t.Fatalf("left: %v", entries)
+		}
+	}
+}
+
+func TestHoldSaysWhatIsUnderWay(t *testing.T) {
+	s := openStore(t)
+	h, err := s.Create(context.Background(), named("web1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	if err := h.begin(OpStop); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	_, err = s.Hold(ctx, "web1")
+	if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "stop") || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+		t.Errorf("hold: %v", err)
+	}
+	if !s.Held(h.ID) {
+		t.Error("a held instance is not seen as held")
+	}
+}
+
+func TestDamagedRecord(t *testing.T) {
+	for name, data := range map[string]string{
+		"truncated": `{"version": 1, "id":`, "empty": "", "garbled": "\x00\x01",
+		"another's": `{"version":1,"id":"6f1c1a1e-0000-4000-8000-000000000000","name":"x"}`,
+		"newer":     `{"version":99,"id":"ID","name":"x"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := openStore(t)
+			good, err := s.Create(context.Background(), named("good"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			good.Close()
+			bad, err := s.Create(context.Background(), named("bad"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			bad.Close()
+			path := filepath.Join(s.Dir(bad.ID), recordFile)
+			if err := os.WriteFile(path, []byte(strings.ReplaceAll(data, "ID", bad.ID)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			recs, err := s.List()
+			if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path) {
+				t.Errorf("list: %v", err)
+			}
+			if len(recs) != 1 || recs[0].Name != "good" {
+				t.Errorf("the others are lost: %v", recs)
+			}
+			if _, err := s.Hold(context.Background(), "good"); err != nil {
+				t.Errorf("the other cannot be used: %v", err)
+			}
+			if _, err := s.Find("bad"); !errors.Is(err, ErrNotFound) || !errors.Is(err, ErrDamaged) {
+				t.Errorf("find by name: %v", err)
+			}
+			if _, err := s.Find(bad.ID); !errors.Is(err, ErrDamaged) {
+				t.Errorf("find by id: %v", err)
+			}
+			if _, err := s.Create(context.Background(), named("bad")); !errors.Is(err, ErrDamaged) {
+				t.Errorf("a name that a damaged record may hold was given away: %v", err)
+			}
+		})
+	}
+}
+
+func TestSweep(t *testing.T) {
+	s := openStore(t)
+	id := uuid.NewString()
+	if err := os.Mkdir(s.Dir(id), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.Dir(id), logFile), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sweep(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(s.Dir(id)); !os.IsNotExist(err) {
+		t.Errorf("a directory without a record is left: %v", err)
+	}
+}
+
+func TestReaderSeesBeforeOrAfter(t *testing.T) {
+	s := openStore(t)
+	h, err := s.Create(context.Background(), named("web1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 300 {
+			h.Fault = strings.Repeat(fmt.Sprint(i%10), 1+i*37%4000)
+			if err := h.Save(); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for {
+		select {
+		case <-done:
+			return
+		default:
+		}
+		rec, err := s.Find("web1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Trim(rec.Fault, rec.Fault[:min(1, len(rec.Fault))]) != "" {
+			t.Fatal("half a record was read")
+		}
+	}
+}

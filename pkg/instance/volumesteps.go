@@ -1,0 +1,215 @@
+package instance
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/volume/connector"
+)
+
+func (m *Manager) createVolumes(ctx context.Context, h *Handle) error {
+	for i := range h.Volumes {
+		v := &h.Volumes[i]
+		if !v.Create || v.VolumeID != "" {
+			continue
+		}
+		made, err := m.Volumes.CreateVolume(ctx, createRequest(v.Mapping, h.ID, h.Name))
+		if err != nil {
+			return err
+		}
+		fault.Point("volume created")
+		v.VolumeID = made.ID
+		if err := h.Save(); err != nil {
+			return err
+		}
+	}
+	// All are made side by side before the first is waited for.
+	for i := range h.Volumes {
+		v := &h.Volumes[i]
+		if !v.Create {
+			continue
+		}
+		if _, err := m.Volumes.WaitVolume(ctx, v.VolumeID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// createRequest is the volume that a mapping asks for. It carries the instance's
+// id from the start, so that it is found again when its own id is lost.
+func createRequest(mp bdm.Mapping, instanceID, name string) volume.CreateVolume {
+	req := volume.CreateVolume{
+		Name:        name + "-" + string(mp.Source),
+		Description: "made by lxcboot for instance " + name,
+		Size:        mp.Size,
+		Type:        mp.VolumeType,
+		Metadata:    map[string]string{volume.MetaInstance: instanceID},
+	}
+	switch mp.Source {
+	case bdm.SourceImage:
+		req.ImageID = mp.ID
+	case bdm.SourceSnapshot:
+		req.SnapshotID = mp.ID
+	}
+	return req
+}
+
+// deleteVolumes deletes what the boot made and what is marked to go with the
+// instance. A volume that the user brought outlives an instance that never ran.
+func (m *Manager) deleteVolumes(ctx context.Context, h *Handle) error {
+	// Only a boot that was cut short can have lost an id.
+	if slices.ContainsFunc(h.Volumes, func(v VolumeRecord) bool { return v.Create && v.VolumeID == "" }) {
+		lost, err := m.Volumes.VolumesOf(ctx, h.ID)
+		if err != nil {
+			return err
+		}
+		for _, vol := range lost {
+			if slices.ContainsFunc(h.Volumes, func(v VolumeRecord) bool { return v.VolumeID == vol.ID }) {
+				continue
+			}
+			if err := ignore(m.Volumes.DeleteVolume(ctx, vol.ID), volume.ErrNotFound); err != nil {
+				return err
+			}
+			fault.Point("lost volume deleted")
+		}
+	}
+	for i := len(h.Volumes) - 1; i >= 0; i-- {
+		v := &h.Volumes[i]
+		if v.VolumeID == "" || !h.deletes(v) {
+			continue
+		}
+		if err := ignore(m.Volumes.DeleteVolume(ctx, v.VolumeID), volume.ErrNotFound); err != nil {
+			return fmt.Errorf("volume %s is left: %w", v.VolumeID, err)
+		}
+		fault.Point("volume deleted")
+	}
+	return nil
+}
+
+// deletes says whether undoing the instance deletes the volume: once it has run,
+// delete-on-termination says so; before, what the boot made goes again.
+func (r *Record) deletes(v *VolumeRecord) bool {
+	if r.Started && !r.RolledBack {
+		return v.Mapping.DeleteOnTermination
+	}
+	return v.Create
+}
+
+func (m *Manager) attachVolumes(ctx context.Context, h *Handle) error {
+	for i := range h.Volumes {
+		if err := m.attachVolume(ctx, h, &h.Volumes[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attachVolume reserves and connects a volume, or, where it is reserved already,
+// only sees to it that its device is there. The attachment's id is saved with the
+// device: one that was lost in between is found by the ids of volume and instance.
+func (m *Manager) attachVolume(ctx context.Context, h *Handle, v *VolumeRecord) error {
+	if v.AttachmentID == "" {
+		id, err := m.Volumes.Reserve(ctx, v.VolumeID, h.ID, v.Mapping.ReadOnly)
+		if err != nil {
+			return err
+		}
+		fault.Point("volume reserved")
+		v.AttachmentID = id
+	}
+	conn, err := m.Volumes.Connect(ctx, v.AttachmentID)
+	if err != nil {
+		return err
+	}
+	fault.Point("volume connection made")
+	req := connector.Request{AttachmentID: v.AttachmentID, VolumeID: v.VolumeID, Connection: conn}
+	if v.Device == nil {
+		dev, err := m.Devices.Prepare(ctx, req)
+		if err != nil {
+			return err
+		}
+		v.Device = &dev
+		if err := h.Save(); err != nil {
+			return err
+		}
+	}
+	dev, err := m.Devices.Connect(ctx, req, *v.Device)
+	if err != nil {
+		return err
+	}
+	fault.Point("device connected")
+	if known := v.Device; !reflect.DeepEqual(*known, dev) {
+		v.Device = &dev
+		if err := h.Save(); err != nil {
+			return err
+		}
+	}
+	if err := m.Volumes.Complete(ctx, v.AttachmentID); err != nil {
+		return err
+	}
+	fault.Point("attachment completed")
+	return m.format(ctx, h, v)
+}
+
+// format makes the filesystem of a blank device, once.
+func (m *Manager) format(ctx context.Context, h *Handle, v *VolumeRecord) error {
+	if !v.Mapping.NeedsFilesystem() || v.Formatted {
+		return nil
+	}
+	fstype := v.Mapping.GuestFormat
+	if fstype == "" {
+		fstype = "ext4"
+	}
+	if err := m.Roots.Format(ctx, v.Device.Path, fstype); err != nil {
+		return err
+	}
+	fault.Point("device formatted")
+	v.Formatted = true
+	return h.Save()
+}
+
+func (m *Manager) detachVolumes(ctx context.Context, h *Handle) error {
+	for i := len(h.Volumes) - 1; i >= 0; i-- {
+		if err := m.detachVolume(ctx, h, &h.Volumes[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Manager) detachVolume(ctx context.Context, h *Handle, v *VolumeRecord) error {
+	if v.Device != nil {
+		if err := m.Devices.Disconnect(ctx, *v.Device); err != nil {
+			return fmt.Errorf("volume %s is left connected: %w", v.VolumeID, err)
+		}
+		fault.Point("device disconnected")
+		v.Device = nil
+		if err := h.Save(); err != nil {
+			return err
+		}
+	}
+	ids := []string{v.AttachmentID}
+	if v.AttachmentID == "" {
+		lost, err := m.Volumes.AttachmentsOf(ctx, v.VolumeID, h.ID)
+		if err = ignore(err, volume.ErrNotFound); err != nil {
+			return err
+		}
+		ids = ids[:0]
+		for _, a := range lost {
+			ids = append(ids, a.ID)
+		}
+	}
+	for _, id := range ids {
+		if err := ignore(m.Volumes.Detach(ctx, id), volume.ErrNotFound); err != nil {
+			return fmt.Errorf("volume %s is left attached (attachment %s): %w", v.VolumeID, id, err)
+		}
+		fault.Point("volume detached")
+	}
+	v.AttachmentID = ""
+	return h.Save()
+}

@@ -1,0 +1,135 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/proc"
+)
+
+type domainsFake struct{ *world }
+
+func (w domainsFake) State(_ context.Context, id string) (lxc.Info, error) {
+	d := w.domains[id]
+	if d == nil {
+		return lxc.Info{}, lxc.ErrNotFound
+	}
+	info := lxc.Info{ID: id, Name: d.cfg.Name, State: d.state}
+	if d.state == lxc.Running {
+		info.PID, info.Console = 1, "/dev/pts/1"
+	}
+	return info, nil
+}
+
+func (w domainsFake) ByName(_ context.Context, name string) (lxc.Info, error) {
+	for id, d := range w.domains {
+		if d.cfg.Name == name {
+			return lxc.Info{ID: id, Name: name, State: d.state}, nil
+		}
+	}
+	return lxc.Info{}, lxc.ErrNotFound
+}
+
+func (w domainsFake) Define(ctx context.Context, cfg lxc.Config) error {
+	return w.do(ctx, "define", func() error {
+		if d := w.domains[cfg.UUID]; d != nil {
+			d.cfg = cfg
+			return nil
+		}
+		w.domains[cfg.UUID] = &domain{cfg: cfg, state: lxc.Shutoff}
+		return nil
+	})
+}
+
+func (w domainsFake) Start(ctx context.Context, id string) (info lxc.Info, err error) {
+	err = w.do(ctx, "start", func() error {
+		d := w.domains[id]
+		if _, ok := w.mounts[d.cfg.Root]; !ok {
+			return errors.New("started without a root")
+		}
+		d.state = lxc.Running
+		info, err = w.State(ctx, id)
+		return err
+	})
+	return info, err
+}
+
+func (w domainsFake) WaitInit(ctx context.Context, info lxc.Info, _ string) (lxc.Info, error) {
+	return info, w.do(ctx, "wait for init", func() error { return nil })
+}
+
+func (w domainsFake) Shutdown(ctx context.Context, id string) error {
+	return w.do(ctx, "shutdown", func() error {
+		if d := w.domains[id]; d != nil {
+			d.state = lxc.Shutoff
+		}
+		return nil
+	})
+}
+
+func (w domainsFake) Destroy(ctx context.Context, id string) error {
+	return w.do(ctx, "destroy", func() error {
+		if d := w.domains[id]; d != nil {
+			d.state = lxc.Shutoff
+		}
+		return nil
+	})
+}
+
+func (w domainsFake) Undefine(ctx context.Context, id string) error {
+	return w.do(ctx, "undefine", func() error {
+		if d := w.domains[id]; d != nil && d.state == lxc.Running {
+			return errors.New("undefined while it runs")
+		}
+		delete(w.domains, id)
+		return nil
+	})
+}
+
+func (w domainsFake) AttachDisk(ctx context.Context, id string, k lxc.Disk) error {
+	return w.do(ctx, "attach disk", func() error {
+		d := w.domains[id]
+		d.cfg.Disks = append(d.cfg.Disks, k)
+		return nil
+	})
+}
+
+func (w domainsFake) DetachDisk(ctx context.Context, id string, k lxc.Disk) error {
+	return w.do(ctx, "detach disk", func() error {
+		d := w.domains[id]
+		d.cfg.Disks = slices.DeleteFunc(d.cfg.Disks, func(x lxc.Disk) bool { return x.Target == k.Target })
+		return nil
+	})
+}
+
+func (w domainsFake) CanLimitSwap() error { return nil }
+
+type consolesFake struct{ *world }
+
+func (w consolesFake) Open(string, int) (Console, error) {
+	return consoleFake(w), w.do(context.Background(), "open console", func() error { return nil })
+}
+
+type consoleFake struct{ *world }
+
+func (w consoleFake) Close() {}
+
+func (w consoleFake) Start(rec Record) (p proc.Process, err error) {
+	err = w.do(context.Background(), "start console", func() error {
+		w.next++
+		w.console[w.next] = rec.ID
+		p = proc.Process{PID: w.next}
+		return nil
+	})
+	return p, err
+}
+
+func (w consolesFake) Stop(ctx context.Context, p proc.Process) error {
+	return w.do(ctx, "stop console", func() error {
+		w.die()
+		delete(w.console, p.PID)
+		return nil
+	})
+}
