@@ -1,0 +1,56 @@
+package main
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestImports holds the way of the data: cmd wires everything, instance knows
+// the order, and the leaves know neither it nor each other.
+func TestImports(t *testing.T) {
+	const module = "github.com/lxcboot/lxcboot/"
+	// What each package may import of this module; a package that is not named
+	// here may import none of it.
+	allowed := map[string][]string{
+		"pkg/instance":          {"pkg/bdm", "pkg/volume", "pkg/volume/connector", "pkg/rootfs", "pkg/loop", "pkg/lxc", "pkg/console", "pkg/proc", "pkg/flavor", "pkg/seed", "pkg/fault"},
+		"pkg/volume/local":      {"pkg/volume", "pkg/loop", "pkg/fault"},
+		"pkg/volume/openstack":  {"pkg/volume", "pkg/fault"},
+		"pkg/volume/connector":  {"pkg/volume", "pkg/loop", "pkg/fault"},
+		"pkg/volume/volumetest": {"pkg/volume"},
+		"pkg/rootfs":            {"pkg/loop", "pkg/fault"},
+		"pkg/loop":              {"pkg/fault"},
+		"pkg/lxc":               {"pkg/console", "pkg/proc", "pkg/fault"},
+		"pkg/console":           {"pkg/proc"},
+		"pkg/proc":              nil,
+		"pkg/fault":             nil,
+		"pkg/bdm":               nil,
+		"pkg/flavor":            nil,
+		"pkg/volume":            nil,
+	}
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}}`, "./pkg/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if len(lines) < len(allowed) {
+		t.Errorf("go list found %d packages, fewer than the %d that are named here", len(lines), len(allowed))
+	}
+	for _, line := range lines {
+		path, imports, _ := strings.Cut(line, ": ")
+		pkg := strings.TrimPrefix(path, module)
+		for _, imported := range strings.Fields(imports) {
+			dep, ours := strings.CutPrefix(imported, module)
+			if ours && !slices.Contains(allowed[pkg], dep) {
+				t.Errorf("%s imports %s", pkg, dep)
+			}
+			if pkg == "pkg/bdm" && strings.Contains(strings.Split(imported, "/")[0], ".") {
+				t.Errorf("pkg/bdm is of the standard library alone, and imports %s", imported)
+			}
+			if strings.HasPrefix(imported, "libvirt.org/") && pkg != "pkg/lxc" {
+				t.Errorf("%s imports %s: only pkg/lxc knows libvirt", pkg, imported)
+			}
+		}
+	}
+}

@@ -1,0 +1,201 @@
+package cmd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/instance"
+)
+
+func (a *App) newBootCmd() *cobra.Command {
+	o := &bootOptions{}
+	c := &cobra.Command{
+		Use: "boot NAME", Short: "Boot an instance from a volume", Args: nameArg,
+		Long: `Boot an LXC container from a block device volume, with the semantics of nova boot:
+make the volume where one is to be made, attach it to this host, find the root
+filesystem (the whole device, or its first partition), mount it, start the
+container, and remove the host's mount again. When a step fails, all that was done
+is undone.
+
+The keys of --block-device are described in docs/bdm.md.`,
+		Example: `  lxcboot boot --flavor m1.small --block-device source=image,id=ID,dest=volume,size=4,shutdown=PRESERVE,bootindex=0 NAME
+  lxcboot boot --flavor m1.small --block-device source=volume,id=ID,dest=volume,size=4,shutdown=preserve,bootindex=0 NAME
+  lxcboot boot --flavor m1.tiny --image busybox NAME`,
+		RunE: func(c *cobra.Command, args []string) error { return a.boot(c.Context(), o, args[0]) },
+	}
+	a.bootFlags(c, o)
+	return c
+}
+
+func nameArg(_ *cobra.Command, args []string) error {
+	switch len(args) {
+	case 0:
+		return errors.New("the following arguments are required: name")
+	case 1:
+		return nil
+	}
+	return fmt.Errorf("one name is expected, and there are %d arguments: %s", len(args), strings.Join(args, " "))
+}
+
+func (a *App) boot(ctx context.Context, o *bootOptions, name string) error {
+	req, err := a.bootRequest(ctx, o, name)
+	if err != nil {
+		return err
+	}
+	m, err := a.manager(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.imageWith(ctx, m, &req); err != nil {
+		return err
+	}
+	names := []string{name}
+	if req.Count > 1 {
+		names = nil
+		for i := range req.Count {
+			names = append(names, fmt.Sprintf("%s-%d", name, i+1))
+		}
+	}
+	plans := make([]instance.Plan, len(names))
+	for i, n := range names {
+		one := req
+		one.Name = n
+		if req.Count > 1 && req.Spec.Seed.Hostname != "" {
+			one.Spec.Hostname = fmt.Sprintf("%s-%d", req.Spec.Hostname, i+1)
+			one.Spec.Seed.Hostname = one.Spec.Hostname
+		}
+		if plans[i], err = m.Plan(ctx, one); err != nil {
+			return err
+		}
+	}
+	for _, w := range plans[0].Warnings {
+		a.say("warning: %s", w)
+	}
+	if o.dryRun {
+		return a.printPlans(plans)
+	}
+	if len(plans) == 1 {
+		v, err := m.Boot(ctx, plans[0])
+		if err != nil {
+			return err
+		}
+		return a.printRecord(instanceRecord(v))
+	}
+	return a.bootMany(ctx, m, o, plans)
+}
+
+// bootMany boots side by side. When one fails, the others are deleted again, unless
+// they are to be kept.
+func (a *App) bootMany(ctx context.Context, m *instance.Manager, o *bootOptions, plans []instance.Plan) error {
+	errs, booted := make([]error, len(plans)), make([]instance.View, len(plans))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 8)
+	for i, p := range plans {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			var err error
+			if booted[i], err = m.Boot(ctx, p); err != nil {
+				errs[i] = fmt.Errorf("instance %s: %w", p.Name, err)
+			}
+		})
+	}
+	wg.Wait()
+	failed := errors.Join(errs...)
+	if failed != nil && !o.keepGoing {
+		undo, cancel := a.undoContext(ctx)
+		defer cancel()
+		for i, p := range plans {
+			if errs[i] == nil {
+				if _, err := m.Delete(undo, p.Name); err != nil {
+					failed = errors.Join(failed, &instance.RollbackError{Instance: p.Name, Cause: errs[i], Undo: err})
+				}
+			}
+		}
+		return failed
+	}
+	var views []instance.View
+	for i, v := range booted {
+		if errs[i] == nil {
+			views = append(views, v)
+		}
+	}
+	return errors.Join(a.printInstances(views, false), failed)
+}
+
+// imageWith finds the image that --image-with describes.
+func (a *App) imageWith(ctx context.Context, m *instance.Manager, req *instance.BootRequest) error {
+	if len(req.Blocks.ImageWith) == 0 {
+		return nil
+	}
+	images, err := m.Volumes.Images(ctx)
+	if err != nil {
+		return err
+	}
+	var all []bdm.ImageProperties
+	for _, i := range images {
+		all = append(all, bdm.ImageProperties{ID: i.ID, Name: i.Name, Properties: i.Properties})
+	}
+	id, warning, err := req.Blocks.MatchImage(all)
+	if err != nil {
+		return err
+	}
+	if warning != "" {
+		a.say("warning: %s", warning)
+	}
+	req.Blocks.Image, req.Blocks.ImageWith = id, nil
+	return nil
+}
+
+func (a *App) printPlans(plans []instance.Plan) error {
+	if a.format == "json" || a.format == "yaml" {
+		if len(plans) == 1 {
+			return a.encode(plans[0])
+		}
+		return a.encode(plans)
+	}
+	l := listing{columns: []string{"Instance", "Device", "Source", "ID", "Dest", "Size", "Boot index", "On delete", "Mount"}}
+	for _, p := range plans {
+		for _, m := range p.Mappings {
+			index := ""
+			if m.BootIndex != nil {
+				index = fmt.Sprint(*m.BootIndex)
+			}
+			end := "preserve"
+			if m.DeleteOnTermination {
+				end = "remove"
+			}
+			l.rows = append(l.rows, []any{p.Name, m.DeviceName, string(m.Source), m.ID, string(m.Dest), m.Size, index, end, m.MountPath})
+		}
+	}
+	return a.printList(l)
+}
+
+// jsonFiles puts the content of JSON files, as openstack server create takes them,
+// in the place of their names.
+func jsonFiles(devices []string) ([]string, error) {
+	all := slices.Clone(devices)
+	for i, d := range all {
+		if d == "" || strings.ContainsAny(d, "={[") {
+			continue
+		}
+		data, err := os.ReadFile(d)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // then it is a spec, and a wrong one
+		}
+		if err != nil {
+			return nil, usagef("--block-device %s: %v", d, err)
+		}
+		all[i] = string(bytes.TrimSpace(data))
+	}
+	return all, nil
+}

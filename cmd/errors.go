@@ -1,0 +1,216 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/flavor"
+	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/rootfs"
+	"github.com/lxcboot/lxcboot/pkg/seed"
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// The exit codes.
+const (
+	exitOK          = 0
+	exitFailure     = 1
+	exitUsage       = 2
+	exitNotFound    = 3
+	exitConflict    = 4
+	exitUnreachable = 5
+	exitUnfit       = 6
+	exitIncomplete  = 7
+	exitSignal      = 128 // and the signal's number
+)
+
+const exitCodesText = `The exit codes of lxcboot:
+
+  0    done
+  1    it failed, and what it had done was undone
+  2    the command line or the configuration is wrong; nothing was done
+  3    an instance, image, volume, snapshot or flavor was not found
+  4    conflict: in use, taken, ambiguous, or not in a state for this
+  5    libvirtd or the cloud cannot be reached
+  6    not permitted, or this host lacks something
+  7    it failed, and not all could be undone: lxcboot delete finishes it
+  130  interrupted (143: by SIGTERM; 129: its terminal ended); what was done was undone
+
+exec and run end with the exit code of the program inside.`
+
+func exitCodesTopic() *cobra.Command {
+	return &cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesText}
+}
+
+// interruptedError is the cause of a context that a signal cancelled.
+type interruptedError struct{ signal syscall.Signal }
+
+func (e *interruptedError) Error() string {
+	switch e.signal {
+	case syscall.SIGTERM:
+		return "terminated"
+	case syscall.SIGHUP:
+		return "interrupted by the end of the terminal"
+	}
+	return "interrupted"
+}
+
+// interruption is the error of a command as it is told when a signal has cancelled
+// it: whatever that made fail, it was the signal.
+func interruption(ctx context.Context, err error) error {
+	cause, ok := errors.AsType[*interruptedError](context.Cause(ctx))
+	if _, already := errors.AsType[*interruptedError](err); !ok || already {
+		return err
+	}
+	return &interruptedOperation{err, cause}
+}
+
+// interruptedOperation is an operation that a signal ended.
+type interruptedOperation struct {
+	err   error
+	cause *interruptedError
+}
+
+// Error has the cause in the place of the words that every cancelled call returns.
+func (e *interruptedOperation) Error() string {
+	text := e.err.Error()
+	if !strings.Contains(text, context.Canceled.Error()) {
+		return e.cause.Error() + ": " + text
+	}
+	return strings.ReplaceAll(text, context.Canceled.Error(), e.cause.Error())
+}
+
+func (e *interruptedOperation) Unwrap() []error { return []error{e.err, e.cause} }
+
+// exitError ends the command with a code and prints nothing.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// hintError adds how to mend it.
+type hintError struct {
+	err  error
+	hint string
+}
+
+func (e *hintError) Error() string { return e.err.Error() }
+func (e *hintError) Unwrap() error { return e.err }
+
+var errNotRoot = errors.New("lxcboot must run as root for this")
+
+// report prints an error with its hint and returns the exit code. Of several that
+// are joined each has its line; the code is that of the first, unless one of them
+// left something behind.
+func (a *App) report(err error) int {
+	if exit, ok := errors.AsType[exitError](err); ok {
+		return int(exit)
+	}
+	code, hints := 0, []string(nil)
+	for _, one := range split(err) {
+		c, hint := classify(one)
+		if code == 0 || c == exitIncomplete {
+			code = c
+		}
+		fmt.Fprintf(a.Err, "lxcboot: %s\n", sanitize(message(one), true))
+		if h, ok := errors.AsType[*hintError](one); ok {
+			hint = h.hint
+		}
+		if hint != "" && !slices.Contains(hints, hint) {
+			hints = append(hints, hint)
+		}
+	}
+	for _, hint := range hints {
+		if !a.quiet {
+			fmt.Fprintf(a.Err, "hint: %s\n", sanitize(hint, true))
+		}
+	}
+	return code
+}
+
+// split takes apart what errors.Join put together, and nothing else: another error
+// that wraps several has words of its own.
+func split(err error) []error {
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		if parts := several.Unwrap(); errors.Join(parts...).Error() == err.Error() {
+			var all []error
+			for _, p := range parts {
+				all = append(all, split(p)...)
+			}
+			return all
+		}
+	}
+	return []error{err}
+}
+
+// message is what a person is told of an error.
+func message(err error) string {
+	return strings.ReplaceAll(err.Error(), context.DeadlineExceeded.Error(), "it took too long")
+}
+
+// classes are the kinds of errors there are, the most telling first.
+var classes = []struct {
+	target error
+	code   int
+	hint   string
+}{
+	{lxc.ErrNoDaemon, exitUnreachable, "lxcboot doctor looks at all that a boot needs"},
+	{lxc.ErrNoDriver, exitUnfit, "lxcboot doctor looks at all that a boot needs"},
+	{volume.ErrUnreachable, exitUnreachable, "is the cloud up? lxcboot doctor says which one is used; --backend local uses none"},
+	{volume.ErrAuth, exitUnfit, "look at clouds.yaml and the OS_* variables"},
+	{instance.ErrNotFound, exitNotFound, "lxcboot list --all shows what there is"},
+	{flavor.ErrNotFound, exitNotFound, "lxcboot flavor list shows what there is"},
+	{volume.ErrAmbiguous, exitConflict, ""},
+	{instance.ErrExists, exitConflict, "choose another name, or delete that one"},
+	{instance.ErrBusy, exitConflict, ""},
+	{instance.ErrState, exitConflict, ""},
+	{lxc.ErrExists, exitConflict, ""},
+	{lxc.ErrNotRunning, exitConflict, ""},
+	{volume.ErrInUse, exitConflict, ""},
+	{bdm.ErrInUse, exitConflict, ""},
+	{volume.ErrConflict, exitConflict, ""},
+	{volume.ErrQuota, exitConflict, ""},
+	{volume.ErrNotFound, exitNotFound, ""},
+	{bdm.ErrNotFound, exitNotFound, ""},
+	{lxc.ErrNotFound, exitNotFound, ""},
+	{errNotRoot, exitUnfit, ""},
+	{fs.ErrPermission, exitUnfit, ""},
+	{rootfs.ErrIDMapUnsupported, exitUnfit, ""},
+	{bdm.ErrInvalid, exitUsage, ""},
+	{instance.ErrInvalid, exitUsage, ""},
+	{seed.ErrInvalid, exitUsage, ""},
+	{flavor.ErrInvalid, exitUsage, ""},
+	{lxc.ErrInvalid, exitUsage, ""},
+	{volume.ErrInvalid, exitUsage, ""},
+	{volume.ErrUnsupported, exitUnfit, ""},
+	{context.DeadlineExceeded, exitFailure, "--timeout allows more time"},
+}
+
+// classify is the exit code of an error and a hint.
+func classify(err error) (code int, hint string) {
+	var rollback *instance.RollbackError
+	var usage *usageError
+	var interrupted *interruptedError
+	switch {
+	case errors.As(err, &rollback):
+		return exitIncomplete, "lxcboot delete " + rollback.Instance + " finishes it"
+	case errors.As(err, &interrupted):
+		return exitSignal + int(interrupted.signal), ""
+	case errors.As(err, &usage):
+		return exitUsage, ""
+	}
+	for _, c := range classes {
+		if errors.Is(err, c.target) {
+			return c.code, c.hint
+		}
+	}
+	return exitFailure, ""
+}

@@ -1,0 +1,197 @@
+// Package cmd is the command line of lxcboot: its commands, settings, output and
+// exit codes.
+package cmd
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/viper"
+
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+)
+
+// Version is the version of the build.
+var Version = "devel"
+
+// App is what every command has: streams, settings, and the things that they open.
+type App struct {
+	In       *os.File
+	Out, Err *os.File
+
+	v        *viper.Viper
+	settings Settings
+	format   string
+	columns  []string
+	quiet    bool
+
+	store   Store
+	domains *lxc.Host
+	closers []func()
+}
+
+// Main runs the command line and returns the exit code.
+func Main() int {
+	app := &App{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
+	return app.Run(os.Args[1:])
+}
+
+// Run runs one command line and returns its exit code. An interrupt cancels the
+// command, which then undoes what it did; so does the end of the terminal, unless
+// nohup says otherwise. Further signals do not break the undoing.
+func (a *App) Run(args []string) int {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+	defer signal.Stop(signals)
+	go func() {
+		for s := range signals {
+			cancel(&interruptedError{s.(syscall.Signal)})
+		}
+	}()
+	root := a.newRootCmd()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	a.close()
+	if err == nil {
+		return exitOK
+	}
+	return a.report(interruption(ctx, err))
+}
+
+func (a *App) close() {
+	for _, c := range slices.Backward(a.closers) {
+		c()
+	}
+	a.closers = nil
+	// The connection to libvirt ends with the process: a goodbye takes a round trip.
+	a.store, a.domains = nil, nil
+}
+
+// Root gives all commands, for the reference that is made of them.
+func Root() *cobra.Command { return (&App{}).newRootCmd() }
+
+func (a *App) newRootCmd() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "lxcboot",
+		Short: "Boot LXC containers from block device volumes",
+		Long: `lxcboot boots LXC containers (libvirt's LXC driver) from block device volumes,
+with the semantics of OpenStack's "nova boot". Volumes come from Cinder and Glance
+where a cloud is configured, and from an embedded store otherwise.`,
+		SilenceUsage: true, SilenceErrors: true,
+		PersistentPreRunE: a.prepare,
+	}
+	root.SetOut(a.Out)
+	root.SetErr(a.Err)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageOf(c, flagText(err)) })
+	root.AddGroup(&cobra.Group{ID: "instance", Title: "Instances:"}, &cobra.Group{ID: "store", Title: "Images and volumes:"}, &cobra.Group{ID: "host", Title: "This host:"})
+	a.bindSettings(root)
+	flags := root.PersistentFlags()
+	flags.StringVarP(&a.format, "format", "f", "table", "output: table, json, yaml or value")
+	flags.StringArrayVarP(&a.columns, "column", "c", nil, "only this column (can be repeated)")
+	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no hints")
+	_ = root.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("instance", a.newBootCmd(), a.newRunCmd(), a.newListCmd(), a.newShowCmd(), a.newLogsCmd(), a.newConsoleCmd(), a.newExecCmd(),
+		a.newStopCmd(), a.newStartCmd(), a.newRebootCmd(), a.newDeleteCmd(), a.newRenameCmd(), a.newSetCmd(), a.newUnsetCmd(), a.newWaitCmd())
+	add("store", a.newImageCmd(), a.newVolumeCmd(), a.newSnapshotCmd(), a.newFlavorCmd())
+	add("host", a.newDoctorCmd(), a.newSetupCmd(), a.newAutostartCmd(), a.newRepairCmd())
+	root.AddCommand(a.newVersionCmd(), a.newConsoleServeCmd(), a.newHookCmd(), exitCodesTopic())
+	root.SetHelpCommand(newHelpCmd())
+	root.InitDefaultCompletionCmd()
+	wrapUsage(root)
+	return root
+}
+
+// prepare is done before every command that runs.
+func (a *App) prepare(c *cobra.Command, _ []string) error {
+	if !slices.Contains(formats, a.format) {
+		return usagef("--format %q is not one of %s", a.format, strings.Join(formats, ", "))
+	}
+	if err := errors.Join(c.ValidateRequiredFlags(), c.ValidateFlagGroups()); err != nil {
+		return usageOf(c, err.Error())
+	}
+	if settingless(c) {
+		return nil
+	}
+	return a.load(c)
+}
+
+// settingless says whether a command works whatever the configuration says: who has
+// a wrong one may still ask for help.
+func settingless(c *cobra.Command) bool {
+	for ; c.HasParent(); c = c.Parent() {
+		switch c.Name() {
+		case "help", "version", "completion", "docs", cobra.ShellCompRequestCmd:
+			return true
+		}
+	}
+	return false
+}
+
+// newHelpCmd is cobra's help command, but that it knows what there is no help for.
+func newHelpCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Help about any command",
+		ValidArgsFunction: func(c *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+			of, _, err := c.Root().Find(args)
+			if err == nil {
+				for _, sub := range of.Commands() {
+					if sub.IsAvailableCommand() || sub.IsAdditionalHelpTopicCommand() {
+						names = append(names, cobra.CompletionWithDesc(sub.Name(), sub.Short))
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			of, rest, err := c.Root().Find(args)
+			if err != nil {
+				return usagef("%v", err)
+			}
+			if len(rest) > 0 {
+				return unknownCommand(of, rest[0])
+			}
+			of.InitDefaultHelpFlag()
+			return of.Help()
+		},
+	}
+}
+
+func (a *App) newVersionCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Show the version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			version := Version
+			if info, ok := debug.ReadBuildInfo(); ok && version == "devel" && info.Main.Version != "" {
+				version = info.Main.Version // as go install MODULE@VERSION knows it
+			}
+			return a.printRecord(record{{"version", version}, {"go", runtime.Version()}, {"platform", runtime.GOOS + "/" + runtime.GOARCH}})
+		},
+	}
+}
+
+// needRoot refuses what only root can do.
+func needRoot() error {
+	if os.Geteuid() != 0 {
+		return &hintError{err: errNotRoot, hint: "run it with sudo"}
+	}
+	return nil
+}

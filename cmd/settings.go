@@ -1,0 +1,216 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/viper"
+
+	"github.com/lxcboot/lxcboot/pkg/console"
+	"github.com/lxcboot/lxcboot/pkg/flavor"
+	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+)
+
+// Settings are what the configuration file, the environment and the flags set, in
+// that order, each over the one before.
+type Settings struct {
+	StateDir  string
+	RunDir    string
+	Backend   string
+	Cloud     string
+	Service   string
+	Transport string
+	Connect   string
+	Timeout   time.Duration
+	StopTime  time.Duration
+	LogBytes  int64
+	IDBase    uint32
+	MaxLocal  int
+	Flavors   []flavor.Flavor
+}
+
+// setting is a key of the configuration, its variable, default, and flag's help.
+type setting struct {
+	key, env string
+	value    any
+	help     string              // empty: no flag
+	to       func(*Settings) any // where the value goes
+}
+
+var settings = []setting{
+	{"state-dir", "LXCBOOT_STATE_DIR", "/var/lib/lxcboot", "where images, volumes and instances are kept", func(s *Settings) any { return &s.StateDir }},
+	{"run-dir", "LXCBOOT_RUN_DIR", instance.DefaultRunDir, "where roots are mounted for the moment of a start", func(s *Settings) any { return &s.RunDir }},
+	{"backend", "LXCBOOT_BACKEND", "auto", "volume store: auto, local or openstack", func(s *Settings) any { return &s.Backend }},
+	{"os-cloud", "OS_CLOUD", "", "entry of clouds.yaml", func(s *Settings) any { return &s.Cloud }},
+	{"os-service-cloud", "LXCBOOT_OS_SERVICE_CLOUD", "", "", func(s *Settings) any { return &s.Service }},
+	{"transport", "LXCBOOT_TRANSPORT", "auto", "how volumes of a cloud are reached: auto, kernel or userspace", func(s *Settings) any { return &s.Transport }},
+	{"connect", "LXCBOOT_CONNECT", lxc.DefaultURI, "libvirt to connect to", func(s *Settings) any { return &s.Connect }},
+	{"timeout", "LXCBOOT_TIMEOUT", "10m", "how long to wait for volumes, and for another process that works on an instance", func(s *Settings) any { return &s.Timeout }},
+	{"stop-timeout", "LXCBOOT_STOP_TIMEOUT", "60s", "", func(s *Settings) any { return &s.StopTime }},
+	{"console-log-bytes", "LXCBOOT_CONSOLE_LOG_BYTES", console.DefaultLogBytes, "", func(s *Settings) any { return &s.LogBytes }},
+	{"idmap-base", "LXCBOOT_IDMAP_BASE", instance.DefaultIDBase, "", func(s *Settings) any { return &s.IDBase }},
+	{"max-local-block-devices", "LXCBOOT_MAX_LOCAL_BLOCK_DEVICES", 3, "", func(s *Settings) any { return &s.MaxLocal }},
+}
+
+// choices are the settings that have a few values.
+var choices = map[string][]string{
+	"backend":   {"auto", "local", "openstack"},
+	"transport": {"auto", "kernel", "userspace"},
+}
+
+const (
+	defaultConfig = "/etc/lxcboot/config.yaml"
+	configEnv     = "LXCBOOT_CONFIG"
+
+	// The ids of 60,000 containers, 65,536 each, follow the first one; they hold
+	// none that a user of the host may have, and none is beyond 32 bits.
+	minIDBase = 1 << 16
+	maxIDBase = math.MaxUint32 - 60_000<<16
+)
+
+// bindSettings makes the flags of the settings, and tells viper of them.
+func (a *App) bindSettings(root *cobra.Command) {
+	a.v = viper.New()
+	flags := root.PersistentFlags()
+	flags.String("config", "", "configuration file (default "+defaultConfig+", where it is)")
+	for _, s := range settings {
+		a.v.SetDefault(s.key, s.value)
+		_ = a.v.BindEnv(s.key, s.env)
+		if s.help != "" {
+			flags.String(s.key, fmt.Sprint(s.value), s.help)
+		}
+	}
+	for name, values := range choices {
+		_ = root.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	}
+}
+
+// load reads the settings.
+func (a *App) load(c *cobra.Command) error {
+	path := os.Getenv(configEnv)
+	if f := c.Flag("config"); f != nil && f.Changed {
+		path = f.Value.String()
+	}
+	given := path != ""
+	if !given {
+		path = defaultConfig
+	}
+	a.v.SetConfigFile(path)
+	a.v.SetConfigType("yaml")
+	if err := a.v.ReadInConfig(); err != nil && (given || !errors.Is(err, os.ErrNotExist)) {
+		return usagef("cannot read the configuration %s: %v", path, err)
+	}
+	if err := a.checkKeys(path); err != nil {
+		return err
+	}
+	var s Settings
+	for _, x := range settings {
+		// The flags of this command: several may have one of the same name.
+		if f := c.Flag(x.key); f != nil {
+			_ = a.v.BindPFlag(x.key, f)
+		}
+		// A key with nothing after it is as one that is not there.
+		if v := a.v.Get(x.key); v != nil {
+			if err := assign(x.to(&s), v); err != nil {
+				return usagef("%s (or %s): %v", x.key, x.env, err)
+			}
+		}
+	}
+	var err error
+	if s.Flavors, err = flavor.Parse(a.v.Get("flavors")); err != nil {
+		return usagef("the configuration %s: %v", path, err)
+	}
+	a.settings = s
+	return s.check()
+}
+
+// checkKeys refuses keys in the configuration that there are not: one that is
+// misspelt would be passed over otherwise.
+func (a *App) checkKeys(path string) error {
+	known := []string{"flavors"}
+	for _, s := range settings {
+		known = append(known, s.key)
+	}
+	var unknown []string
+	for _, key := range a.v.AllKeys() {
+		if !slices.Contains(known, key) {
+			unknown = append(unknown, strconv.Quote(key))
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	slices.Sort(unknown)
+	what := "unknown key"
+	if len(unknown) > 1 {
+		what += "s"
+	}
+	return usagef("%s %s in the configuration %s; the keys are %s", what, strings.Join(unknown, ", "), path, strings.Join(known, ", "))
+}
+
+// assign reads a value into where it goes. A number of the configuration and the
+// text of a variable or flag are read alike, and nothing is rounded or cut.
+func assign(to, value any) error {
+	switch value.(type) {
+	case string, bool, int, int64, uint32, uint64, float64:
+	default:
+		return fmt.Errorf("%v is not a single value", value)
+	}
+	text := fmt.Sprint(value)
+	var err error
+	var n int64
+	switch to := to.(type) {
+	case *string:
+		*to = text
+		return nil
+	case *time.Duration:
+		if *to, err = time.ParseDuration(text); err != nil {
+			return fmt.Errorf("%q is not a time, as 90s or 10m", text)
+		}
+		return nil
+	case *int64:
+		*to, err = strconv.ParseInt(text, 10, 64)
+	case *uint32:
+		n, err = strconv.ParseInt(text, 10, 64)
+		if err == nil && (n < 0 || n > math.MaxUint32) {
+			return fmt.Errorf("%s is not between 0 and %d", text, uint32(math.MaxUint32))
+		}
+		*to = uint32(n)
+	case *int:
+		*to, err = strconv.Atoi(text)
+	}
+	if err != nil {
+		return fmt.Errorf("%q is not a whole number", text)
+	}
+	return nil
+}
+
+// check holds the settings to what they can be.
+func (s Settings) check() error {
+	for name, value := range map[string]string{"backend": s.Backend, "transport": s.Transport} {
+		if !slices.Contains(choices[name], value) {
+			return usagef("%s %q is not one of %s", name, value, strings.Join(choices[name], ", "))
+		}
+	}
+	switch {
+	case !strings.HasPrefix(s.StateDir, "/"):
+		return usagef("the state directory %q is not an absolute path", s.StateDir)
+	case !strings.HasPrefix(s.RunDir, "/"):
+		return usagef("the run directory %q is not an absolute path", s.RunDir)
+	case s.Timeout <= 0 || s.StopTime <= 0:
+		return usagef("timeout and stop-timeout must be longer than nothing, as 90s or 10m")
+	case s.LogBytes < 4096:
+		return usagef("console-log-bytes %d is less than 4096", s.LogBytes)
+	case s.IDBase < minIDBase || s.IDBase > maxIDBase:
+		return usagef("idmap-base %d is not between %d and %d", s.IDBase, minIDBase, maxIDBase)
+	}
+	return nil
+}

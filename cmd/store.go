@@ -1,0 +1,239 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/flavor"
+	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/volume/connector"
+	"github.com/lxcboot/lxcboot/pkg/volume/local"
+	"github.com/lxcboot/lxcboot/pkg/volume/openstack"
+)
+
+// Store is what the commands need of a volume store: what the Manager needs, and
+// what images, volumes and snapshots are managed with.
+type Store interface {
+	instance.Volumes
+	ImportImage(ctx context.Context, req volume.ImportImage) (volume.Image, error)
+	DeleteImage(ctx context.Context, id string) error
+	Volumes(ctx context.Context) ([]volume.Volume, error)
+	ExtendVolume(ctx context.Context, id string, sizeGiB int) (volume.Volume, error)
+	Snapshots(ctx context.Context) ([]volume.Snapshot, error)
+	CreateSnapshot(ctx context.Context, name, volumeID string) (volume.Snapshot, error)
+	DeleteSnapshot(ctx context.Context, id string) error
+}
+
+// choose says which store is used, and why.
+func (a *App) choose() (backend, why string) {
+	switch cloud := openstack.Configured(); {
+	case a.settings.Backend != "auto":
+		return a.settings.Backend, "the backend is set to it"
+	case a.settings.Cloud != "":
+		return "openstack", "the cloud " + a.settings.Cloud + " is set"
+	case cloud != "":
+		return "openstack", cloud + " is set"
+	}
+	return "local", "no cloud is configured"
+}
+
+// connectors makes connections into paths on this host.
+func (a *App) connectors() *connector.Host {
+	return connector.New(connector.Options{StateDir: a.settings.StateDir, Transport: a.settings.Transport, Timeout: a.settings.Timeout})
+}
+
+// openStore opens the volume store, once.
+func (a *App) openStore(ctx context.Context) (Store, error) {
+	if a.store != nil {
+		return a.store, nil
+	}
+	backend, _ := a.choose()
+	if backend == "local" {
+		s, err := local.Open(a.settings.StateDir)
+		if err != nil {
+			if errors.Is(err, os.ErrPermission) {
+				return nil, &hintError{err, "run it as root, or choose a directory of your own with --state-dir"}
+			}
+			return nil, err
+		}
+		a.closers = append(a.closers, func() { _ = s.Close() })
+		a.store = s
+		return s, nil
+	}
+	s, err := openstack.Open(ctx, openstack.Options{
+		Cloud: a.settings.Cloud, ServiceCloud: a.settings.Service, Timeout: a.settings.Timeout,
+		Connector: a.connectors().Properties, Inspect: local.Inspect,
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.store = s
+	return s, nil
+}
+
+// openDomains connects to libvirt, once.
+func (a *App) openDomains(ctx context.Context) (*lxc.Host, error) {
+	if a.domains == nil {
+		d, err := lxc.Open(ctx, a.settings.Connect)
+		if err != nil {
+			return nil, err
+		}
+		a.domains = d
+	}
+	return a.domains, nil
+}
+
+// manager is the Manager of the instances. It needs root. libvirt is connected to
+// while the store is opened.
+func (a *App) manager(ctx context.Context) (*instance.Manager, error) {
+	if err := needRoot(); err != nil {
+		return nil, err
+	}
+	connected := make(chan error, 1)
+	go func() {
+		_, err := a.openDomains(ctx)
+		connected <- err
+	}()
+	store, storeErr := a.openStore(ctx)
+	if err := <-connected; err != nil {
+		return nil, err
+	}
+	if storeErr != nil {
+		return nil, storeErr
+	}
+	m, err := a.offlineManager()
+	if err != nil {
+		return nil, err
+	}
+	m.Volumes, m.Domains = store, a.domains
+	return m, nil
+}
+
+// offlineManager is a Manager that knows neither volumes nor libvirt.
+func (a *App) offlineManager() (*instance.Manager, error) {
+	records, err := instance.OpenStore(a.settings.StateDir, a.settings.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	itself, err := a.itself()
+	if err != nil {
+		return nil, err
+	}
+	return &instance.Manager{
+		Store: records, Devices: a.connectors(), Roots: instance.HostRoots{}, Loops: instance.HostLoops{},
+		Consoles: instance.HostConsoles{Store: records, Exe: itself[0], Args: append(itself[1:], "console-serve")},
+		Host:     host, IDBase: a.settings.IDBase, MaxLocal: a.settings.MaxLocal,
+		UndoTimeout: a.settings.Timeout, StopTimeout: a.settings.StopTime, Stopping: hostStopping,
+	}, nil
+}
+
+// itself is this program as others are to start it.
+func (a *App) itself() ([]string, error) {
+	exe, err := os.Executable()
+	return []string{exe, "--state-dir", a.settings.StateDir, "--run-dir", a.settings.RunDir, "--connect", a.settings.Connect}, err
+}
+
+// hostStopping asks systemd, where there is one, whether the host is going down.
+func hostStopping(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	out, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output()
+	return strings.TrimSpace(string(out)) == "stopping"
+}
+
+// flavors are the flavors there are.
+func (a *App) flavors() (flavor.Flavors, error) { return flavor.New(a.settings.Flavors) }
+
+// completer completes arguments with what a function lists. Completion never fails
+// loudly: without names the shell offers none.
+func (a *App) completer(list func(ctx context.Context) ([]string, error), many bool) cobra.CompletionFunc {
+	return func(c *cobra.Command, given []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(given) > 0 && !many || a.load(c) != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		defer a.close()
+		// Whoever typed it waits.
+		ctx, cancel := context.WithTimeout(c.Context(), 5*time.Second)
+		defer cancel()
+		names, err := list(ctx)
+		if err != nil && len(names) == 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func label(name, id string) string {
+	if name != "" {
+		return name
+	}
+	return id
+}
+
+func (a *App) imageNames(ctx context.Context) (names []string, err error) {
+	s, err := a.openStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.Images(ctx)
+	for _, i := range all {
+		names = append(names, label(i.Name, i.ID))
+	}
+	return names, err
+}
+
+func (a *App) volumeNames(ctx context.Context) (names []string, err error) {
+	s, err := a.openStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.Volumes(ctx)
+	for _, v := range all {
+		names = append(names, label(v.Name, v.ID))
+	}
+	return names, err
+}
+
+func (a *App) snapshotNames(ctx context.Context) (names []string, err error) {
+	s, err := a.openStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.Snapshots(ctx)
+	for _, v := range all {
+		names = append(names, label(v.Name, v.ID))
+	}
+	return names, err
+}
+
+func (a *App) flavorNames(context.Context) (names []string, err error) {
+	all, err := a.flavors()
+	for _, f := range all {
+		names = append(names, f.Name)
+	}
+	return names, err
+}
+
+func (a *App) instanceNames(context.Context) (names []string, err error) {
+	s, err := instance.OpenStore(a.settings.StateDir, a.settings.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.List()
+	for _, r := range all {
+		names = append(names, r.Name)
+	}
+	return names, err
+}
