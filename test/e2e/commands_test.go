@@ -1,0 +1,146 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/lxcboot/lxcboot/test/host"
+)
+
+// commands are what scripts can say besides testscript's own commands.
+var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+	// lxcboot ARGS...: as typed. With ! it must fail; use code to say how.
+	"lxcboot": func(ts *testscript.TestScript, neg bool, args []string) {
+		if err := ts.Exec("lxcboot", args...); (err == nil) == neg {
+			ts.Fatalf("lxcboot %s: %v", strings.Join(args, " "), err)
+		}
+	},
+	"code":    code,
+	"poll":    poll,
+	"capture": capture,
+	"held":    held,
+	"smallfs": smallfs,
+	"libvirt": private,
+
+	// nothing: no loop device, mount, domain, process or cgroup of this script.
+	"nothing": func(ts *testscript.TestScript, neg bool, args []string) {
+		left, err := of(ts).left(15 * time.Second)
+		ts.Check(err)
+		if len(left) > 0 {
+			ts.Fatalf("still there:\n%s", strings.Join(left, "\n"))
+		}
+	},
+}
+
+func of(ts *testscript.TestScript) *holder { return ts.Value(holderKey{}).(*holder) }
+
+// code N PROGRAM ARGS...: the program ends with exit code N.
+func code(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		got = exit.ExitCode() // -1: by a signal
+	case err != nil:
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("%s: exit code %d, not %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+// poll PATTERN PROGRAM ARGS...: until the output matches, 30 s at most. What is
+// printed last can be looked at with stdout.
+func poll(ts *testscript.TestScript, neg bool, args []string) {
+	pattern, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	until := time.Now().Add(30 * time.Second)
+	for {
+		err := ts.Exec(args[1], args[2:]...)
+		if err == nil && pattern.MatchString(ts.ReadFile("stdout")) != neg {
+			return
+		}
+		if time.Now().After(until) {
+			ts.Fatalf("%s: the output does not become right (%v)", strings.Join(args[1:], " "), err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// capture VAR PROGRAM ARGS...: what the program prints becomes the variable.
+func capture(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(ts.Exec(args[1], args[2:]...))
+	value := strings.TrimSpace(ts.ReadFile("stdout"))
+	if value == "" {
+		ts.Fatalf("%s prints nothing", strings.Join(args[1:], " "))
+	}
+	ts.Setenv(args[0], value)
+}
+
+// held KIND N: the host holds N things of a kind (loop, mount, domain, process, …)
+// for this script; libvirt and the kernel get 10 s to come to it.
+func held(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	h := of(ts)
+	until := time.Now().Add(10 * time.Second)
+	for {
+		state, err := host.Look(context.Background())
+		ts.Check(err)
+		var lines []string
+		for _, line := range host.Compare(h.base, h.pick(state)) {
+			if strings.HasPrefix(line, "+ "+args[0]+" ") {
+				lines = append(lines, line)
+			}
+		}
+		if len(lines) == want {
+			return
+		}
+		if time.Now().After(until) {
+			ts.Fatalf("%d of kind %s, not %d:\n%s", len(lines), args[0], want, strings.Join(lines, "\n"))
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// smallfs SIZE DIR: a filesystem of its own at DIR, gone at the script's end.
+func smallfs(ts *testscript.TestScript, neg bool, args []string) {
+	h, dir := of(ts), ts.MkAbs(args[1])
+	image := filepath.Join(h.work, filepath.Base(dir)+".fs")
+	ts.Check(os.MkdirAll(dir, 0o700))
+	ts.Check(ts.Exec("truncate", "--size", args[0], image))
+	ts.Check(ts.Exec("mke2fs", "-q", "-t", "ext4", "-m", "0", image))
+	ts.Check(ts.Exec("mount", "-o", "loop", image, dir))
+	h.undo = append(h.undo, func() { exec.Command("umount", dir).Run() })
+	state, err := host.Look(context.Background())
+	ts.Check(err)
+	h.base = append(h.base, slices.DeleteFunc(h.pick(state), func(line string) bool {
+		return !strings.Contains(line, image) && !strings.Contains(line, dir+" ")
+	})...)
+}
+
+// libvirt start|stop DIR: a libvirtd of its own, which the script's lxcboot talks to
+// and which ends with the script.
+func private(ts *testscript.TestScript, neg bool, args []string) {
+	h, dir := of(ts), ts.MkAbs(args[1])
+	ts.Check(ts.Exec("private-libvirtd", args[0], dir))
+	h.connect = "lxc:///?socket=" + dir + "/sock/libvirt-sock"
+	if args[0] == "start" {
+		h.undo = append(h.undo, func() { exec.Command("private-libvirtd", "stop", dir).Run() })
+	}
+}

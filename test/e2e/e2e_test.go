@@ -1,0 +1,223 @@
+//go:build e2e
+
+// Package e2e runs the built binary against this host's libvirt, loop devices and
+// filesystems. docs/testing.md says how to run one script and what the commands
+// in the scripts are.
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/lxcboot/lxcboot/test/host"
+)
+
+// work holds all that the run makes: bin/ with the binaries, and a directory for
+// each script. unique is part of each name that this run gives to a container.
+var work, unique string
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (int, error) {
+	if os.Geteuid() != 0 {
+		return 0, fmt.Errorf("needs root, a libvirtd that answers at lxc:///, and what test/setup/install test installs")
+	}
+	ctx := context.Background()
+	before, err := host.Look(ctx)
+	if err != nil {
+		return 0, err
+	}
+	work, err = os.MkdirTemp("", "lxcboot-e2e-")
+	if err != nil {
+		return 0, err
+	}
+	// A container's root, who is nobody here, has to get through to its mountpoint.
+	if err := os.Chmod(work, 0o711); err != nil {
+		return 0, err
+	}
+	unique = "e2e" + work[len(work)-4:]
+	if err := build(filepath.Join(work, "bin")); err != nil {
+		return 0, err
+	}
+	// Only what a script says itself counts.
+	for _, kv := range os.Environ() {
+		if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "LXCBOOT_") || strings.HasPrefix(name, "OS_") {
+			os.Unsetenv(name)
+		}
+	}
+	os.Setenv("PATH", filepath.Join(work, "bin")+":"+os.Getenv("PATH"))
+
+	code := m.Run()
+
+	mine := func(s host.State) host.State { return s.Of(work+"/", unique, "/run/lxcboot/") }
+	left, err := host.Settle(ctx, mine(before), mine, 20*time.Second)
+	if err != nil {
+		return code, err
+	}
+	if len(left) > 0 {
+		return code, fmt.Errorf("the tests left this behind; %s is kept:\n%s", work, strings.Join(left, "\n"))
+	}
+	if os.Getenv("E2E_KEEP") != "" {
+		fmt.Println("kept:", work)
+		return code, nil
+	}
+	return code, os.RemoveAll(work) // no mount is left in it
+}
+
+// build makes the binaries that scripts find in PATH: lxcboot, and lxcboot-faults,
+// which stops at named points.
+func build(bin string) error {
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		return err
+	}
+	for _, args := range [][]string{
+		{"build", "-buildvcs=false", "-o", filepath.Join(bin, "lxcboot"), "../.."},
+		{"build", "-buildvcs=false", "-tags", "faults", "-o", filepath.Join(bin, "lxcboot-faults"), "../.."},
+	} {
+		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	for _, name := range []string{"busybox-image", "private-libvirtd"} {
+		script, err := filepath.Abs("../setup/" + name)
+		if err != nil {
+			return err
+		}
+		if err := os.Symlink(script, filepath.Join(bin, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestScripts runs testdata/*.txtar, several at a time.
+func TestScripts(t *testing.T) {
+	root := filepath.Join(work, "s")
+	if err := os.Mkdir(root, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		WorkdirRoot:         root,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup:               setup,
+		Cmds:                commands,
+	})
+}
+
+// setup gives a script a state directory and a prefix for names of its own, and
+// sees at its end that it left nothing behind.
+func setup(env *testscript.Env) error {
+	return setupNamed(env, strings.TrimPrefix(filepath.Base(env.WorkDir), "script-"))
+}
+
+func setupNamed(env *testscript.Env, name string) error {
+	h := &holder{work: env.WorkDir, prefix: unique + "-" + name, state: filepath.Join(env.WorkDir, "state"), runDir: filepath.Join(env.WorkDir, "run")}
+	env.Setenv("N", h.prefix)
+	env.Setenv("STATE", h.state)
+	env.Setenv("LXCBOOT_STATE_DIR", h.state)
+	env.Setenv("LXCBOOT_RUN_DIR", h.runDir)
+	if err := os.Chmod(env.WorkDir, 0o711); err != nil {
+		return err
+	}
+	env.Values[holderKey{}] = h
+	t := env.T()
+	env.Defer(func() {
+		if left := h.cleanUp(); len(left) > 0 {
+			t.Fatal("left behind at the end:\n" + strings.Join(left, "\n"))
+		}
+	})
+	return nil
+}
+
+type holderKey struct{}
+
+// A holder is one script's share of the host.
+type holder struct {
+	work, prefix, state, runDir string
+	connect                     string     // its libvirt, when that is not the host's
+	base                        host.State // what the script itself made with smallfs
+	undo                        []func()
+}
+
+func (h *holder) pick(s host.State) host.State { return s.Of(h.work+"/", h.prefix) }
+
+// left is what the script's lxcboot holds on the host.
+func (h *holder) left(limit time.Duration) ([]string, error) {
+	return host.Settle(context.Background(), h.base, h.pick, limit)
+}
+
+// cleanUp deletes the instances that the script left, as a user would, and then
+// says what is left all the same; the last resort makes room for other scripts.
+func (h *holder) cleanUp() []string {
+	var left []string
+	entries, _ := os.ReadDir(filepath.Join(h.state, "instances"))
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		out, err := h.lxcboot("delete", "--force", e.Name())
+		if err != nil {
+			left = append(left, fmt.Sprintf("delete of instance %s: %v: %s", e.Name(), err, out))
+		}
+	}
+	for i := len(h.undo) - 1; i >= 0; i-- {
+		h.undo[i]()
+	}
+	h.base = nil
+	held, err := h.left(15 * time.Second)
+	if err != nil {
+		return append(left, err.Error())
+	}
+	for _, line := range held {
+		left = append(left, line)
+		purge(strings.Fields(line))
+	}
+	return left
+}
+
+func (h *holder) lxcboot(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "lxcboot", args...)
+	cmd.Env = append(os.Environ(), "LXCBOOT_STATE_DIR="+h.state, "LXCBOOT_RUN_DIR="+h.runDir)
+	if h.connect != "" {
+		cmd.Env = append(cmd.Env, "LXCBOOT_CONNECT="+h.connect)
+	}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// purge takes one line of a difference off the host, by force.
+func purge(line []string) {
+	if len(line) < 3 || line[0] != "+" {
+		return
+	}
+	switch kind, what := line[1], line[2]; kind {
+	case "domain":
+		exec.Command("virsh", "-c", "lxc:///", "destroy", what).Run()
+		exec.Command("virsh", "-c", "lxc:///", "undefine", what).Run()
+	case "process":
+		exec.Command("kill", "-KILL", what).Run()
+	case "mount":
+		exec.Command("umount", "--lazy", what).Run()
+	case "loop":
+		exec.Command("losetup", "--detach", "/dev/"+what).Run()
+	}
+}
