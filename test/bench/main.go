@@ -1,0 +1,174 @@
+// Bench measures a boot from an existing volume against the bare line that does
+// the same by hand: losetup, mount, virsh create, umount. Both are measured in
+// turns in the same run, each from the start of the first process to the end of
+// the last, and both containers are of the same definition, with a busybox root on a
+// 1 GiB ext4 volume.
+//
+//	go run ./test/bench [-n 20] [-max 1.10] [-lxcboot bin/lxcboot]
+package main
+
+import (
+	"flag"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+)
+
+var (
+	pairs  = flag.Int("n", 20, "how many times each is measured, after two that do not count")
+	most   = flag.Float64("max", 1.10, "fail when lxcboot's median is more than this times the bare line's")
+	binary = flag.String("lxcboot", "bin/lxcboot", "the program to measure")
+)
+
+func main() {
+	flag.Parse()
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// A contender boots a container and, not measured, removes it again.
+type contender struct {
+	name      string
+	up, down  []string
+	durations []time.Duration
+}
+
+func run() (err error) {
+	dir, err := os.MkdirTemp("", "lxcboot-bench-")
+	if err != nil {
+		return err
+	}
+	image, root := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "root")
+	// Only what was made here: a mount that is left must not be emptied.
+	defer func() {
+		if err == nil {
+			err = os.RemoveAll(dir)
+			return
+		}
+		_ = do([]string{"umount", root})
+	}()
+	path, err := filepath.Abs(*binary)
+	if err != nil {
+		return err
+	}
+	os.Setenv("LXCBOOT_STATE_DIR", filepath.Join(dir, "state"))
+	id := "bench" + dir[len(dir)-4:]
+	owner := fmt.Sprint(instance.DefaultIDBase, ":", instance.DefaultIDBase)
+
+	// The bare line's volume is the same filesystem in a file of the same size.
+	for _, c := range [][]string{
+		{"test/setup/busybox-image", image},
+		{path, "image", "import", image, "--name", "busybox"},
+		{path, "volume", "create", "--image", "busybox", "--size", "1", "bench"},
+		{"truncate", "--size", "1G", image},
+		// The bare line has no idmapped mount: its root belongs to the container's.
+		{"mkdir", root},
+		{"chmod", "711", dir},
+		{"mount", "-o", "loop", image, root},
+		{"chown", "--recursive", owner, root},
+		{"umount", root},
+	} {
+		if err := do(c); err != nil {
+			return err
+		}
+	}
+	desc, err := domain(id+"-bare", root)
+	if err != nil {
+		return err
+	}
+	xml := filepath.Join(dir, "domain.xml")
+	if err := os.WriteFile(xml, []byte(desc), 0o600); err != nil {
+		return err
+	}
+	both := []*contender{
+		{
+			name: "lxcboot boot",
+			up: []string{path, "boot", "--quiet", "--flavor", "m1.tiny", "--nic", "none",
+				"--block-device", "source=volume,id=bench,dest=volume,shutdown=preserve,bootindex=0", id},
+			down: []string{path, "delete", id},
+		},
+		{
+			name: "losetup, mount, virsh create, umount",
+			up: []string{"sh", "-ec", `loop=$(losetup --find --show "$1"); mount "$loop" "$2"; virsh -q -c lxc:/// create "$3"; umount "$2"`,
+				"sh", image, root, xml},
+			down: []string{"sh", "-ec", `virsh -q -c lxc:/// destroy "$1"; losetup --detach $(losetup --noheadings --output NAME --associated "$2")`,
+				"sh", id + "-bare", image},
+		},
+	}
+	defer func() {
+		if err != nil { // whichever of them is up
+			for _, c := range both {
+				_ = do(c.down)
+			}
+		}
+	}()
+	const warm = 2
+	for i := range *pairs + warm {
+		order := slices.Clone(both)
+		if i%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, c := range order {
+			start := time.Now()
+			if err := do(c.up); err != nil {
+				return err
+			}
+			took := time.Since(start)
+			if err := do(c.down); err != nil {
+				return err
+			}
+			if i >= warm {
+				c.durations = append(c.durations, took)
+			}
+		}
+	}
+	return report(both[0], both[1])
+}
+
+func report(ours, bare *contender) error {
+	for _, c := range []*contender{ours, bare} {
+		slices.Sort(c.durations)
+		n := len(c.durations)
+		fmt.Printf("%-38s median %4d ms   quartiles %d to %d ms   %d runs\n", c.name,
+			median(c.durations).Milliseconds(), c.durations[n/4].Milliseconds(), c.durations[n*3/4].Milliseconds(), n)
+	}
+	ratio := float64(median(ours.durations)) / float64(median(bare.durations))
+	fmt.Printf("%-38s %.2f\n", "ratio of the medians", math.Round(ratio*100)/100)
+	if ratio > *most {
+		return fmt.Errorf("a boot takes %.2f times what the bare line takes; at most %.2f was wanted", ratio, *most)
+	}
+	return nil
+}
+
+func median(d []time.Duration) time.Duration {
+	n := len(d)
+	return (d[(n-1)/2] + d[n/2]) / 2
+}
+
+func do(command []string) error {
+	if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", strings.Join(command, " "), err, out)
+	}
+	return nil
+}
+
+// domain is the one that lxcboot defines, of the same features, with the root mounted
+// as the bare line does it.
+func domain(name, root string) (string, error) {
+	return lxc.Config{
+		UUID: uuid.NewString(), Name: name, Hostname: name, MemoryMiB: 512, VCPUs: 1, Init: "/sbin/init", Root: root,
+		IDMap: &lxc.IDMap{HostID: instance.DefaultIDBase, Count: 65_536},
+	}.XML()
+}
