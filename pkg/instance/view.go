@@ -96,6 +96,8 @@ func status(rec Record, info lxc.Info, busy bool) (status, note string) {
 			note = "its boot was interrupted"
 		}
 		return StatusError, note + "; delete it"
+	case info.State == lxc.Running && info.InitPID == 0 && !busy:
+		return StatusActive, join(note, "its init has ended, which libvirt did not notice: stop it, or delete it")
 	case info.State == lxc.Running:
 		return StatusActive, note
 	case info.State == lxc.Paused:

@@ -156,8 +156,8 @@ func (c Config) XML() (string, error) {
 	for _, disk := range c.Disks {
 		d.Devices.Disks = append(d.Devices.Disks, disk.device())
 	}
-	for _, nic := range c.Interfaces {
-		d.Devices.Interfaces = append(d.Devices.Interfaces, nic.device())
+	for i, nic := range c.Interfaces {
+		d.Devices.Interfaces = append(d.Devices.Interfaces, nic.device(hostInterface(c.UUID, i)))
 	}
 	return d.Marshal()
 }
@@ -208,8 +208,8 @@ func (k Disk) device() libvirtxml.DomainDisk {
 	return d
 }
 
-func (n Interface) device() libvirtxml.DomainInterface {
-	d := libvirtxml.DomainInterface{Source: &libvirtxml.DomainInterfaceSource{}}
+func (n Interface) device(host string) libvirtxml.DomainInterface {
+	d := libvirtxml.DomainInterface{Source: &libvirtxml.DomainInterfaceSource{}, Target: &libvirtxml.DomainInterfaceTarget{Dev: host}}
 	if n.Bridge != "" {
 		d.Source.Bridge = &libvirtxml.DomainInterfaceSourceBridge{Bridge: n.Bridge}
 	} else {

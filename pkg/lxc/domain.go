@@ -28,6 +28,12 @@ const (
 // execLimit is how long a container may take from libvirt's word to its own init.
 const execLimit = 20 * time.Second
 
+// noticeLimit is how long libvirt's controller may take to notice that the init has
+// ended. The init is there before libvirt says that the container runs; one that ends
+// before the controller listens for that (libvirt 9.0 at least) is never noticed, and
+// the container would count as running for ever.
+const noticeLimit = 2 * time.Second
+
 // killAfter is when the init gets SIGKILL from us: libvirt's own way of destroying
 // a container gives it SIGTERM first, and more than a second.
 const killAfter = 50 * time.Millisecond
@@ -229,7 +235,7 @@ func (h *Host) Start(ctx context.Context, id string) (Info, error) {
 				}
 				fallthrough
 			default:
-				return startError(id, lv.Message)
+				return errors.Join(startError(id, lv.Message), removeInterfaces(id))
 			}
 		}
 		info = Info{State: Running, Reason: "booted", Persistent: true}
@@ -245,10 +251,16 @@ func (h *Host) Start(ctx context.Context, id string) (Info, error) {
 func (h *Host) WaitInit(ctx context.Context, info Info, hostname string) (Info, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, execLimit, &StartError{ID: info.ID, Reason: fmt.Sprintf("its init did not come up within %s", execLimit)})
 	defer cancel()
+	unseen := time.Now()
 	for {
 		p, err := findInit(info.PID)
 		if err != nil {
 			now, err := h.State(ctx, info.ID)
+			if err == nil && now.Active() && time.Since(unseen) > noticeLimit {
+				if err = h.Destroy(ctx, info.ID); err == nil {
+					now, err = h.State(ctx, info.ID)
+				}
+			}
 			if err != nil {
 				return info, err
 			}
@@ -342,14 +354,15 @@ func (h *Host) Autostart(ctx context.Context, id string) (on bool, err error) {
 	return on, err
 }
 
-// Destroy kills a container and returns when its processes and cgroups are gone,
-// so that what they held is free. One that is not running or not known is done.
+// Destroy kills a container and returns when its processes, cgroups and network
+// interfaces are gone, so that what they held is free. One that is not running or not
+// known is done.
 func (h *Host) Destroy(ctx context.Context, id string) error {
 	limited, cancel := context.WithTimeoutCause(ctx, goneLimit, fmt.Errorf("container %s: its processes are still there after %s: one of them waits for a device or filesystem that does not answer", id, goneLimit))
 	defer cancel()
 	info, err := h.State(limited, id)
 	if errors.Is(err, ErrNotFound) || err == nil && !info.Active() {
-		return nil
+		return removeInterfaces(id)
 	}
 	if err != nil {
 		return err
@@ -380,7 +393,10 @@ func (h *Host) Destroy(ctx context.Context, id string) error {
 		}
 	}
 	fault.Point("lxc/destroy/destroyed")
-	return remains.wait(limited)
+	if err := remains.wait(limited); err != nil {
+		return err
+	}
+	return removeInterfaces(id)
 }
 
 // WaitState waits until the container is in a state, and gives it. A container

@@ -142,6 +142,9 @@ func TestStartFails(t *testing.T) {
 			if err != nil || info.State != Shutoff {
 				t.Errorf("afterwards: %+v, %v", info, err)
 			}
+			if left, err := filepath.Glob("/sys/class/net/" + hostInterfaces(cfg.UUID) + "*"); len(left) > 0 || err != nil {
+				t.Errorf("left on the host: %q, %v", left, err)
+			}
 		})
 	}
 }
