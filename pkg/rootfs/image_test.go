@@ -29,12 +29,19 @@ func run(t testing.TB, name string, args ...string) string {
 
 func runIn(t testing.TB, stdin, name string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	cmd.Stdin = strings.NewReader(stdin)
+	var out []byte
 	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	var err error
+	for range formatTries {
+		cmd := exec.Command(name, args...)
+		cmd.Env = append(os.Environ(), "LC_ALL=C")
+		cmd.Stdin = strings.NewReader(stdin)
+		stderr.Reset()
+		cmd.Stderr = &stderr
+		if out, err = cmd.Output(); err == nil || !strings.Contains(stderr.String(), mkfsBtrfsRace) {
+			break
+		}
+	}
 	if err != nil {
 		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, stderr.String())
 	}

@@ -38,11 +38,23 @@ func Format(ctx context.Context, device, fstype string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, formatLimit)
 	defer cancel()
-	if out, _, err := tool(ctx, "mkfs."+fstype, append(slices.Clone(args), device)...); err != nil {
-		return fmt.Errorf("cannot make a filesystem of type %s on %s: %w%s", fstype, device, err, out)
+	for try := 1; ; try++ {
+		out, _, err := tool(ctx, "mkfs."+fstype, append(slices.Clone(args), device)...)
+		switch {
+		case err == nil:
+			return nil
+		case try == formatTries || !strings.Contains(out, mkfsBtrfsRace):
+			return fmt.Errorf("cannot make a filesystem of type %s on %s: %w%s", fstype, device, err, out)
+		}
 	}
-	return nil
 }
+
+// mkfs.btrfs looks at every mounted loop device on the host, and gives up with this
+// when one of them, of whomever, goes away meanwhile.
+const (
+	mkfsBtrfsRace = "cannot check mount status"
+	formatTries   = 5
+)
 
 // checks are the read-only checks of each type. unsquashfs has none: it walks the
 // directories.
