@@ -20,12 +20,7 @@ import (
 // TestBoot boots containers from Cinder volumes on each back end, from a disk that
 // is one filesystem and from one with partitions, with the built binary.
 func TestBoot(t *testing.T) {
-	binary := filepath.Join(t.TempDir(), "lxcboot")
-	build := exec.Command("go", "build", "-o", binary, ".")
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	binary := build(t, "")
 	for _, backend := range backends {
 		for _, disk := range []string{"unpartitioned", "partitioned"} {
 			t.Run(backend+"/"+disk, func(t *testing.T) { boot(t, binary, backend, disk == "partitioned") })
@@ -33,17 +28,49 @@ func TestBoot(t *testing.T) {
 	}
 }
 
-// cli runs lxcboot on a state directory of its own.
+// build builds lxcboot.
+func build(t *testing.T, tags string) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "lxcboot")
+	cmd := exec.Command("go", "build", "-tags", tags, "-o", binary, ".")
+	cmd.Dir = "../.."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// cli runs lxcboot on a state directory of its own, as on a host of its own.
 type cli struct {
 	*testing.T
 	binary, state string
+	host          string          // its name; empty: this host's
 	ids           map[string]bool // of the instances
+}
+
+func newCLI(t *testing.T, binary string) *cli {
+	return &cli{T: t, binary: binary, state: t.TempDir(), ids: map[string]bool{}}
+}
+
+func (c *cli) hostname() string {
+	if c.host != "" {
+		return c.host
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		c.Fatal(err)
+	}
+	return name
 }
 
 func (c *cli) run(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, c.binary, append([]string{"--state-dir", c.state, "--backend", "openstack"}, args...)...)
+	argv := append([]string{c.binary, "--state-dir", c.state, "--backend", "openstack"}, args...)
+	if c.host != "" {
+		argv = append([]string{"unshare", "--uts", "sh", "-c", `hostname "$0" && exec "$@"`, c.host}, argv...)
+	}
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	start := time.Now()
@@ -84,12 +111,15 @@ func (c *cli) eventually(what string, seen func() bool) {
 func boot(t *testing.T, binary, backend string, partitioned bool) {
 	s := open(t, nil)
 	ctx := context.Background()
-	c := &cli{t, binary, t.TempDir(), map[string]bool{}}
+	c := newCLI(t, binary)
+	elsewhere := newCLI(t, binary)
+	elsewhere.host = "lxcboot-other-host"
 	image, one, two := name(), name(), name()
 	t.Cleanup(func() {
 		// What a failed test leaves must not trouble the next.
 		for _, n := range []string{one, two} {
 			c.run("delete", n)
+			elsewhere.run("delete", n)
 		}
 		if img, err := s.Image(ctx, image); err == nil {
 			s.DeleteImage(ctx, img.ID)
@@ -141,21 +171,25 @@ func boot(t *testing.T, binary, backend string, partitioned bool) {
 		t.Error(err)
 	}
 
-	c.must("boot", "--flavor", "m1.tiny", "--block-device", "source=volume,id="+v.ID+",dest=volume,size=1,bootindex=0,shutdown=remove", two)
-	if out := c.must("exec", two, "--", "/bin/cat", "/root/note"); strings.TrimSpace(out) != "kept" {
+	// From the volume, on a host of another name.
+	elsewhere.must("boot", "--flavor", "m1.tiny", "--block-device", "source=volume,id="+v.ID+",dest=volume,size=1,bootindex=0,shutdown=remove", two)
+	if again := elsewhere.holding(s, two); again.ID != v.ID {
+		t.Errorf("it holds %+v", again)
+	}
+	if out := elsewhere.must("exec", two, "--", "/bin/cat", "/root/note"); strings.TrimSpace(out) != "kept" {
 		t.Errorf("from the volume: %q", out)
 	}
-	c.must("delete", two)
+	elsewhere.must("delete", two)
 	if _, err := s.Volume(ctx, v.ID); err == nil {
 		t.Errorf("volume %s is still there", v.ID)
 	}
-	c.clean()
+	elsewhere.clean()
 	c.must("image", "delete", image)
 }
 
 // holding finds the volume that an instance holds, and checks what Cinder says.
 func (c *cli) holding(s interface {
-	VolumesOf(context.Context, string) ([]volume.Volume, error)
+	Volume(context.Context, string) (volume.Volume, error)
 }, instance string) volume.Volume {
 	c.Helper()
 	var shown map[string]any
@@ -165,13 +199,15 @@ func (c *cli) holding(s interface {
 	}
 	id, _ := shown["id"].(string)
 	c.ids[id] = true
-	all, err := s.VolumesOf(context.Background(), id)
-	if err != nil || len(all) != 1 {
-		c.Fatalf("volumes of instance %q: %+v, %v", id, all, err)
+	volumes, _ := shown["volumes_attached"].([]any)
+	if len(volumes) == 0 {
+		c.Fatalf("instance %q has no volume: %s", instance, out)
 	}
-	v := all[0]
-	hostname, _ := os.Hostname()
-	if v.Status != "in-use" || len(v.Attachments) != 1 || v.Attachments[0].InstanceID != id || v.Attachments[0].Host != hostname {
+	v, err := s.Volume(context.Background(), fmt.Sprint(volumes[0]))
+	if err != nil {
+		c.Fatal(err)
+	}
+	if v.Status != "in-use" || len(v.Attachments) != 1 || v.Attachments[0].InstanceID != id || v.Attachments[0].Host != c.hostname() {
 		c.Errorf("the volume of a running instance: %+v", v)
 	}
 	return v
