@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,49 +25,197 @@ import (
 
 // An operation is a command that is killed and interrupted at each point that it
 // reaches. What it needs is done before each run; what is compared is the state
-// before that.
+// before that. The word NAME stands for the world's instance.
 type operation struct {
 	name   string
 	before [][]string
 	args   []string
+	// after deletes all that before and the operation may have made.
+	after [][]string
 	// undone says that an interrupt is answered by undoing: with exit code 130 all
-	// is as it was, without a delete.
+	// is as it was when the operation began.
 	undone bool
+	// store says that it needs no container.
+	store bool
+	// quick is how many of its points a quick run takes; 0: all.
+	quick int
 }
 
 var (
 	bootArgs = []string{"boot", "--flavor", "m1.tiny", "--nic", "none",
-		"--block-device", "source=image,id=busybox,dest=volume,size=1,shutdown=remove,bootindex=0",
+		"--block-device", rootSpec,
 		"--block-device", "source=volume,id=data,dest=volume,shutdown=preserve",
 		"--block-device", "source=blank,dest=volume,size=1,shutdown=remove", "NAME"}
+	// smallArgs boot from one volume, for what comes after.
+	smallArgs    = []string{"boot", "--flavor", "m1.tiny", "--nic", "none", "--block-device", rootSpec, "NAME"}
+	deleteName   = []string{"delete", "NAME"}
+	deleteMade   = []string{"volume", "delete", "made"}
+	importQcow2  = []string{"image", "import", "QCOW2", "--name", "imported"}
+	deleteImport = []string{"image", "delete", "imported"}
+
 	operations = []operation{
-		{name: "boot", args: bootArgs, undone: true},
-		{name: "delete", before: [][]string{bootArgs}, args: []string{"delete", "NAME"}},
-		{name: "stop", before: [][]string{bootArgs}, args: []string{"stop", "NAME"}},
-		{name: "start", before: [][]string{bootArgs, {"stop", "NAME"}}, args: []string{"start", "NAME"}},
+		{name: "boot", args: bootArgs, after: [][]string{deleteName}, undone: true},
+		{name: "delete", before: [][]string{bootArgs}, args: deleteName, after: [][]string{deleteName}},
+		{name: "stop", before: [][]string{bootArgs}, args: []string{"stop", "NAME"}, after: [][]string{deleteName}},
+		{name: "start", before: [][]string{bootArgs, {"stop", "--force", "NAME"}}, args: []string{"start", "NAME"}, after: [][]string{deleteName}, undone: true},
+		// stop and start in one.
+		{name: "reboot", before: [][]string{bootArgs}, args: []string{"reboot", "NAME"}, after: [][]string{deleteName}, quick: 8},
+		{name: "attach", before: [][]string{smallArgs}, args: []string{"volume", "attach", "NAME", "data"}, after: [][]string{deleteName}, undone: true},
+		{name: "detach", before: [][]string{smallArgs, {"volume", "attach", "NAME", "data"}}, args: []string{"volume", "detach", "NAME", "data"}, after: [][]string{deleteName}},
+		{name: "rename", before: [][]string{smallArgs, {"stop", "--force", "NAME"}}, args: []string{"rename", "NAME", "NAME-b"}, after: [][]string{deleteName, {"delete", "NAME-b"}}},
+		{name: "import-raw", store: true, args: []string{"image", "import", "IMAGE", "--name", "imported"}, after: [][]string{deleteImport}, undone: true},
+		{name: "import-qcow2", store: true, args: importQcow2, after: [][]string{deleteImport}, undone: true},
+		{name: "image-delete", store: true, before: [][]string{importQcow2}, args: deleteImport, after: [][]string{deleteImport}},
+		{name: "volume-blank", store: true, args: []string{"volume", "create", "--size", "1", "made"}, after: [][]string{deleteMade}, undone: true},
+		{name: "volume-image", store: true, args: []string{"volume", "create", "--image", "busybox", "--size", "1", "made"}, after: [][]string{deleteMade}, undone: true},
+		{name: "volume-qcow2", store: true, before: [][]string{importQcow2}, args: []string{"volume", "create", "--image", "imported", "--size", "1", "made"}, after: [][]string{deleteMade, deleteImport}, undone: true},
+		{name: "volume-snapshot", store: true, before: [][]string{{"snapshot", "create", "--volume", "data", "snap"}}, args: []string{"volume", "create", "--snapshot", "snap", "made"}, after: [][]string{deleteMade, {"snapshot", "delete", "snap"}}, undone: true},
+		{name: "volume-copy", store: true, args: []string{"volume", "create", "--source", "data", "made"}, after: [][]string{deleteMade}, undone: true},
+		{name: "volume-extend", store: true, before: [][]string{{"volume", "create", "--size", "1", "made"}}, args: []string{"volume", "extend", "made", "--size", "2"}, after: [][]string{deleteMade}, undone: true},
+		{name: "volume-delete", store: true, before: [][]string{{"volume", "create", "--size", "1", "made"}}, args: deleteMade, after: [][]string{deleteMade}},
+		{name: "snapshot", store: true, args: []string{"snapshot", "create", "--volume", "data", "snap"}, after: [][]string{{"snapshot", "delete", "snap"}}, undone: true},
+		{name: "snapshot-delete", store: true, before: [][]string{{"snapshot", "create", "--volume", "data", "snap"}}, args: []string{"snapshot", "delete", "snap"}, after: [][]string{{"snapshot", "delete", "snap"}}},
 	}
 )
 
-// hidden are the store's directories while an object is made or deleted, and an
-// instance's before it has a record and after it had one.
-var hidden = regexp.MustCompile(`^\+ /((images|volumes|snapshots)/\.(new|old)-|instances/[0-9a-f-]{36}(/(lock|console\.log))? )`)
+// hidden are the store's directories while an object is made or deleted, a record that
+// was not put in its place, and an instance's directory before it has a record and after
+// it had one.
+var hidden = regexp.MustCompile(`^\+ /((images|volumes|snapshots)/(\.(new|old)-|[0-9a-f-]{36}/\.meta\.json)|instances/[0-9a-f-]{36}(/(lock|console\.log))? )`)
+
+// everywhere lets each operation run to each of its points; in a quick run to as many
+// as the operation says, or to one in oneIn and at least two.
+func everywhere(t *testing.T, prefix, what string, oneIn int, do func(w *world, op operation, point string)) {
+	t.Parallel()
+	count := newTally(t, what)
+	all := func(t *testing.T, w *world, op operation) {
+		w.t = t
+		points, quick := w.points(op), op.quick
+		if oneIn > 1 {
+			quick = max(2, len(points)/oneIn)
+		}
+		for _, point := range share(points, quick) {
+			t.Run(point, func(t *testing.T) {
+				w.t = t
+				count.fault()
+				do(w, op, point)
+			})
+		}
+		if op.store {
+			w.t = t
+			w.host()
+		}
+	}
+	for _, op := range operations {
+		if !op.store {
+			t.Run(op.name, func(t *testing.T) {
+				t.Parallel()
+				all(t, newWorld(t, prefix+"-"+op.name, count), op)
+			})
+		}
+	}
+	t.Run("store", func(t *testing.T) {
+		t.Parallel()
+		w := newStoreWorld(t, prefix+"-objects", count)
+		for _, op := range operations {
+			if op.store {
+				t.Run(op.name, func(t *testing.T) { all(t, w, op) })
+			}
+		}
+	})
+}
 
 // TestKillAnywhere kills lxcboot with SIGKILL at every point between two effects,
-// then deletes the instance: host and store are exactly as before the boot.
-// What an object of the store that was half made leaves is removed by repair.
+// then deletes what was worked on: host and store are exactly as before. What an
+// object of the store that was half made leaves is removed by repair.
 func TestKillAnywhere(t *testing.T) {
-	for _, op := range operations {
-		t.Run(op.name, func(t *testing.T) {
+	everywhere(t, "kill", "kills, each followed by delete", 1, func(w *world, op operation, point string) {
+		w.setUp(op)
+		w.kill(point, op.args...)
+		w.tidy(op)
+		w.asBefore()
+	})
+}
+
+// TestInterruptAnywhere sends SIGINT at every point. What is interrupted and says so
+// has undone everything by itself, where that is promised; what was too far on to be
+// interrupted is whole.
+func TestInterruptAnywhere(t *testing.T) {
+	everywhere(t, "int", "interrupts", 1, func(w *world, op operation, point string) {
+		w.setUp(op)
+		was := w.view(op)
+		switch code, out := w.faulty(point+"=int", op.args...); {
+		case code == 130 && op.undone:
+			if now := w.view(op); now != was {
+				w.t.Errorf("interrupted, and not undone:\n%s\nbefore it was\n%s", now, was)
+			}
+		case code != 130 && code != 0:
+			w.t.Errorf("exit code %d\n%s", code, out)
+		}
+		w.tidy(op)
+		w.asBefore()
+	})
+}
+
+// TestRepairAnywhere kills at every point, and lets repair mend it: it says what it
+// does, does it once, and what is there after it works.
+func TestRepairAnywhere(t *testing.T) {
+	everywhere(t, "repair", "kills, each followed by repair", 8, func(w *world, op operation, point string) {
+		w.setUp(op)
+		w.kill(point, op.args...)
+		was := w.names()
+		code, out := w.run("repair")
+		refused := code == 4 && strings.Contains(out, "its container runs")
+		switch {
+		case refused && op.name == "boot":
+		case code != 0:
+			w.t.Errorf("repair: exit code %d\n%s", code, out)
+		case out == "" && !slices.Equal(was, w.names()):
+			w.t.Errorf("repair changed this and said nothing:\n%s", strings.Join(host.Compare(was, w.names()), "\n"))
+		default:
+			if code, out := w.run("repair"); code != 0 || out != "" {
+				w.t.Errorf("repair a second time: exit code %d\n%s", code, out)
+			}
+			w.works()
+		}
+		w.tidy(op)
+		w.asBefore()
+	})
+}
+
+// TestKillTwice kills boot at a point, and then the delete that cleans up after it at
+// each of its own points. A quick run takes a few points of boot, and each point of
+// delete once, after the one of those that had the fewest so far.
+func TestKillTwice(t *testing.T) {
+	t.Parallel()
+	count := newTally(t, "kills of boot, each with a second one of delete")
+	lanes := 1
+	if torture > 0 {
+		lanes = 2
+	}
+	op := operations[0]
+	for lane := range lanes {
+		t.Run(fmt.Sprint(lane), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, "kill-"+op.name)
-			for _, point := range w.points(op) {
-				t.Run(point, func(t *testing.T) {
+			w := newWorld(t, fmt.Sprint("twice-", lane), count)
+			var firsts []string
+			for i, point := range share(w.points(op), 10) {
+				if i%lanes == lane {
+					firsts = append(firsts, point)
+				}
+			}
+			for _, pair := range w.pairs(op, firsts) {
+				t.Run(pair[0]+" and "+pair[1], func(t *testing.T) {
 					w.t = t
-					w.setUp(op)
-					if code, out := w.faulty(point+"=kill", op.args...); code != -int(syscall.SIGKILL) {
-						t.Errorf("not killed at %s: exit code %d\n%s", point, code, out)
+					w.kill(pair[0], op.args...)
+					switch code, out := w.faulty(pair[1]+"=kill", deleteName...); code {
+					case -int(syscall.SIGKILL):
+						count.fault()
+					case 0: // Volumes are filled beside the boot: it had not come as far this time.
+					default:
+						t.Errorf("the delete that is to be killed at %s ends with exit code %d\n%s", pair[1], code, out)
 					}
-					w.delete()
+					w.tidy(op)
 					w.asBefore()
 				})
 			}
@@ -74,34 +223,33 @@ func TestKillAnywhere(t *testing.T) {
 	}
 }
 
-// TestInterruptAnywhere sends SIGINT at every point. A boot that is interrupted
-// undoes everything itself; one that was too far on to be interrupted is whole.
-func TestInterruptAnywhere(t *testing.T) {
-	for _, op := range operations {
-		t.Run(op.name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, "int-"+op.name)
-			for _, point := range w.points(op) {
-				t.Run(point, func(t *testing.T) {
-					w.t = t
-					w.setUp(op)
-					code, out := w.faulty(point+"=int", op.args...)
-					switch {
-					case code == 130 && op.undone:
-						if code, _ := w.run("show", w.name); code != 3 {
-							t.Errorf("interrupted, and the instance is still there: %s", out)
-						}
-					case code == 130 || code == 0:
-						w.delete()
-					default:
-						t.Errorf("exit code %d\n%s", code, out)
-						w.delete()
-					}
-					w.asBefore()
-				})
+// pairs are the points of a boot with those that the delete after it reaches.
+func (w *world) pairs(op operation, firsts []string) (pairs [][2]string) {
+	used := map[string]int{}
+	reach := map[string][]string{} // the points of boot from which delete reaches a point
+	var seconds []string
+	for _, first := range firsts {
+		w.kill(first, op.args...)
+		for _, second := range w.logged(deleteName...) {
+			if reach[second] == nil {
+				seconds = append(seconds, second)
 			}
-		})
+			reach[second] = append(reach[second], first)
+			if torture > 0 {
+				pairs = append(pairs, [2]string{first, second})
+			}
+		}
+		w.asBefore()
 	}
+	if torture > 0 {
+		return share(pairs, len(seconds))
+	}
+	for _, second := range seconds {
+		first := slices.MinFunc(reach[second], func(a, b string) int { return used[a] - used[b] })
+		used[first]++
+		pairs = append(pairs, [2]string{first, second})
+	}
+	return pairs
 }
 
 // A world is a state directory with an image and a volume in it.
@@ -110,36 +258,83 @@ type world struct {
 	t      *testing.T
 	name   string
 	before []string // the files of the state directory
+	count  *tally
+	again  func() // brings back what cleanUp ends
+	store  bool   // no container runs in it: the host is compared after each operation only
 }
 
-func newWorld(t *testing.T, name string) *world {
+// newStoreWorld is a world in which no container was ever started.
+func newStoreWorld(t *testing.T, name string, count *tally) *world {
+	return newWorldWith(t, name, count, func(w *world) {
+		w.must("repair")
+		w.store = true
+	})
+}
+
+// newWorld is a world with the lock files and directories that the first boot makes
+// and that stay.
+func newWorld(t *testing.T, name string, count *tally) *world {
+	return newWorldWith(t, name, count, func(w *world) {
+		w.must(smallArgs...)
+		w.must("delete", "NAME")
+	})
+}
+
+func newWorldWith(t *testing.T, name string, count *tally, begin func(*world)) *world {
 	dir := filepath.Join(work, name)
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
 	w := &world{
 		holder: &holder{work: dir, prefix: unique + "-" + name, state: filepath.Join(dir, "state"), runDir: filepath.Join(dir, "run")},
-		t:      t, name: unique + "-" + name,
+		t:      t, name: unique + "-" + name, count: count,
 	}
 	t.Cleanup(func() {
 		for _, line := range w.cleanUp() {
 			t.Errorf("left behind: %s", line)
 		}
 	})
-	image := filepath.Join(dir, "disk.raw")
-	if out, err := exec.Command("busybox-image", image).CombinedOutput(); err != nil {
-		t.Fatalf("busybox-image: %v\n%s", err, out)
-	}
-	w.must("image", "import", image, "--name", "busybox")
+	w.must("image", "import", "IMAGE", "--name", "busybox")
 	w.must("volume", "create", "--size", "1", "data")
-	// The first boot makes lock files and directories that stay.
-	w.must(bootArgs...)
-	w.must("delete", "NAME")
+	begin(w)
 	w.before = w.files()
 	return w
 }
 
-// run runs lxcboot; the name NAME stands for the world's instance.
+// images makes the image of all worlds, as IMAGE and as QCOW2.
+var images = sync.OnceValues(func() (dir string, err error) {
+	dir = filepath.Join(work, "images")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return dir, err
+	}
+	out, err := exec.Command("sh", "-c", `busybox-image "$1/disk.raw" && qemu-img convert -O qcow2 "$1/disk.raw" "$1/disk.qcow2"`, "sh", dir).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w\n%s", err, out)
+	}
+	return dir, err
+})
+
+// words puts the world's own names for those of an operation.
+func (w *world) words(args []string) []string {
+	dir, err := images()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	args = slices.Clone(args)
+	for i, a := range args {
+		switch {
+		case a == "IMAGE":
+			args[i] = filepath.Join(dir, "disk.raw")
+		case a == "QCOW2":
+			args[i] = filepath.Join(dir, "disk.qcow2")
+		case strings.HasPrefix(a, "NAME"):
+			args[i] = w.name + strings.TrimPrefix(a, "NAME")
+		}
+	}
+	return args
+}
+
+// run runs lxcboot.
 func (w *world) run(args ...string) (int, string) {
 	return w.command("lxcboot", nil, args...)
 }
@@ -149,36 +344,64 @@ func (w *world) faulty(fault string, args ...string) (int, string) {
 	return w.command("lxcboot-faults", []string{"LXCBOOT_FAULT=" + fault}, args...)
 }
 
+// kill runs lxcboot until it is killed at the point.
+func (w *world) kill(point string, args ...string) {
+	w.t.Helper()
+	if code, out := w.faulty(point+"=kill", args...); code != -int(syscall.SIGKILL) {
+		w.t.Errorf("%s is not killed at %s: exit code %d\n%s", args[0], point, code, out)
+	}
+}
+
+// commandLimit is how long a command may take before it counts as hanging.
+const commandLimit = 2 * time.Minute
+
 // command returns the exit code, or the signal's negative number.
 func (w *world) command(program string, env []string, args ...string) (int, string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
 	defer cancel()
-	args = slices.Clone(args)
-	for i := range args {
-		if args[i] == "NAME" {
-			args[i] = w.name
-		}
-	}
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = append(append(os.Environ(), "LXCBOOT_STATE_DIR="+w.state, "LXCBOOT_RUN_DIR="+w.runDir), env...)
+	cmd := exec.CommandContext(ctx, program, w.words(args)...)
+	cmd.Env = append(w.env(), env...)
 	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		w.t.Fatalf("%s %s hangs: it has not ended after %v\n%s", program, strings.Join(args, " "), commandLimit, out)
+	}
+	code, err := exitCode(err)
+	if err != nil {
+		w.t.Fatalf("%s %s: %v", program, strings.Join(args, " "), err)
+	}
+	return code, string(out)
+}
+
+func (w *world) env() []string {
+	env := append(os.Environ(), "LXCBOOT_STATE_DIR="+w.state, "LXCBOOT_RUN_DIR="+w.runDir)
+	if w.connect != "" {
+		env = append(env, "LXCBOOT_CONNECT="+w.connect)
+	}
+	return env
+}
+
+// exitCode is what a program ended with: its code, or the signal's negative number.
+func exitCode(err error) (int, error) {
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
-		return 0, string(out)
+		return 0, nil
 	case !errors.As(err, &exit):
-		w.t.Fatalf("%s %s: %v", program, strings.Join(args, " "), err)
+		return 0, err
 	case exit.Sys().(syscall.WaitStatus).Signaled():
-		return -int(exit.Sys().(syscall.WaitStatus).Signal()), string(out)
+		return -int(exit.Sys().(syscall.WaitStatus).Signal()), nil
 	}
-	return exit.ExitCode(), string(out)
+	return exit.ExitCode(), nil
 }
 
-func (w *world) must(args ...string) {
+func (w *world) must(args ...string) string {
 	w.t.Helper()
-	if code, out := w.run(args...); code != 0 {
+	code, out := w.run(args...)
+	if code != 0 {
 		w.t.Fatalf("lxcboot %s: exit code %d\n%s", strings.Join(args, " "), code, out)
 	}
+	return out
 }
 
 func (w *world) setUp(op operation) {
@@ -188,60 +411,140 @@ func (w *world) setUp(op operation) {
 	}
 }
 
+// reached are the points of each operation, once they are known.
+var reached sync.Map
+
 // points are those that the operation reaches when nothing stops it.
 func (w *world) points(op operation) []string {
+	if points, ok := reached.Load(op.name); ok {
+		return points.([]string)
+	}
 	w.setUp(op)
-	log := filepath.Join(w.work, "points")
-	if code, out := w.command("lxcboot-faults", []string{"LXCBOOT_FAULT_LOG=" + log}, op.args...); code != 0 {
-		w.t.Fatalf("%s fails without a fault: exit code %d\n%s", op.name, code, out)
-	}
-	w.delete()
+	points := w.logged(op.args...)
+	w.tidy(op)
 	w.asBefore()
-	data, err := os.ReadFile(log)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	points := strings.Split(strings.TrimSpace(string(data)), "\n")
-	if len(points) < 3 {
-		w.t.Fatalf("%s reaches the points %q only", op.name, points)
-	}
-	w.t.Logf("%d points", len(points))
+	w.t.Logf("%s has %d points", op.name, len(points))
+	reached.Store(op.name, points)
 	return points
 }
 
-// delete deletes the instance if there is one.
-func (w *world) delete() {
+// logged runs lxcboot to its end, and gives the points that it reached.
+func (w *world) logged(args ...string) []string {
 	w.t.Helper()
-	if code, out := w.run("delete", w.name); code != 0 && code != 3 {
-		w.t.Errorf("delete: exit code %d\n%s", code, out)
+	log := filepath.Join(w.work, "points")
+	if err := os.RemoveAll(log); err != nil {
+		w.t.Fatal(err)
+	}
+	if code, out := w.command("lxcboot-faults", []string{"LXCBOOT_FAULT_LOG=" + log}, args...); code != 0 && code != 3 {
+		w.t.Fatalf("%s fails without a fault: exit code %d\n%s", args[0], code, out)
+	}
+	data, err := os.ReadFile(log)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.t.Fatal(err)
+	}
+	return slices.DeleteFunc(strings.Split(string(data), "\n"), func(s string) bool { return s == "" })
+}
+
+// tidy deletes what the operation may have made, as far as it is there.
+func (w *world) tidy(op operation) {
+	w.t.Helper()
+	for _, args := range op.after {
+		if code, out := w.run(args...); code != 0 && code != 3 {
+			w.t.Errorf("%s: exit code %d\n%s", strings.Join(args, " "), code, out)
+		}
+	}
+}
+
+// view is what a user sees of all that the operation may change.
+func (w *world) view(op operation) string {
+	if !op.undone {
+		return ""
+	}
+	w.t.Helper()
+	lists := [][]string{{"volume", "list"}, {"image", "list"}, {"snapshot", "list"}}
+	if !op.store {
+		lists = [][]string{{"list", "--all"}, {"volume", "list"}}
+	}
+	var all string
+	for _, args := range lists {
+		all += w.must(append(args, "-f", "value")...)
+	}
+	return all
+}
+
+// works sees that nothing is half there, that containers which run run, and that the
+// others can be started.
+func (w *world) works() {
+	w.t.Helper()
+	for _, list := range [][]string{{"volume", "list"}, {"image", "list"}, {"snapshot", "list"}} {
+		out := w.must(append(list, "-f", "value", "-c", "Name", "-c", "Status")...)
+		for line := range strings.Lines(out) {
+			if !regexp.MustCompile(` (available|in-use|active)\n`).MatchString(line) {
+				w.t.Errorf("after repair, %s says: %s", list[0], line)
+			}
+		}
+	}
+	for line := range strings.Lines(w.must("list", "--all", "-f", "value", "-c", "Name", "-c", "Status")) {
+		name, status, _ := strings.Cut(strings.TrimSpace(line), " ")
+		args := []string{"exec", name, "--", "true"}
+		if status == "SHUTOFF" {
+			args = []string{"start", name}
+		}
+		if code, out := w.run(args...); code != 0 {
+			w.t.Errorf("after repair the instance is %s, and %s ends with exit code %d\n%s", status, args[0], code, out)
+		}
+	}
+}
+
+// host sees that the host holds nothing for the world.
+func (w *world) host() {
+	w.t.Helper()
+	left, err := w.left(15 * time.Second)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.count.compared(len(left) > 0)
+	if len(left) > 0 {
+		w.t.Errorf("left on the host:\n%s", strings.Join(left, "\n"))
 	}
 }
 
 // asBefore compares the host and the state directory with what they were.
 func (w *world) asBefore() {
 	w.t.Helper()
-	left, err := w.left(15 * time.Second)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if len(left) > 0 {
-		w.t.Errorf("left on the host:\n%s", strings.Join(left, "\n"))
+	if !w.store {
+		w.host()
 	}
 	if entries, err := os.ReadDir(w.runDir); len(entries) > 0 {
 		w.t.Errorf("%s is not empty: %v %v", w.runDir, entries, err)
 	}
+	diff := host.Compare(w.before, w.files())
 	// Objects that were never seen as such, or not any more, are for repair.
-	if diff := host.Compare(w.before, w.files()); slices.ContainsFunc(diff, func(line string) bool { return !hidden.MatchString(line) }) {
-		w.t.Errorf("the state directory is not as before:\n%s", strings.Join(diff, "\n"))
-	} else if len(diff) > 0 {
-		w.must("repair")
-		if diff := host.Compare(w.before, w.files()); len(diff) > 0 {
-			w.t.Errorf("repair leaves in the state directory:\n%s", strings.Join(diff, "\n"))
+	if len(diff) > 0 && !slices.ContainsFunc(diff, func(line string) bool { return !hidden.MatchString(line) }) {
+		if out := w.must("repair"); out == "" {
+			w.t.Errorf("repair says nothing of\n%s", strings.Join(diff, "\n"))
 		}
+		diff = host.Compare(w.before, w.files())
+	}
+	w.count.compared(len(diff) > 0)
+	if len(diff) > 0 {
+		w.t.Errorf("the state directory is not as before:\n%s", strings.Join(diff, "\n"))
 	}
 	if w.t.Failed() {
 		w.cleanUp() // so that the next point starts from nothing
+		if w.again != nil {
+			w.again()
+		}
 	}
+}
+
+// names is files without what can change while nothing is done.
+func (w *world) names() host.State {
+	lines := w.files()
+	for i := range lines {
+		lines[i], _, _ = strings.Cut(lines[i], " ")
+	}
+	return lines
 }
 
 // files is one line for each file of the state directory: its name and mode and,

@@ -5,9 +5,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,8 +16,8 @@ const racers = 8
 // rounds is how often each race is run: E2E_ROUNDS times in all, and a few in a
 // quick run.
 func rounds(races int) int {
-	if n, err := strconv.Atoi(os.Getenv("E2E_ROUNDS")); err == nil {
-		return max(1, n/races)
+	if torture > 0 {
+		return max(1, torture/races)
 	}
 	return 5
 }
@@ -83,7 +80,12 @@ func races() []race {
 		{
 			name: "one image", winners: -1,
 			before: [][]string{{"image", "import", "IMAGE", "--name", "other"}},
-			args:   either([]string{"image", "delete", "other"}, []string{"volume", "create", "--image", "other", "--size", "1", "VOLUME"}),
+			args: func(i int) []string {
+				if i%2 == 0 {
+					return []string{"image", "delete", "other"}
+				}
+				return []string{"volume", "create", "--image", "other", "--size", "1", fmt.Sprint("made-", i)}
+			},
 		},
 		{
 			name: "one file", winners: racers,
@@ -103,12 +105,14 @@ func races() []race {
 // what is.
 func TestRaces(t *testing.T) {
 	all := races()
-	w := newWorld(t, "races")
+	count := newTally(t, fmt.Sprintf("races of %d processes", racers))
+	w := newWorld(t, "races", count)
 	n := rounds(len(all))
 	for _, r := range all {
 		t.Run(r.name, func(t *testing.T) {
 			w.t = t
 			for range n {
+				count.fault()
 				w.race(r)
 				if t.Failed() {
 					return
@@ -116,12 +120,11 @@ func TestRaces(t *testing.T) {
 			}
 		})
 	}
-	t.Logf("%d rounds of %d races, %d processes each", n, len(all), racers)
 }
 
 func (w *world) race(r race) {
 	for _, args := range r.before {
-		w.must(w.words(args, 0)...)
+		w.must(args...)
 	}
 	codes, outs := make([]int, racers), make([]string, racers)
 	var wg sync.WaitGroup
@@ -129,7 +132,7 @@ func (w *world) race(r race) {
 	for i := range racers {
 		wg.Go(func() {
 			<-start
-			codes[i], outs[i] = w.run(w.words(r.args(i), i)...)
+			codes[i], outs[i] = w.run(r.args(i)...)
 		})
 	}
 	stop, read := make(chan struct{}), make(chan struct{})
@@ -161,7 +164,7 @@ func (w *world) race(r race) {
 		w.t.Errorf("%d of %d won:\n%s", won, racers, strings.Join(outs, "\n"))
 	}
 	for _, args := range r.after {
-		if code, out := w.run(w.words(args, 0)...); code != 0 && code != 3 {
+		if code, out := w.run(args...); code != 0 && code != 3 {
 			w.t.Errorf("%v: exit code %d\n%s", args, code, out)
 		}
 	}
@@ -181,20 +184,4 @@ func (w *world) look() {
 			w.t.Errorf("%v meanwhile: exit code %d\n%s", args, code, out)
 		}
 	}
-}
-
-// words puts the world's names for those of a race.
-func (w *world) words(args []string, i int) []string {
-	args = slices.Clone(args)
-	for k, a := range args {
-		switch {
-		case a == "IMAGE":
-			args[k] = w.work + "/disk.raw"
-		case a == "VOLUME":
-			args[k] = fmt.Sprint("made-", i)
-		case strings.HasPrefix(a, "NAME"):
-			args[k] = w.name + strings.TrimPrefix(a, "NAME")
-		}
-	}
-	return args
 }
