@@ -148,8 +148,9 @@ func disconnected(err error) bool {
 
 // timeout says of a call to libvirt that was given up why that was.
 func timeout(ctx context.Context) error {
-	if errors.Is(context.Cause(ctx), errCallLimit) {
-		return fmt.Errorf("%w (%v)", ErrNoDaemon, errCallLimit)
+	cause := context.Cause(ctx)
+	if errors.Is(cause, errNoAnswer) {
+		return fmt.Errorf("%w (%v)", ErrNoDaemon, cause)
 	}
-	return context.Cause(ctx)
+	return cause
 }

@@ -18,15 +18,21 @@ const DefaultURI = "lxc:///"
 // context says: a libvirtd that hangs must not hang us.
 const callLimit = 2 * time.Minute
 
-var errCallLimit = fmt.Errorf("no answer within %s", callLimit)
+// openLimit and closeLimit are the same for the first call and for the last.
+var openLimit, closeLimit = 30 * time.Second, 5 * time.Second
+
+var errNoAnswer = errors.New("no answer")
+
+func noAnswer(limit time.Duration) error { return fmt.Errorf("%w within %s", errNoAnswer, limit) }
 
 // Host is a connection to libvirt. It is safe for use by several goroutines, and
 // connects anew when libvirtd was restarted.
 type Host struct {
 	uri string
 
-	mu   sync.Mutex
-	conn *libvirt.Connect
+	mu     sync.Mutex // not held while libvirt is waited for
+	conn   *libvirt.Connect
+	closed bool
 }
 
 // Open connects to libvirt; an empty uri is DefaultURI. It fails with ErrNoDaemon
@@ -36,6 +42,8 @@ func Open(ctx context.Context, uri string) (*Host, error) {
 		uri = DefaultURI
 	}
 	h := &Host{uri: uri}
+	ctx, cancel := context.WithTimeoutCause(ctx, openLimit, noAnswer(openLimit))
+	defer cancel()
 	err := h.call(ctx, uri, func(conn *libvirt.Connect) error {
 		if kind, err := conn.GetType(); err != nil || kind != "LXC" {
 			return errors.Join(err, fmt.Errorf("%w (%s is a connection to %s)", ErrNoDriver, uri, kind))
@@ -49,13 +57,24 @@ func Open(ctx context.Context, uri string) (*Host, error) {
 	return h, nil
 }
 
-// Close ends the connection. What still waits for libvirt is left behind.
+// Close ends the connection. What still waits for libvirt is left behind, and so is
+// the connection when libvirtd does not answer any more.
 func (h *Host) Close() {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.conn != nil {
-		h.conn.Close()
-		h.conn = nil
+	conn := h.conn
+	h.conn, h.closed = nil, true
+	h.mu.Unlock()
+	if conn == nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		conn.Close()
+	}()
+	select {
+	case <-done:
+	case <-time.After(closeLimit):
 	}
 }
 
@@ -63,19 +82,26 @@ func (h *Host) Close() {
 // is the one that was there.
 func (h *Host) connect(stale *libvirt.Connect) (*libvirt.Connect, error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.conn != nil && h.conn == stale {
-		h.conn.Close()
+	if stale != nil && h.conn == stale {
+		defer stale.Close()
 		h.conn = nil
 	}
-	if h.conn == nil {
-		conn, err := libvirt.NewConnect(h.uri)
-		if err != nil {
-			return nil, err
-		}
-		h.conn = conn
+	if h.conn != nil {
+		defer h.mu.Unlock()
+		return h.conn, h.conn.Ref()
 	}
-	return h.conn, h.conn.Ref()
+	h.mu.Unlock()
+	conn, err := libvirt.NewConnect(h.uri)
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.conn != nil || h.closed { // another call was faster, or nobody wants it any more
+		return conn, nil
+	}
+	h.conn = conn
+	return conn, conn.Ref()
 }
 
 // call runs f with the connection until it is done or ctx is; libvirt's calls
@@ -83,7 +109,7 @@ func (h *Host) connect(stale *libvirt.Connect) (*libvirt.Connect, error) {
 // restarted since, f runs a second time: it must bear that. what names in errors
 // the thing that is meant.
 func (h *Host) call(ctx context.Context, what string, f func(*libvirt.Connect) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, callLimit, errCallLimit)
+	ctx, cancel := context.WithTimeoutCause(ctx, callLimit, noAnswer(callLimit))
 	defer cancel()
 	if ctx.Err() != nil {
 		return timeout(ctx)
