@@ -86,13 +86,19 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 			if err != nil {
 				return err
 			}
-			f.Close()
+			defer f.Close()
+			// What an interrupted extension added is not the volume's: repair would
+			// cut it off later, and what was written there with it.
+			if holds(f, int64(v.Size)<<30+1) == nil {
+				if err := f.Truncate(int64(v.Size) << 30); err != nil {
+					return fmt.Errorf("volume %s: %w", volumeID, err)
+				}
+			}
 		}
 		v.Attachments = append(v.Attachments, volume.Attachment{
 			ID: id, VolumeID: volumeID, InstanceID: instanceID, Status: attachReserved, ReadOnly: readOnly || v.ReadOnly,
 		})
 		v.Status = heldStatus(v.Attachments)
-		fault.Point("local/reserve/before-save")
 		return nil
 	})
 	if err != nil {
@@ -140,7 +146,6 @@ func (s *Store) Connect(ctx context.Context, attachmentID string) (volume.Connec
 			Data:     map[string]any{"device_path": path, "format": formatRaw},
 			ReadOnly: a.ReadOnly,
 		}
-		fault.Point("local/connect/before-save")
 		return nil
 	})
 	if err != nil {
@@ -157,7 +162,6 @@ func (s *Store) Complete(ctx context.Context, attachmentID string) error {
 			return fmt.Errorf("attachment %s of volume %s is %q: connect it first: %w", a.ID, v.ID, a.Status, volume.ErrConflict)
 		}
 		a.Status = attachAttached
-		fault.Point("local/complete/before-save")
 		return nil
 	})
 	if err == nil {
@@ -171,7 +175,6 @@ func (s *Store) Complete(ctx context.Context, attachmentID string) error {
 func (s *Store) Detach(ctx context.Context, attachmentID string) error {
 	err := s.changeAttachment(ctx, attachmentID, func(v *volume.Volume, a *volume.Attachment) error {
 		a.ID = "" // dropped below
-		fault.Point("local/detach/before-save")
 		return nil
 	})
 	if err == nil {

@@ -99,3 +99,26 @@ func TestAttachmentRules(t *testing.T) {
 		t.Errorf("reserving for nobody: %v", err)
 	}
 }
+
+// What an interrupted extension added is cut off before an instance gets the volume,
+// and not by repair after it was used.
+func TestReserveAfterInterruptedExtension(t *testing.T) {
+	s, ctx := newStore(t), testCtx(t)
+	v := blank(t, s)
+	if err := os.Truncate(s.dataOf(v.ID), 2<<30); err != nil {
+		t.Fatal(err)
+	}
+	a, err := s.Reserve(ctx, v.ID, "web1", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(s.dataOf(v.ID)); err != nil || fi.Size() != 1<<30 {
+		t.Errorf("reserved with %d bytes, %v", fi.Size(), err)
+	}
+	if err := s.Detach(ctx, a); err != nil {
+		t.Fatal(err)
+	}
+	if did, err := s.Repair(ctx); err != nil || len(did) != 0 {
+		t.Errorf("repair after its use: %q, %v", did, err)
+	}
+}
