@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/loop"
 )
 
@@ -74,6 +75,7 @@ func Mount(ctx context.Context, device string, fsys Filesystem, target string, o
 	if err := unix.MoveMount(int(mnt.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("%w %s at %s: %w", ErrMount, device, target, err)
 	}
+	fault.Point("rootfs/mount/moved")
 	// Below a shared parent the mount became shared itself; that was what made it
 	// reach the namespaces that have to see it, and nothing more is to spread. The
 	// end of the mount still spreads: that goes by the parent.

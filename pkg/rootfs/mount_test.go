@@ -90,7 +90,7 @@ func TestMount(t *testing.T) {
 					if err := unix.Stat(target, &st); err != nil || st.Uid != owner || st.Gid != owner {
 						t.Errorf("the root belongs to %d:%d, %v", st.Uid, st.Gid, err)
 					}
-					if ok, err := Mounted(target); !ok || err != nil {
+					if ok, err := mounted(target); !ok || err != nil {
 						t.Errorf("mounted: %v, %v", ok, err)
 					}
 					if found, err := loop.Find(path); err != nil || len(found) != 1 || !found[0].Autoclear || found[0].Offset != fsys.Offset || found[0].ReadOnly != readOnly {
@@ -105,7 +105,7 @@ func TestMount(t *testing.T) {
 						t.Fatal(err)
 					}
 					gone(t, path)
-					if ok, err := Mounted(target); ok || err != nil {
+					if ok, err := mounted(target); ok || err != nil {
 						t.Errorf("still mounted: %v, %v", ok, err)
 					}
 					if err := Unmount(target); err != nil {
@@ -345,7 +345,7 @@ func TestMountFails(t *testing.T) {
 					t.Errorf("%q does not say %q", err, s)
 				}
 			}
-			if ok, _ := Mounted(target); ok {
+			if ok, _ := mounted(target); ok {
 				t.Error("it is mounted")
 			}
 			if _, err := os.Stat(path); err == nil {

@@ -259,6 +259,12 @@ func TestProbeRefuses(t *testing.T) {
 			return path
 		}, "a damaged superblock of an erofs filesystem: its checksum does not hold", ""},
 		"ext journal": {live("mke2fs", "-q", "-F", "-O", "journal_dev"), "it is the journal of another filesystem", ""},
+		"ext4 journal away": {func(t *testing.T) string {
+			journal := loopDisk(t, live("mke2fs", "-q", "-F", "-b", "4096", "-O", "journal_dev")(t), 512)
+			path := blank(t, 32*mib)
+			run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-J", "device="+journal, path)
+			return path
+		}, "its journal is on another device", ""},
 		"squashfs 3": {func(t *testing.T) string {
 			path := format(t, "squashfs")
 			patch(t, path, 28, []byte{3})

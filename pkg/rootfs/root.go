@@ -3,7 +3,6 @@ package rootfs
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"strings"
@@ -112,39 +111,29 @@ func openIn(root *os.File, name string, flags uint64) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// ReadFile reads a regular file below a root, following links inside the root only.
-// A file of more than max bytes is an error, and so is anything that is not a
-// regular file (ErrOutside). One that is not there is os.ErrNotExist.
-func ReadFile(root, name string, max int64) ([]byte, error) {
+// CheckMountpoint refuses a directory that something is mounted at while the container
+// starts, when it or one on the way to it is a link or no directory. Until the container
+// is whole, libvirt has the host's root at /.oldroot of the container's, where a link
+// could lead. One that is not there is fine: libvirt makes it.
+func CheckMountpoint(root, name string) error {
 	dir, err := openRoot(root)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s in the root: %w", name, err)
+		return err
 	}
 	defer dir.Close()
-	// Looked at before it is opened for reading: to open a device may do something.
-	look, err := openIn(dir, name, unix.O_PATH)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s in the root: %w", name, err)
+	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
+	})
+	switch {
+	case err == nil:
+		return unix.Close(fd)
+	case errors.Is(err, unix.ENOENT):
+		return nil
+	case errors.Is(err, unix.ELOOP):
+		return fmt.Errorf("%w: it is a link or lies behind one, which could lead to the host; make it a directory", ErrOutside)
+	case errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("%w: it, or what it lies in, is no directory; make it one", ErrOutside)
 	}
-	defer look.Close()
-	info, err := look.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%w: it is %s", ErrOutside, kind(info.Mode()))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s in the root: %w", name, err)
-	}
-	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", look.Fd())) // the same file
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s in the root: %w", name, err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, max+1))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s in the root: %w", name, err)
-	}
-	if int64(len(data)) > max {
-		return nil, fmt.Errorf("cannot read %s in the root: it has more than %d bytes", name, max)
-	}
-	return data, nil
+	return err
 }

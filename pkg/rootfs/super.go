@@ -88,6 +88,8 @@ const (
 	ext3Incompat     = ext2Incompat | extRecover
 	ext23Rocompat    = 0x1 | 0x2 | 0x4 // sparse_super, large_file, btree_dir
 	extNotMountAlone = "it is the journal of another filesystem"
+	// The kernel would open the device of the host whose number the superblock has.
+	extJournalAway = "its journal is on another device, and a root has to be on one (tune2fs -f -O ^has_journal takes it off)"
 )
 
 // ext is the superblock of ext2, ext3 and ext4.
@@ -122,6 +124,8 @@ func ext(b []byte, r *io.SectionReader) (signature, bool) {
 		s.flaw = noChecksum
 	case incompat&extJournalDev != 0:
 		s.flaw = extNotMountAlone
+	case compat&extHasJournal != 0 && le.Uint32(sb[224:]) == 0:
+		s.flaw = extJournalAway
 	case logBlock > 6, blocks == 0, le.Uint32(sb[0:]) == 0, le.Uint32(sb[32:]) == 0, le.Uint32(sb[40:]) == 0,
 		!power2(inodeSize, 128, 1024<<min(logBlock, 6)), uint64(le.Uint32(sb[20:])) >= blocks:
 		s.flaw = "its sizes are impossible"

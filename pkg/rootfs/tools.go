@@ -56,25 +56,42 @@ const (
 	formatTries   = 5
 )
 
-// checks are the read-only checks of each type. unsquashfs has none: it walks the
-// directories.
+// checks are the read-only checks of each type, and what mends it. unsquashfs has none:
+// it walks the directories.
 var checks = map[string]struct {
 	pkg  string // Debian's
 	args []string
+	mend string
 }{
-	"ext2":     {"e2fsprogs", []string{"e2fsck", "-f", "-n"}},
-	"ext3":     {"e2fsprogs", []string{"e2fsck", "-f", "-n"}},
-	"ext4":     {"e2fsprogs", []string{"e2fsck", "-f", "-n"}},
-	"xfs":      {"xfsprogs", []string{"xfs_repair", "-n"}},
-	"btrfs":    {"btrfs-progs", []string{"btrfs", "check", "--readonly"}},
-	"squashfs": {"squashfs-tools", []string{"unsquashfs", "-q", "-n", "-ls"}},
-	"erofs":    {"erofs-utils", []string{"fsck.erofs"}},
+	"ext2":     {"e2fsprogs", []string{"e2fsck", "-f", "-n"}, "e2fsck -f"},
+	"ext3":     {"e2fsprogs", []string{"e2fsck", "-f", "-n"}, "e2fsck -f"},
+	"ext4":     {"e2fsprogs", []string{"e2fsck", "-f", "-n"}, "e2fsck -f"},
+	"xfs":      {"xfsprogs", []string{"xfs_repair", "-n"}, "xfs_repair"},
+	"btrfs":    {"btrfs-progs", []string{"btrfs", "check", "--readonly"}, "btrfs check --repair"},
+	"squashfs": {"squashfs-tools", []string{"unsquashfs", "-q", "-n", "-ls"}, ""},
+	"erofs":    {"erofs-utils", []string{"fsck.erofs"}, ""},
+}
+
+// mend says how to mend what a check found wanting.
+func (fsys Filesystem) mend(device string) string {
+	with := checks[fsys.Type].mend
+	switch {
+	case with == "":
+		return "write the image anew"
+	case fsys.Partition != 0:
+		device = fmt.Sprintf("the device that 'losetup --find --show --offset %d --sizelimit %d %s' makes", fsys.Offset, fsys.Size, device)
+	}
+	text := fmt.Sprintf("mend it with '%s' on %s", with, device)
+	if fsys.NeedsRecovery || fsys.Type == "xfs" {
+		text = "if it only was not unmounted cleanly, boot it once without --fsck, which replays its journal; else " + text
+	}
+	return text
 }
 
 // Check runs the type's own checker over a filesystem that is not mounted, without
 // changing anything: it sees a read-only device. The error wraps ErrCheck when the
-// checker finds the filesystem wanting. One that was not unmounted cleanly may be
-// found so too, for its journal is not replayed.
+// checker finds the filesystem wanting, and says how to mend it. One that was not
+// unmounted cleanly may be found so too, for its journal is not replayed.
 func Check(ctx context.Context, device string, fsys Filesystem) error {
 	check, known := checks[fsys.Type]
 	if !known {
@@ -102,14 +119,17 @@ func Check(ctx context.Context, device string, fsys Filesystem) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, exec.ErrNotFound):
-		return fmt.Errorf("cannot check %s: %s is missing; install %s", device, check.args[0], check.pkg)
+		return fmt.Errorf("cannot check %s: %w; install %s", device, err, check.pkg)
 	case ctx.Err() != nil:
 		return fmt.Errorf("cannot check %s: %s did not end in time: %w", device, check.args[0], context.Cause(ctx))
 	case code < 0 || check.args[0] == "e2fsck" && code&4 == 0:
 		return fmt.Errorf("cannot check %s: %s failed: %w%s", device, check.args[0], err, out)
 	}
-	return fmt.Errorf("%w: %s on %s (%s: %w)%s", ErrCheck, article(fsys.Type), device, check.args[0], err, out)
+	return fmt.Errorf("%w: %s on %s (%s: %w)%s; %s", ErrCheck, article(fsys.Type), device, check.args[0], err, out, fsys.mend(device))
 }
+
+// chatter begins lines of the checkers that only say how far they are.
+var chatter = []string{"- ", "Phase ", "Pass ", "No modify flag set", "e2fsck 1", "[1/", "[2/", "[3/", "[4/", "[5/", "[6/", "[7/"}
 
 // tool runs a command that asks nothing, with a limit, and gives its exit code and
 // the end of its output. What it started ends with it.
@@ -132,7 +152,7 @@ func tool(ctx context.Context, name string, args ...string) (output string, code
 	if text := strings.TrimSpace(string(end.kept)); text != "" {
 		var lines []string
 		for l := range strings.Lines(text) {
-			if l = strings.TrimSpace(l); l != "" {
+			if l = strings.TrimSpace(l); l != "" && !slices.ContainsFunc(chatter, func(c string) bool { return strings.HasPrefix(l, c) }) {
 				lines = append(lines, printable(l))
 			}
 		}

@@ -14,12 +14,6 @@ import (
 // unmountLimit is how long a busy mount is waited for.
 const unmountLimit = 10 * time.Second
 
-// Mounted says whether anything is mounted at the directory.
-func Mounted(target string) (bool, error) {
-	_, n, err := mountsAt(target)
-	return n > 0, err
-}
-
 // mountsAt counts the mounts that are stacked at the directory, and gives its path
 // as the kernel has it. Mount points are asked for, and not devices, which may be
 // mounted twice.

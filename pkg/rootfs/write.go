@@ -38,49 +38,6 @@ func WriteFile(root string, f File, ids *IDMap) error {
 	return nil
 }
 
-// Inject writes files into a root, one after the other, as WriteFile does.
-func Inject(root string, files []File, ids *IDMap) error {
-	for _, f := range files {
-		if err := WriteFile(root, f, ids); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Remove removes a file below a root, without following a link that it may be. One
-// that is not there is no error; a directory is ErrOutside.
-func Remove(root, name string) error {
-	err := remove(root, name)
-	if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return nil
-	}
-	return fmt.Errorf("cannot remove %s in the root: %w", name, err)
-}
-
-func remove(root, name string) error {
-	if err := plain(name); err != nil {
-		return err
-	}
-	top, err := openRoot(root)
-	if err != nil {
-		return err
-	}
-	defer top.Close()
-	dir, err := openIn(top, path.Dir(name), unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	if err := unix.Unlinkat(int(dir.Fd()), path.Base(name), 0); err != nil {
-		if errors.Is(err, unix.EISDIR) {
-			return fmt.Errorf("%w: it is a directory", ErrOutside)
-		}
-		return err
-	}
-	return dir.Sync()
-}
-
 // plain refuses a path that is no absolute path of a file.
 func plain(name string) error {
 	if !path.IsAbs(name) || path.Clean(name) != name || name == "/" || strings.ContainsRune(name, 0) {
@@ -205,11 +162,17 @@ func makeDir(parent *os.File, name string, uid, gid int) error {
 		}
 		return err
 	}
-	if err := unix.Fchownat(at, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	// Nobody may have put a link in its place meanwhile.
+	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fchown(fd, uid, gid); err != nil {
 		return err
 	}
 	// Not through the umask.
-	if err := unix.Fchmodat(at, name, mode, 0); err != nil {
+	if err := unix.Fchmod(fd, mode); err != nil {
 		return err
 	}
 	return parent.Sync()
