@@ -18,6 +18,11 @@ type HostRoots struct{}
 // Probe is rootfs.Probe.
 func (HostRoots) Probe(path string) (rootfs.Filesystem, error) { return rootfs.Probe(path) }
 
+// Check is rootfs.Check.
+func (HostRoots) Check(ctx context.Context, device string, fs rootfs.Filesystem) error {
+	return rootfs.Check(ctx, device, fs)
+}
+
 // Mount is rootfs.Mount.
 func (HostRoots) Mount(ctx context.Context, device string, fs rootfs.Filesystem, target string, o rootfs.MountOptions) error {
 	return rootfs.Mount(ctx, device, fs, target, o)
@@ -25,6 +30,9 @@ func (HostRoots) Mount(ctx context.Context, device string, fs rootfs.Filesystem,
 
 // Unmount is rootfs.Unmount.
 func (HostRoots) Unmount(target string) error { return rootfs.Unmount(target) }
+
+// CheckMountpoint is rootfs.CheckMountpoint.
+func (HostRoots) CheckMountpoint(root, name string) error { return rootfs.CheckMountpoint(root, name) }
 
 // FindInit is rootfs.FindInit.
 func (HostRoots) FindInit(root, init string) (string, error) { return rootfs.FindInit(root, init) }

@@ -146,18 +146,33 @@ func (m *Manager) Delete(ctx context.Context, ref string) (Record, error) {
 		return Record{}, err
 	}
 	defer h.Close()
+	return h.Record, m.delete(ctx, h)
+}
+
+// Undo takes a boot back that went well, as if it had failed: all that it made goes.
+func (m *Manager) Undo(ctx context.Context, ref string) error {
+	h, err := m.Store.Hold(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	h.RolledBack = true
+	return m.delete(ctx, h)
+}
+
+func (m *Manager) delete(ctx context.Context, h *Handle) error {
 	if h.Booted {
 		h.Reached = StepConsole
 	}
 	if err := h.begin(OpDelete); err != nil {
-		return h.Record, err
+		return err
 	}
 	fault.Point("delete begun")
 	if err := m.unwalk(ctx, h, StepCreate); err != nil {
 		h.Operation, h.Fault = Operation{}, err.Error()
-		return h.Record, errors.Join(err, h.Save())
+		return errors.Join(err, h.Save())
 	}
-	return h.Record, h.Remove()
+	return h.Remove()
 }
 
 // Stop asks the container to end, and ends it when it has not after the time
@@ -174,11 +189,10 @@ func (m *Manager) Stop(ctx context.Context, ref string, force bool) (Record, err
 	}
 	interrupted := h.Operation.Name != ""
 	info, err := m.Domains.State(ctx, h.ID)
-	switch {
-	case errors.Is(err, lxc.ErrNotFound) && interrupted:
-	case err != nil:
+	if err = ignore(err, lxc.ErrNotFound); err != nil {
 		return h.Record, err
-	case !info.Active() && !interrupted && !h.Up:
+	}
+	if !info.Active() && !interrupted && !h.Up {
 		return h.Record, fmt.Errorf("%w: instance %q is not running", ErrState, h.Name)
 	}
 	if err := h.begin(OpStop); err != nil {
@@ -199,7 +213,7 @@ func (m *Manager) stop(ctx context.Context, h *Handle, force bool) error {
 		err := m.Domains.Shutdown(asked, h.ID)
 		cancel()
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return fmt.Errorf("%w: the container was asked to end and may yet do so; stop it again, or start it", context.Cause(ctx))
 		}
 		// Whatever kept it from ending by itself, destroying it is the answer.
 		_ = err
@@ -217,6 +231,7 @@ func (m *Manager) settle(ctx context.Context, h *Handle) error {
 	if err := m.stopConsole(ctx, h); err != nil {
 		return err
 	}
+	fault.Point("console stopped")
 	return m.releaseRoot(ctx, h)
 }
 
@@ -289,12 +304,10 @@ func (m *Manager) Reboot(ctx context.Context, ref string, hard bool) (Record, er
 	if err := h.whole(); err != nil {
 		return h.Record, err
 	}
-	if _, err := m.Domains.State(ctx, h.ID); err != nil {
-		return h.Record, err
-	}
 	if err := h.begin(OpReboot); err != nil {
 		return h.Record, err
 	}
+	fault.Point("reboot begun")
 	if err := m.stop(ctx, h, hard); err != nil {
 		return h.Record, err
 	}
@@ -358,6 +371,9 @@ func (m *Manager) Change(ctx context.Context, ref string, do func(*Record) error
 	if err := do(&h.Record); err != nil {
 		return err
 	}
+	if err := h.check(); err != nil {
+		return err
+	}
 	return h.Save()
 }
 
@@ -390,8 +406,10 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) error {
 		return err
 	}
 	fault.Point("record renamed")
-	// start defines it again, under its new name.
-	return m.Domains.Undefine(ctx, h.ID)
+	// start defines it again, under its new name. An interrupt is too late here.
+	undo, cancel := m.undoContext(ctx)
+	defer cancel()
+	return m.Domains.Undefine(undo, h.ID)
 }
 
 // Autostart starts every instance that was up when this host went down. Each that
@@ -419,12 +437,16 @@ func (m *Manager) Autostart(ctx context.Context) (started []string, err error) {
 // undone, an instance whose start or stop was cut short is stopped, and what an
 // ended container left on the host is released. It says what it did.
 func (m *Manager) Repair(ctx context.Context) (did []string, err error) {
-	if err := m.Store.Sweep(ctx); err != nil {
+	swept, err := m.Store.Sweep(ctx)
+	if err != nil {
 		return nil, err
+	}
+	for _, id := range swept {
+		did = append(did, fmt.Sprintf("instance %s has no record: removed the rest of it", id))
 	}
 	views, err := m.List(ctx)
 	if err != nil && !errors.Is(err, ErrDamaged) {
-		return nil, err
+		return did, err
 	}
 	all := []error{err}
 	for _, v := range views {
@@ -444,7 +466,7 @@ func (m *Manager) Repair(ctx context.Context) (did []string, err error) {
 
 func (m *Manager) repair(ctx context.Context, v View) (did string, err error) {
 	switch {
-	case !v.Booted && v.Domain.Active() && v.Started:
+	case !v.Booted && !v.RolledBack && v.Domain.Active():
 		return "", fmt.Errorf("%w: its boot was cut short and its container runs: delete it, or keep what is in it first", ErrState)
 	case !v.Booted, v.Operation.Name == OpDelete:
 		_, err = m.Delete(ctx, v.ID)

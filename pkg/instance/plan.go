@@ -1,11 +1,14 @@
 package instance
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,9 +32,9 @@ type BootRequest struct {
 type Plan struct {
 	Name     string            `json:"name"`
 	Spec     Spec              `json:"spec"`
-	Meta     map[string]string `json:"metadata,omitempty"`
+	Meta     map[string]string `json:"metadata"`
 	Mappings []bdm.Mapping     `json:"block_device_mapping"`
-	Warnings []string          `json:"warnings,omitempty"`
+	Warnings []string          `json:"warnings"`
 }
 
 // Names become domain names, host names and parts of volume names. Their lengths are
@@ -62,6 +65,8 @@ func CheckName(name string) error {
 	}
 	return nil
 }
+
+var errReadOnlyRoot = fmt.Errorf("%w: the root is read-only, so that neither host name, keys, user data nor files can be written into it", ErrInvalid)
 
 // Plan checks everything that can be refused and changes nothing.
 func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
@@ -99,9 +104,24 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 	if err := spec.Seed.Check(); err != nil {
 		return Plan{}, err
 	}
+	for _, mp := range mappings {
+		if !mp.Root() {
+			continue
+		}
+		if mp.Source == bdm.SourceImage && facts.Images[mp.ID].ConfigDrive == "mandatory" {
+			spec.Seed.NoCloud = true
+		}
+		if mp.ReadOnly && !spec.Seed.Empty() {
+			return Plan{}, errReadOnlyRoot
+		}
+	}
 	plan := Plan{Name: req.Name, Spec: spec, Meta: req.Meta, Mappings: mappings, Warnings: warnings}
+	rec := plan.record()
+	if err := rec.check(); err != nil {
+		return Plan{}, err
+	}
 	var creates []volume.CreateVolume
-	for _, v := range plan.record().Volumes {
+	for _, v := range rec.Volumes {
 		if v.Create {
 			creates = append(creates, createRequest(v.Mapping, "", req.Name))
 		}
@@ -110,6 +130,12 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 		return Plan{}, err
 	}
 	return plan, m.free(ctx, req.Name)
+}
+
+// check refuses what libvirt could not be told at a start.
+func (r *Record) check() error {
+	_, err := r.container("/", cmp.Or(r.Spec.Init, "/init")).XML()
+	return err
 }
 
 // local gives the local devices what they have on this host: swap is a limit beyond
@@ -191,7 +217,7 @@ func (m *Manager) facts(ctx context.Context, mappings []bdm.Mapping, req BootReq
 				return facts, err
 			}
 			mp.ID = img.ID
-			facts.Images[img.ID] = bdm.Image{ConfigDrive: img.Properties["img_config_drive"], Status: img.Status, Size: img.Size, VirtualSize: img.VirtualSize, MinDisk: img.MinDisk, MinRAM: img.MinRAM}
+			facts.Images[img.ID] = bdm.Image{Name: img.Name, ConfigDrive: img.Properties["img_config_drive"], Status: img.Status, Size: img.Size, VirtualSize: img.VirtualSize, MinDisk: img.MinDisk, MinRAM: img.MinRAM}
 		case bdm.SourceVolume:
 			vol, err := m.Volumes.Volume(ctx, mp.ID)
 			if err != nil {
@@ -239,6 +265,13 @@ func (p Plan) record() Record {
 		CreatedAt: time.Now().UTC().Truncate(time.Second),
 		Spec:      p.Spec, Meta: p.Meta,
 	}
+	// Libvirt would choose another address at each start.
+	rec.Spec.NICs = slices.Clone(p.Spec.NICs)
+	for i := range rec.Spec.NICs {
+		if rec.Spec.NICs[i].MAC == "" {
+			rec.Spec.NICs[i].MAC = newMAC()
+		}
+	}
 	for _, mp := range p.Mappings {
 		v := VolumeRecord{Mapping: mp, Create: mp.Source != bdm.SourceVolume}
 		if !v.Create {
@@ -247,4 +280,11 @@ func (p Plan) record() Record {
 		rec.Volumes = append(rec.Volumes, v)
 	}
 	return rec
+}
+
+// newMAC is a hardware address of libvirt's range.
+func newMAC() string {
+	var b [3]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return fmt.Sprintf("52:54:00:%02x:%02x:%02x", b[0], b[1], b[2])
 }

@@ -40,8 +40,10 @@ type Devices interface {
 // Roots finds, mounts and releases filesystems on this host.
 type Roots interface {
 	Probe(path string) (rootfs.Filesystem, error)
+	Check(ctx context.Context, device string, fs rootfs.Filesystem) error
 	Mount(ctx context.Context, device string, fs rootfs.Filesystem, target string, o rootfs.MountOptions) error
 	Unmount(target string) error
+	CheckMountpoint(root, name string) error
 	FindInit(root, init string) (string, error)
 	Format(ctx context.Context, device, fstype string) error
 	WriteFile(root string, f rootfs.File, ids *rootfs.IDMap) error

@@ -65,8 +65,9 @@ type Spec struct {
 	Flavor      flavor.Flavor     `json:"flavor"`
 	Hostname    string            `json:"hostname"`
 	Description string            `json:"description,omitempty"`
-	Tags        []string          `json:"tags,omitempty"`
+	Tags        []string          `json:"tags"`
 	Privileged  bool              `json:"privileged,omitempty"`
+	Fsck        bool              `json:"fsck,omitempty"` // check each filesystem before it is first mounted
 	Init        string            `json:"init,omitempty"` // as asked; empty: found in the root
 	InitArgs    []string          `json:"init_args,omitempty"`
 	Env         map[string]string `json:"env,omitempty"`

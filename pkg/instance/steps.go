@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/loop"
@@ -111,7 +114,35 @@ func (m *Manager) prepareRoot(ctx context.Context, h *Handle) error {
 		}
 		fault.Point("filesystem mounted")
 	}
+	if err := m.checkMountpoints(h); err != nil {
+		return err
+	}
 	return m.inject(h)
+}
+
+// checkMountpoints looks at the directories that libvirt mounts at, each in the
+// filesystem that it is in.
+func (m *Manager) checkMountpoints(h *Handle) error {
+	dirs := map[string]string{"/": m.Store.RootDir(h.ID)} // by the path in the container
+	for i, v := range h.Volumes {
+		if v.Mapping.MountPath != "" {
+			dirs[path.Clean(v.Mapping.MountPath)] = m.Store.MountDir(h.ID, i)
+		}
+	}
+	targets := append(slices.Sorted(maps.Keys(dirs)), "/.oldroot", "/dev", "/proc", "/sys")
+	for _, target := range targets {
+		if target == "/" {
+			continue
+		}
+		below := path.Dir(target)
+		for dirs[below] == "" {
+			below = path.Dir(below)
+		}
+		if err := m.Roots.CheckMountpoint(dirs[below], strings.TrimPrefix(target, below)); err != nil {
+			return fmt.Errorf("cannot mount at %s in the container: %w", target, err)
+		}
+	}
+	return nil
 }
 
 // inject writes the seed into the root, before the first start only: what the
@@ -121,7 +152,7 @@ func (m *Manager) inject(h *Handle) error {
 		return nil
 	}
 	if h.root().readOnly() {
-		return fmt.Errorf("%w: the root is read-only, so that neither host name, keys, user data nor files can be written into it", ErrInvalid)
+		return errReadOnlyRoot
 	}
 	s := h.Spec.Seed
 	s.InstanceID, s.Meta, s.NICs = h.ID, h.Meta, seedNICs(h.Spec.NICs)
@@ -159,6 +190,13 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *VolumeRecord, target 
 	if err != nil {
 		return err
 	}
+	// Once it was mounted, its journal may have to be replayed before a check is right.
+	if h.Spec.Fsck && v.Filesystem == nil {
+		if err := m.Roots.Check(ctx, v.Device.Path, found); err != nil {
+			return err
+		}
+		fault.Point("filesystem checked")
+	}
 	v.Filesystem = &found
 	opts, gid := rootfs.MountOptions{ReadOnly: v.readOnly()}, 0
 	if ids := h.idMap(); ids != nil {
@@ -167,6 +205,7 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *VolumeRecord, target 
 	if err := m.Store.makeMountpoint(h.ID, target, gid); err != nil {
 		return err
 	}
+	fault.Point("mountpoint made")
 	return m.Roots.Mount(ctx, v.Device.Path, found, target, opts)
 }
 
@@ -192,6 +231,7 @@ func (m *Manager) attachLoop(ctx context.Context, h *Handle, v *VolumeRecord) er
 		return err
 	}
 	defer held.Close()
+	fault.Point("loop device made")
 	v.Loop = &dev
 	if err := h.Save(); err != nil {
 		return err
@@ -250,6 +290,12 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) error {
 	if err != nil {
 		return err
 	}
+	if h.Undefined {
+		// The rename may have been cut short before libvirt forgot the old name.
+		if err := m.Domains.Undefine(ctx, h.ID); err != nil {
+			return err
+		}
+	}
 	if err := m.Domains.Define(ctx, cfg); err != nil {
 		return err
 	}
@@ -276,16 +322,8 @@ func (m *Manager) config(h *Handle) (lxc.Config, error) {
 	if err != nil {
 		return lxc.Config{}, err
 	}
-	cfg := lxc.Config{
-		UUID: h.ID, Name: h.Name, Description: h.Spec.Description,
-		Hostname:  h.Spec.Hostname,
-		MemoryMiB: h.Spec.Flavor.MemoryMiB, VCPUs: h.Spec.Flavor.VCPUs,
-		Init: init, InitArgs: h.Spec.InitArgs, InitEnv: h.Spec.Env,
-		Root:       dir, // a read-only root is mounted so: nothing in the container could change that
-		IDMap:      h.idMap(),
-		Interfaces: h.Spec.NICs,
-		SwapMiB:    h.Spec.SwapMiB,
-	}
+	cfg := h.container(dir, init)
+	cfg.IDMap = h.idMap()
 	for i := range h.Volumes {
 		v := &h.Volumes[i]
 		switch {
@@ -297,6 +335,20 @@ func (m *Manager) config(h *Handle) (lxc.Config, error) {
 		}
 	}
 	return cfg, nil
+}
+
+// container is the domain of an instance without what it has of this host, besides its
+// root.
+func (r *Record) container(root, init string) lxc.Config {
+	return lxc.Config{
+		UUID: r.ID, Name: r.Name, Description: r.Spec.Description,
+		Hostname:  r.Spec.Hostname,
+		MemoryMiB: r.Spec.Flavor.MemoryMiB, VCPUs: r.Spec.Flavor.VCPUs,
+		Init: init, InitArgs: r.Spec.InitArgs, InitEnv: r.Spec.Env,
+		Root:       root, // a read-only root is mounted so: nothing in the container could change that
+		Interfaces: r.Spec.NICs,
+		SwapMiB:    r.Spec.SwapMiB,
+	}
 }
 
 // disk is the volume as the container has it.

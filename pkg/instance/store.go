@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -144,7 +145,7 @@ func (s *Store) List() ([]Record, error) {
 // Find reads the record that ref names, by id or by name.
 func (s *Store) Find(ref string) (Record, error) {
 	if uuid.Validate(ref) == nil {
-		rec, err := s.read(ref)
+		rec, err := s.read(strings.ToLower(ref))
 		if !errors.Is(err, fs.ErrNotExist) {
 			return rec, err
 		}
@@ -390,7 +391,7 @@ func (s *Store) clear(dir string) error {
 
 // sweep removes the directories that a process left when it was killed before
 // it had a record or after it had removed it. The caller holds the store's lock.
-func (s *Store) sweep() {
+func (s *Store) sweep() (swept []string) {
 	entries, _ := os.ReadDir(s.dir)
 	for _, e := range entries {
 		if uuid.Validate(e.Name()) != nil || s.Held(e.Name()) {
@@ -398,20 +399,23 @@ func (s *Store) sweep() {
 		}
 		dir := s.Dir(e.Name())
 		if _, err := os.Lstat(filepath.Join(dir, recordFile)); errors.Is(err, fs.ErrNotExist) {
-			_ = s.clear(dir)
+			if s.clear(dir) == nil {
+				swept = append(swept, e.Name())
+			}
 		}
 	}
+	return swept
 }
 
-// Sweep removes directories that hold no record and that no process holds.
-func (s *Store) Sweep(ctx context.Context) error {
+// Sweep removes directories that hold no record and that no process holds, and
+// gives their ids.
+func (s *Store) Sweep(ctx context.Context) ([]string, error) {
 	all, err := lock(ctx, filepath.Join(s.dir, lockFile), os.O_CREATE)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer all.Close()
-	s.sweep()
-	return nil
+	return s.sweep(), nil
 }
 
 // Close lets other processes change the instance again.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -190,8 +191,9 @@ func TestSweep(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.Dir(id), logFile), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Sweep(context.Background()); err != nil {
-		t.Fatal(err)
+	swept, err := s.Sweep(context.Background())
+	if err != nil || !slices.Equal(swept, []string{id}) {
+		t.Fatalf("swept %q, %v", swept, err)
 	}
 	if _, err := os.Stat(s.Dir(id)); !os.IsNotExist(err) {
 		t.Errorf("a directory without a record is left: %v", err)

@@ -1,14 +1,17 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 // AttachVolume gives an instance one more volume: as a block device at once when it
@@ -86,7 +89,7 @@ func (m *Manager) DetachVolume(ctx context.Context, ref, volumeRef string) (Reco
 	i := slices.IndexFunc(h.Volumes, func(v VolumeRecord) bool { return v.VolumeID == id })
 	switch {
 	case i < 0:
-		return h.Record, fmt.Errorf("%w: instance %q has no volume %q", ErrNotFound, h.Name, volumeRef)
+		return h.Record, fmt.Errorf("%w: instance %q has no volume %q; it has %s", volume.ErrNotFound, h.Name, volumeRef, h.volumes())
 	case h.Volumes[i].Mapping.Root():
 		return h.Record, fmt.Errorf("%w: volume %s is the root of instance %q", ErrState, id, h.Name)
 	case running && h.Volumes[i].Mapping.MountPath != "":
@@ -101,6 +104,15 @@ func (m *Manager) DetachVolume(ctx context.Context, ref, volumeRef string) (Reco
 		return h.Record, err
 	}
 	return h.Record, h.finish()
+}
+
+// volumes are an instance's volumes in words.
+func (r *Record) volumes() string {
+	var all []string
+	for _, v := range r.Volumes {
+		all = append(all, v.VolumeID+" ("+v.Mapping.DeviceName+")")
+	}
+	return cmp.Or(strings.Join(all, ", "), "none")
 }
 
 // runs says whether a whole instance's container runs.

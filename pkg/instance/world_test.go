@@ -32,6 +32,8 @@ type world struct {
 	domains map[string]*domain
 	console map[int]string // pid -> instance
 	next    int
+	// badMountpoint is what CheckMountpoint refuses: a device, and a path in it.
+	badMountpoint string
 
 	ops   []string // every operation, in order
 	fault func(n int, op string, after bool) error
@@ -310,6 +312,17 @@ func (w rootsFake) Probe(string) (rootfs.Filesystem, error) {
 	return rootfs.Filesystem{Type: "ext4"}, nil
 }
 
+func (w rootsFake) Check(ctx context.Context, device string, _ rootfs.Filesystem) error {
+	return w.do(ctx, "check", func() error {
+		for target, path := range w.mounts {
+			if path == device {
+				return fmt.Errorf("checked under the mount at %s", target)
+			}
+		}
+		return nil
+	})
+}
+
 func (w rootsFake) Mount(ctx context.Context, device string, _ rootfs.Filesystem, target string, _ rootfs.MountOptions) error {
 	return w.do(ctx, "mount", func() error {
 		w.mounts[target] = device
@@ -325,6 +338,16 @@ func (w rootsFake) Unmount(target string) error {
 		delete(w.mounts, target)
 		return nil
 	})
+}
+
+func (w rootsFake) CheckMountpoint(root, name string) error {
+	if _, ok := w.mounts[root]; !ok {
+		return errors.New("the mountpoint's filesystem is not mounted")
+	}
+	if w.badMountpoint != "" && w.mounts[root]+" "+name == w.badMountpoint {
+		return rootfs.ErrOutside
+	}
+	return nil
 }
 
 func (w rootsFake) FindInit(root, init string) (string, error) {
