@@ -33,6 +33,17 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"held":    held,
 	"smallfs": smallfs,
 	"libvirt": private,
+	"tty":     tty,
+	"type":    typeIn,
+	"expect":  expect,
+	"ended":   ended,
+
+	// finally PROGRAM ARGS...: runs at the script's end, after its instances are
+	// deleted, however that end comes; the last one first. It may fail.
+	"finally": func(ts *testscript.TestScript, neg bool, args []string) {
+		h := of(ts)
+		h.undo = append(h.undo, func() { exec.Command(args[0], args[1:]...).Run() })
+	},
 
 	// nothing: no loop device, mount, domain, process or cgroup of this script.
 	"nothing": func(ts *testscript.TestScript, neg bool, args []string) {

@@ -128,7 +128,7 @@ func setup(env *testscript.Env) error {
 }
 
 func setupNamed(env *testscript.Env, name string) error {
-	h := &holder{work: env.WorkDir, prefix: unique + "-" + name, state: filepath.Join(env.WorkDir, "state"), runDir: filepath.Join(env.WorkDir, "run")}
+	h := &holder{terminals: map[string]*terminal{}, work: env.WorkDir, prefix: unique + "-" + name, state: filepath.Join(env.WorkDir, "state"), runDir: filepath.Join(env.WorkDir, "run")}
 	env.Setenv("N", h.prefix)
 	env.Setenv("STATE", h.state)
 	env.Setenv("LXCBOOT_STATE_DIR", h.state)
@@ -154,6 +154,7 @@ type holder struct {
 	connect                     string     // its libvirt, when that is not the host's
 	base                        host.State // what the script itself made with smallfs
 	undo                        []func()
+	terminals                   map[string]*terminal
 }
 
 func (h *holder) pick(s host.State) host.State { return s.Of(h.work+"/", h.prefix) }
