@@ -31,6 +31,7 @@ type Flavor struct {
 
 // Image is what the rules need of an image.
 type Image struct {
+	Name              string // may be empty
 	Status            string // Glance's word
 	Size, VirtualSize int64  // bytes; VirtualSize 0: unknown
 	MinDisk           int    // GiB

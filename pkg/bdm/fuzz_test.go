@@ -82,7 +82,7 @@ func FuzzJSON(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		specs, err := ParseJSON(data)
+		specs, err := ParseJSON("", data)
 		if err != nil {
 			var e *SpecError
 			if !errors.As(err, &e) {

@@ -7,26 +7,34 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"strings"
 )
 
-// The most that a JSON file of block devices may hold, in bytes: far more than a
-// boot can use.
-const maxJSON = 1 << 20
+// MaxJSON is the most that a JSON file of block devices may hold, in bytes: far more
+// than a boot can use.
+const MaxJSON = 1 << 20
 
 var wholeNumber = regexp.MustCompile(`^-?[0-9]+$`)
 
 // ParseJSON reads block devices in the form of openstack server create's JSON file:
 // an object with the keys of a spec, or a list of such objects. data is the file's
-// content. A null counts as absent. Errors are *SpecError.
-func ParseJSON(data []byte) ([]Spec, error) {
-	from := origin{flagDevice, ""}
-	if len(data) > maxJSON {
-		return nil, from.fail("", "", "the JSON file is of %d bytes, and at most %d are read", len(data), maxJSON)
+// content, or was typed itself, and name what was typed. A null counts as absent.
+// Errors are *SpecError.
+func ParseJSON(name string, data []byte) ([]Spec, error) {
+	if len(name) > 100 {
+		name = strings.ToValidUTF8(name[:100], "") + "…"
+	}
+	from := origin{flagDevice, name}
+	switch {
+	case len(data) > MaxJSON:
+		return nil, from.fail("", "", "its JSON is of %d bytes, and at most %d are read", len(data), MaxJSON)
+	case len(bytes.TrimSpace(data)) == 0:
+		return nil, from.fail("", "", "it is empty, and has to hold a JSON object, or a list of objects")
 	}
 	objects := []json.RawMessage{data}
 	if trimmed := bytes.TrimSpace(data); len(trimmed) > 0 && trimmed[0] == '[' {
 		if err := json.Unmarshal(data, &objects); err != nil {
-			return nil, from.fail("", "", "the file is not valid JSON: %v", err)
+			return nil, from.fail("", "", "it is not valid JSON: %v", err)
 		}
 		if len(objects) == 0 {
 			return nil, from.fail("", "", "the JSON list is empty: it needs an object for each device")
@@ -35,7 +43,7 @@ func ParseJSON(data []byte) ([]Spec, error) {
 	var specs []Spec
 	for i, object := range objects {
 		if len(objects) > 1 {
-			from.flag = fmt.Sprintf("%s (device %d of the file)", flagDevice, i+1)
+			from.flag = fmt.Sprintf("%s (device %d of the list)", flagDevice, i+1)
 		}
 		typed, err := jsonPairs(from, object)
 		if err != nil {
@@ -59,13 +67,13 @@ func jsonPairs(from origin, object []byte) ([]pair, error) {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-		return from.fail("", "", "the file is not valid JSON: %v", err)
+		return from.fail("", "", "it is not valid JSON: %v", err)
 	}
 	switch start, err := dec.Token(); {
 	case err != nil:
 		return nil, broken(err)
 	case start != json.Delim('{'):
-		return nil, from.fail("", "", "the file is neither a JSON object nor a list of objects")
+		return nil, from.fail("", "", "it is neither a JSON object nor a list of objects")
 	}
 	var typed []pair
 	for dec.More() {
@@ -101,7 +109,7 @@ func jsonPairs(from origin, object []byte) ([]pair, error) {
 		return nil, broken(err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, from.fail("", "", "the file goes on after its JSON object; for several devices give a list")
+		return nil, from.fail("", "", "there is more after its JSON object; for several devices give a list")
 	}
 	if len(typed) == 0 {
 		return nil, from.fail("", "", "the JSON object says nothing of a device; the keys are %s", keyNames(keys))

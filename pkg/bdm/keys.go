@@ -50,6 +50,12 @@ var ephemeralKeys = slices.DeleteFunc(Keys(), func(k Key) bool {
 	return k.Name != "size" && k.Name != "format" && k.Name != "mount"
 })
 
+// IsKey says whether a word is a key of a block device spec, under either name.
+func IsKey(word string) bool {
+	_, known := findKey(keys, word)
+	return known
+}
+
 // findKey is the key of that name or alias.
 func findKey(among []Key, name string) (Key, bool) {
 	for _, k := range among {
@@ -86,7 +92,7 @@ func (k Key) canonical(name, value string) (_, reason string) {
 	case name == "readonly":
 		yes, ok := boolean(value)
 		if !ok {
-			return "", fmt.Sprintf("the value %q of key %q is not one of yes, no", value, name)
+			return "", fmt.Sprintf("the value %q of key %q is not one of yes, no (or true, on, 1, t, y, false, off, 0, f, n)", value, name)
 		}
 		if yes {
 			return "yes", ""

@@ -82,7 +82,6 @@ var (
 	validSize   = regexp.MustCompile(`^[0-9]+$`)
 	validIndex  = regexp.MustCompile(`^-?[0-9]+$`)
 	validDevice = regexp.MustCompile(`^(/dev/)?(vd|sd|hd|xvd|ubd)[a-z]{1,3}$`)
-	validTag    = regexp.MustCompile(`^[^,/]*$`)
 )
 
 // Mapping makes the spec into a mapping: with novaclient's defaults, and held to the
@@ -121,6 +120,7 @@ func (s Spec) mapping(from origin) (Mapping, error) {
 			if !validIndex.MatchString(p.value) || err != nil {
 				reason = fmt.Sprintf("the boot index %q is not a whole number; 0 is the root, and -1, or none at all, a device that is not booted from", p.value)
 			}
+			n = max(n, -1) // as in Nova, all negative ones say the same
 			m.BootIndex = &n
 		case "shutdown":
 			m.DeleteOnTermination = p.value == "remove"
@@ -131,8 +131,8 @@ func (s Spec) mapping(from origin) (Mapping, error) {
 				reason = "the format is empty; leave the key out, or give " + strings.Join(Formats(), ", ") + ", none or swap"
 			}
 		case "tag":
-			if m.Tag = p.value; p.value == "" || utf8.RuneCountInString(p.value) > 60 || !validTag.MatchString(p.value) {
-				reason = fmt.Sprintf("the tag %q does not match '^[^,/]*$', is empty, or is too long: 1 to 60 characters are allowed", p.value)
+			if m.Tag = p.value; !ValidTag(p.value) {
+				reason = badTag(p.value)
 			}
 		case "volume_type":
 			if p.value == "" || utf8.RuneCountInString(p.value) > 255 {
@@ -168,6 +168,19 @@ func parseSize(text, unit string) (size int, reason string) {
 		return 0, fmt.Sprintf("the size: %d is less than the minimum of 1", n)
 	}
 	return int(n), ""
+}
+
+// ValidTag says whether text can be a tag, of a device or of an instance.
+func ValidTag(text string) bool {
+	return text != "" && utf8.RuneCountInString(text) <= 60 && !strings.ContainsAny(text, ",/")
+}
+
+// badTag has Nova's words where it is the characters that are wrong.
+func badTag(text string) string {
+	if strings.ContainsAny(text, ",/") {
+		return fmt.Sprintf("the tag %q does not match '^[^,/]*$': it must have no '/' and no ','", text)
+	}
+	return fmt.Sprintf("the tag %q is too long, or empty: it must have 1 to 60 characters", text)
 }
 
 // parseDevice reads a device name. It becomes a node in the container's /dev, so

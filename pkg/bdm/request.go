@@ -15,9 +15,10 @@ type Request struct {
 
 	BootVolume string // --boot-volume
 	Snapshot   string // --snapshot
-	// BlockDevices are the --block-device, each as it was typed. Where a JSON file
-	// was named, its content stands in the name's place: it begins with '{' or '['.
+	// BlockDevices are the --block-device, each as it was typed: a spec, JSON, or the
+	// name of a JSON file, whose content is in Files.
 	BlockDevices []string
+	Files        map[string][]byte
 	Legacy       []string // --block-device-mapping
 	Ephemerals   []string // --ephemeral
 	Swap         string   // --swap, in MiB
@@ -59,6 +60,10 @@ func (r Request) CheckFlags() error {
 	return err
 }
 
+// MaxCount is the most instances that one command boots: far more than a host bears,
+// and few enough to be planned at once.
+const MaxCount = 1000
+
 // Counts are how many instances are to be booted: at least min, and max if that is
 // possible. Both are 1 when nothing was said.
 func (r Request) Counts() (least, most int, err error) {
@@ -73,6 +78,9 @@ func (r Request) Counts() (least, most int, err error) {
 		n, reason := parseSize(c.text, "instances")
 		if reason != "" {
 			return 0, 0, refuse(ErrInvalid, "%s should be >= 1, and a whole number: it is %q", c.name, c.text)
+		}
+		if n > MaxCount {
+			return 0, 0, refuse(ErrInvalid, "%s should be <= %d, which is more than a host bears at once: it is %d", c.name, MaxCount, n)
 		}
 		for _, p := range c.set {
 			*p = n
@@ -230,13 +238,15 @@ func (r Request) root(devices bool) ([]device, error) {
 func (r Request) devices() ([]device, error) {
 	var all []device
 	for _, text := range r.BlockDevices {
-		specs, err := blockDevice(text)
+		specs, err := r.blockDevice(text)
 		if err != nil {
 			return nil, err
 		}
-		for _, s := range specs {
+		for i, s := range specs {
 			from := origin{flagDevice, text}
-			if len(specs) > 1 || isJSON(text) {
+			if _, file := r.Files[text]; file {
+				from = origin{fmt.Sprintf("%s %s (device %d)", flagDevice, text, i+1), s.String()}
+			} else if isJSON(text) {
 				from.text = s.String()
 			}
 			m, err := s.mapping(from)
@@ -270,9 +280,12 @@ func isJSON(text string) bool {
 	return strings.HasPrefix(text, "{") || strings.HasPrefix(text, "[")
 }
 
-func blockDevice(text string) ([]Spec, error) {
+func (r Request) blockDevice(text string) ([]Spec, error) {
+	if data, file := r.Files[text]; file {
+		return ParseJSON(text, data)
+	}
 	if isJSON(text) {
-		return ParseJSON([]byte(text))
+		return ParseJSON(text, []byte(text))
 	}
 	s, err := ParseSpec(text)
 	return []Spec{s}, err

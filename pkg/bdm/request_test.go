@@ -48,6 +48,10 @@ func TestMappings(t *testing.T) {
 			"source=image,id=j,dest=volume,size=3,bootindex=-1,shutdown=preserve,device=sdd",
 			"source=volume,id=w,dest=volume,bootindex=-1,shutdown=preserve,device=vde",
 		}},
+		"a JSON file": {Request{BootVolume: "v", BlockDevices: []string{"a=b.json"}, Files: map[string][]byte{"a=b.json": []byte(`{"size":1,"bootindex":-2}`)}}, []string{
+			"source=volume,id=v,dest=volume,bootindex=0,shutdown=preserve",
+			"source=blank,dest=local,size=1,bootindex=-1,shutdown=remove",
+		}},
 		"legacy root": {Request{Legacy: []string{"vdb=w", "vda=v"}}, []string{
 			"source=volume,id=w,dest=volume,bootindex=-1,shutdown=preserve,device=vdb",
 			"source=volume,id=v,dest=volume,bootindex=0,shutdown=preserve,device=vda",
@@ -136,8 +140,10 @@ func TestMappingsRefused(t *testing.T) {
 		// Where it was said, as it was said.
 		{volume("source=blank,SIZE=1"), `--block-device "source=blank,SIZE=1": unknown key "SIZE"`},
 		{volume(`{"source":"blank","id":"x"}`), `--block-device "source=blank,id=x": Invalid device UUID.`},
-		{volume(`{"source":"blank"`), "--block-device: the file is not valid JSON"},
+		{volume(`{"source":"blank"`), "it is not valid JSON"},
 		{Request{Legacy: []string{"vdb=i:image"}, Image: "i", DeleteOnTermination: true}, "--delete-on-termination can only"},
+		{Request{BootVolume: "v", BlockDevices: []string{"f"}, Files: map[string][]byte{"f": []byte(`[{"size":1},{"size":"x"}]`)}}, `--block-device f (device 2) "size=x": the size "x"`},
+		{Request{Image: "i", MaxCount: "1001"}, "max_count should be <= 1000"},
 	} {
 		all, err := Mappings(c.r)
 		if err == nil {

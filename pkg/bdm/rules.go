@@ -1,6 +1,7 @@
 package bdm
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -51,7 +52,7 @@ func (f Facts) rootExists(all []Mapping) error {
 		volume = s.VolumeID
 	}
 	if v, known := f.Volumes[volume]; known && !v.Bootable {
-		return refuse(ErrInvalid, "Block Device %s is not bootable. A root needs a volume that is marked as bootable; data volumes need not be", volume)
+		return refuse(ErrInvalid, "Block Device %s is not bootable. A root needs a volume that is marked as bootable: lxcboot volume set --bootable %s, if there is a root filesystem on it", volume, volume)
 	}
 	return nil
 }
@@ -71,7 +72,7 @@ func (f Facts) rootName(all []Mapping) error {
 }
 
 func sameAsRoot() error {
-	return refuse(ErrInvalid, "The volume cannot be assigned the same device name as the root device vda. Give it another, as device=vdb, or none")
+	return refuse(ErrInvalid, "The volume cannot be assigned the same device name as the root device vda. Give it another name, as vdb, or none")
 }
 
 // single: several instances cannot have one volume.
@@ -123,30 +124,34 @@ func (f Facts) rootFits(all []Mapping) error {
 		img, what = Image{MinRAM: v.MinRAM, MinDisk: v.MinDisk}, fmt.Sprintf("the image of volume %s", id)
 	}
 	if img.MinRAM > f.Flavor.MemoryMiB {
-		return refuse(ErrInvalid, "Flavor's memory is too small for requested image. The flavor has %d MiB, %s needs %d MiB.", f.Flavor.MemoryMiB, what, img.MinRAM)
+		return refuse(ErrInvalid, "Flavor's memory is too small for requested image. The flavor has %d MiB, %s needs %d MiB. Use a larger flavor.", f.Flavor.MemoryMiB, what, img.MinRAM)
 	}
 	if m.Dest == DestVolume {
 		// The size that was said of an existing volume is not its size: Nova holds
 		// it against min_disk all the same, and refuses volumes that would do.
 		if m.Source != SourceVolume && m.Size > 0 && img.MinDisk > m.Size {
-			return refuse(ErrInvalid, "Volume is smaller than the minimum size specified in image metadata. Volume size is %d bytes, minimum size is %d bytes. Give size=%d or more.", inBytes(m.Size), inBytes(img.MinDisk), img.MinDisk)
+			return refuse(ErrInvalid, "Volume is smaller than the minimum size specified in image metadata. Volume size is %d bytes, minimum size is %d bytes. Give size=%d (GiB) or more.", inBytes(m.Size), inBytes(img.MinDisk), img.MinDisk)
 		}
 		return nil
 	}
 	if m.Source != SourceImage {
 		return nil
 	}
+	const larger = "The flavor has %d GiB, and %s needs %d GiB: use a larger flavor, or boot from a volume (--boot-from-volume %d)"
 	have, need := inBytes(f.Flavor.RootGiB), max(img.Size, img.VirtualSize)
 	switch {
 	case have == 0:
 		return refuse(ErrInvalid, "Only volume-backed servers are allowed for flavors with zero disk. Boot from a volume (--boot-from-volume SIZE), or use a flavor with a disk")
 	case need > have:
-		return refuse(ErrInvalid, "Flavor's disk is too small for requested image. Flavor disk is %d bytes, image is %d bytes.", have, need)
+		return refuse(ErrInvalid, "Flavor's disk is too small for requested image. Flavor disk is %d bytes, image is %d bytes. "+larger, have, need, f.Flavor.RootGiB, what, img.wholeGiB(), img.wholeGiB())
 	case inBytes(img.MinDisk) > have:
-		return refuse(ErrInvalid, "Flavor's disk is smaller than the minimum size specified in image metadata. Flavor disk is %d bytes, minimum size is %d bytes.", have, inBytes(img.MinDisk))
+		return refuse(ErrInvalid, "Flavor's disk is smaller than the minimum size specified in image metadata. Flavor disk is %d bytes, minimum size is %d bytes. "+larger, have, inBytes(img.MinDisk), f.Flavor.RootGiB, what, img.MinDisk, img.MinDisk)
 	}
 	return nil
 }
+
+// wholeGiB is an image's size; what does not fill a GiB counts as one.
+func (i Image) wholeGiB() int64 { return (max(i.Size, i.VirtualSize) + gib - 1) / gib }
 
 func inBytes(sizeGiB int) int64 { return int64(sizeGiB) * gib }
 
@@ -241,11 +246,13 @@ func (f Facts) volumeType(m Mapping) error {
 }
 
 func (f Facts) image(m Mapping) error {
-	if _, known := f.Images[m.ID]; !known {
+	img, known := f.Images[m.ID]
+	if !known {
 		return invalidMapping(ErrNotFound, "failed to get image %s.", m.ID)
 	}
 	if m.Dest == DestVolume && m.Size == 0 {
-		return refuse(ErrInvalid, "Images with destination_type 'volume' need to have a non-zero size specified. Give one, as size=1")
+		least := max(img.wholeGiB(), int64(img.MinDisk), 1)
+		return refuse(ErrInvalid, "Images with destination_type 'volume' need to have a non-zero size specified. Give that of image %s one, as size=%d", cmp.Or(img.Name, m.ID), least)
 	}
 	return nil
 }
@@ -270,7 +277,7 @@ func (f Facts) volume(m Mapping) error {
 	case v.Status == statusDownloading: // Cinder would let it be reserved, half full
 		return refuse(ErrInUse, "Invalid volume: Volume %s is still being made from its image (downloading); wait until it is available.", m.ID)
 	}
-	return refuse(ErrInUse, "Invalid volume: Volume %s status must be available or downloading to reserve, but the current status is %s.%s", m.ID, v.Status, held)
+	return refuse(ErrInUse, "Invalid volume: Volume %s status must be available to reserve, but the current status is %s.%s", m.ID, v.Status, held)
 }
 
 func (f Facts) snapshot(m Mapping) error {
@@ -358,7 +365,7 @@ func (f Facts) created(all []Mapping) error {
 
 func (f Facts) createdFromImage(m Mapping) error {
 	img := f.Images[m.ID]
-	need := (max(img.Size, img.VirtualSize) + gib - 1) / gib // what does not fill a GiB counts as one
+	need := img.wholeGiB()
 	switch {
 	case img.Status != imageActive:
 		return notActive(m.ID, img)

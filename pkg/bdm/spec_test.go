@@ -209,7 +209,7 @@ func TestParseJSON(t *testing.T) {
 		`{"source_type": "image", "uuid": "i", "volume_size": "2", "readonly": false}`:               "source=image,id=i,size=2,readonly=no,dest=volume",
 		" [{\"source\":\"blank\",\"size\":1},{\"source\":\"blank\",\"size\":2}]\n":                   "source=blank,size=1 source=blank,size=2",
 	} {
-		specs, err := ParseJSON([]byte(text))
+		specs, err := ParseJSON("devices.json", []byte(text))
 		var got []string
 		for _, s := range specs {
 			got = append(got, s.String())
@@ -219,7 +219,7 @@ func TestParseJSON(t *testing.T) {
 		}
 	}
 	for bad, want := range map[string]string{
-		``:                        "not valid JSON",
+		``:                        `--block-device "devices.json": it is empty`,
 		`{`:                       "not valid JSON",
 		`{"id":"a",`:              "not valid JSON",
 		`{"id":`:                  "not valid JSON",
@@ -230,7 +230,7 @@ func TestParseJSON(t *testing.T) {
 		`[]`:                      "list is empty",
 		`{}`:                      "says nothing of a device",
 		`{"tag":null}`:            "says nothing of a device",
-		`{"id":"a"} {"id":"b"}`:   "goes on after",
+		`{"id":"a"} {"id":"b"}`:   "there is more after",
 		`{"id":["a"]}`:            `the value of key "id" is neither text`,
 		`{"size":1.5}`:            `the value 1.5 of key "size" is not a whole number`,
 		`{"size":1e3}`:            "not a whole number",
@@ -239,12 +239,12 @@ func TestParseJSON(t *testing.T) {
 		`{"nonsense":1}`:          `unknown key "nonsense"`,
 		`{"id":"a","id":"b"}`:     "given twice",
 		`{"id":"a","uuid":"b"}`:   "given twice",
-		`[{"size":1},{"sice":1}]`: "(device 2 of the file)",
+		`[{"size":1},{"sice":1}]`: `(device 2 of the list) "devices.json": unknown key "sice"`,
 		strings.Repeat(" ", 1<<20) + `{"id":"a"}`: "at most",
 	} {
-		_, err := ParseJSON([]byte(bad))
+		_, err := ParseJSON("devices.json", []byte(bad))
 		var e *SpecError
-		if !errors.As(err, &e) || !strings.Contains(err.Error(), want) {
+		if !errors.As(err, &e) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "devices.json") {
 			t.Errorf("%.60s: %v\nwant %s", bad, err, want)
 		}
 	}
