@@ -72,12 +72,12 @@ func Run(ctx context.Context, checks []Check) (results []Result, fit bool) {
 	return results, fit
 }
 
-// Host is the checks of the host itself. The commands add those of libvirt and of
-// the volume store.
-func Host(stateDir string) []Check {
+// Host is the checks of the host itself. stateRule is what the program itself holds
+// the state directory to. The commands add those of libvirt and of the volume store.
+func Host(stateDir string, stateRule func(dir string) error) []Check {
 	return []Check{
 		{"root", root},
-		{"state directory", func(context.Context) (string, error) { return state(stateDir) }},
+		{"state directory", func(context.Context) (string, error) { return state(stateDir, stateRule) }},
 		{"loop devices", loops},
 		{"filesystems", filesystems},
 		{"user namespaces", userNamespaces},
@@ -96,18 +96,15 @@ func root(context.Context) (string, error) {
 	return "running as root", nil
 }
 
-func state(dir string) (string, error) {
-	info, err := os.Stat(dir)
-	switch {
+func state(dir string, rule func(dir string) error) (string, error) {
+	if err := rule(dir); err != nil {
+		return "", err
+	}
+	var fs unix.Statfs_t
+	switch err := unix.Statfs(dir, &fs); {
 	case errors.Is(err, os.ErrNotExist):
 		return dir + " is made when it is needed", nil
 	case err != nil:
-		return "", err
-	case info.Mode().Perm()&0o077 != 0:
-		return "", failed("chmod 0700 "+dir, "%s can be read or written by others (mode %04o)", dir, info.Mode().Perm())
-	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
 		return "", err
 	}
 	free := fs.Bavail * uint64(fs.Bsize) >> 20

@@ -31,18 +31,26 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 // ExecOptions say what is run in a container, and how.
 type ExecOptions struct {
-	InitPID int // of the container, on the host; Host.Exec finds it
-	Argv    []string
-	Env     map[string]string // beside and before PATH, HOME, USER, LOGNAME, SHELL, TERM
-	User    string            // NAME, UID, NAME:GROUP or UID:GID in the container; empty: root
-	Dir     string            // in the container; empty: the user's home, else /
-	TTY     bool              // a terminal of the container's own for all three
-	Stdin   io.Reader         // nil: nothing
-	Stdout  io.Writer         // nil: dropped
-	Stderr  io.Writer         // nil: dropped; with TTY all goes to Stdout
+	Argv   []string
+	Env    map[string]string // beside and before PATH, HOME, USER, LOGNAME, SHELL, TERM
+	User   string            // NAME, UID, NAME:GROUP or UID:GID in the container; empty: root
+	Dir    string            // in the container; empty: the user's home, else /
+	TTY    bool              // a terminal of the container's own for all three
+	Stdin  io.Reader         // nil: nothing
+	Stdout io.Writer         // nil: dropped
+	Stderr io.Writer         // nil: dropped; with TTY all goes to Stdout
 }
 
-// Exec runs a program in the running container of an id; see the function Exec.
+// Exec runs a program in all namespaces and cgroups of the running container of an id,
+// and gives its exit code: ExitSignal and the signal when one ended it;
+// ExitNotFound or ExitNotExecutable with ErrNoProgram. With another error it did
+// not run, or ctx ended: then it gets SIGTERM, soon after SIGKILL, and the error is
+// ctx's cause.
+//
+// The program has no capability that the container's init could not have, init's
+// limits and no_new_privs, and its security label; no file of the host is passed to
+// it, but pipes and a terminal of the container's. With a terminal, one at Stdin is
+// raw meanwhile and its size is followed.
 func (h *Host) Exec(ctx context.Context, id string, o ExecOptions) (int, error) {
 	info, err := h.State(ctx, id)
 	if err != nil {
@@ -54,25 +62,6 @@ func (h *Host) Exec(ctx context.Context, id string, o ExecOptions) (int, error) 
 	p, err := findInit(info.PID)
 	if err != nil {
 		return -1, fmt.Errorf("container %s: %w", id, err)
-	}
-	defer p.Close()
-	return p.exec(ctx, o)
-}
-
-// Exec runs a program in all namespaces and cgroups of the container whose init is
-// o.InitPID, and gives its exit code: ExitSignal and the signal when one ended it;
-// ExitNotFound or ExitNotExecutable with ErrNoProgram. With another error it did
-// not run, or ctx ended: then it gets SIGTERM, soon after SIGKILL, and the error is
-// ctx's cause.
-//
-// The program has no capability that the container's init could not have, init's
-// limits and no_new_privs, and its security label; no file of the host is passed to
-// it, but pipes and a terminal of the container's. With a terminal, one at Stdin is
-// raw meanwhile and its size is followed.
-func Exec(ctx context.Context, o ExecOptions) (int, error) {
-	p, err := openInit(o.InitPID)
-	if err != nil {
-		return -1, err
 	}
 	defer p.Close()
 	return p.exec(ctx, o)

@@ -20,6 +20,17 @@ var (
 	ErrUnsupported = errors.New("not supported")
 )
 
+// NotFoundError says that there is no such object.
+type NotFoundError struct {
+	Kind string // image, volume, snapshot
+	Ref  string // id or name, as given
+}
+
+func (e *NotFoundError) Error() string { return fmt.Sprintf("%s %q not found", e.Kind, e.Ref) }
+
+// Is makes errors.Is(err, ErrNotFound) true.
+func (e *NotFoundError) Is(target error) bool { return target == ErrNotFound }
+
 // AmbiguousError says that a name stands for several objects.
 type AmbiguousError struct {
 	Kind string   // image, volume, snapshot

@@ -107,6 +107,13 @@ type CreateVolume struct {
 	Metadata    map[string]string
 }
 
+// UpdateVolume asks for changes of a volume; what is nil stays as it is.
+type UpdateVolume struct {
+	Name     *string
+	Bootable *bool
+	Metadata map[string]string // beside what there is
+}
+
 // ImportImage asks for a new image from a file on this host.
 type ImportImage struct {
 	Name       string

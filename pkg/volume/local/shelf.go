@@ -66,7 +66,7 @@ func isID(ref string) bool {
 func (s *shelf[T]) path(id string) string { return filepath.Join(s.dir, id) }
 
 func (s *shelf[T]) notFound(ref string) error {
-	return fmt.Errorf("%s %q: %w", s.kind, ref, volume.ErrNotFound)
+	return &volume.NotFoundError{Kind: s.kind, Ref: ref}
 }
 
 // making says whether a status is one of an object that is being made.
@@ -182,8 +182,8 @@ func (s *shelf[T]) objects(ctx context.Context) ([]T, error) {
 // find finds an object by its id or its name.
 func (s *shelf[T]) find(ctx context.Context, ref string) (T, error) {
 	var none T
-	if isID(ref) {
-		rec, err := s.get(ctx, ref)
+	if id := strings.ToLower(ref); isID(id) {
+		rec, err := s.get(ctx, id)
 		return rec.Object, err
 	}
 	all, err := s.list(ctx)
@@ -303,6 +303,7 @@ func (s *shelf[T]) save(dir string, rec record[T]) error {
 	if _, err := f.Write(append(b, '\n')); err != nil {
 		return fmt.Errorf("saving its record: %w", err)
 	}
+	fault.Point("local/save-" + s.kind + "/before-rename")
 	if err := f.CloseAtomicallyReplace(); err != nil {
 		return fmt.Errorf("saving its record: %w", err)
 	}
@@ -320,12 +321,12 @@ func (s *shelf[T]) create(ctx context.Context, rec record[T]) (_ *os.File, err e
 	defer unlock()
 	fresh := filepath.Join(s.dir, newPrefix+id)
 	if err := os.Mkdir(fresh, 0o700); err != nil {
-		return nil, fmt.Errorf("making a %s: %w", s.kind, err)
+		return nil, fmt.Errorf("making the %s: %w", s.kind, err)
 	}
 	var f *os.File
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("making a %s: %w", s.kind, err)
+			err = fmt.Errorf("making the %s: %w", s.kind, err)
 			if f != nil {
 				f.Close()
 			}

@@ -27,6 +27,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -70,7 +71,7 @@ func Open(stateDir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state directory %q: %w", stateDir, err)
 	}
-	if err := private(dir, "state directory"); err != nil {
+	if err := MakeDir(dir); err != nil {
 		return nil, err
 	}
 	s := &Store{dir: dir, jobs: map[string]*job{}}
@@ -84,31 +85,113 @@ func Open(stateDir string) (*Store, error) {
 		return face{&n.ID, &n.Name, &n.Status, n.CreatedAt}
 	}}
 	for _, sub := range []string{s.images.dir, s.volumes.dir, s.snapshots.dir} {
-		if err := private(sub, "directory"); err != nil {
+		if err := MakeDir(sub); err != nil {
 			return nil, err
 		}
 	}
 	return s, nil
 }
 
-// private makes the directory, or checks that it is only this user's to change.
-func private(dir, what string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("%s %s can not be made: %w; choose another with --state-dir", what, dir, err)
+// DirError says why the state directory, or one of those in it, cannot be used.
+type DirError struct {
+	Dir    string
+	Reason string
+	mend   string // empty: there is nothing to be done about it
+}
+
+func (e *DirError) Error() string {
+	return fmt.Sprintf("the state directory cannot be used: %s %s: %s", e.Dir, e.Reason, e.Mend())
+}
+
+// Mend is what to do about it.
+func (e *DirError) Mend() string {
+	const other = "choose another with --state-dir"
+	if e.mend == "" {
+		return other
 	}
-	fi, err := os.Stat(dir)
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", what, dir, err)
+	return e.mend + ", or " + other
+}
+
+// Check says why the store could not work in a state directory, and makes nothing.
+func Check(stateDir string) error {
+	for _, sub := range []string{"", "images", "volumes", "snapshots"} {
+		if err := CheckDir(filepath.Join(stateDir, sub)); err != nil {
+			return err
+		}
 	}
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("%s %s belongs to user %d, and this is user %d: run 'chown %d %s' if nobody else should use it, or choose another with --state-dir",
-			what, dir, st.Uid, os.Geteuid(), os.Geteuid(), dir)
-	}
-	if fi.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("%s %s may be written to by others (mode %04o): run 'chmod 0700 %s' if its content can be trusted, or choose another with --state-dir",
-			what, dir, fi.Mode().Perm(), dir)
+	if err := writable(stateDir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &DirError{stateDir, fmt.Sprintf("can not be written to (%v)", err), mendAccess("make it writable")}
 	}
 	return nil
+}
+
+// CheckDir is the rule for the state directory and all that is in it: it is this
+// user's, and nobody else can write to it. One that is not there yet is fine when it
+// can be made. The error is a *DirError.
+func CheckDir(dir string) error {
+	fi, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) {
+		for errors.Is(err, fs.ErrNotExist) {
+			dir = filepath.Dir(dir)
+			fi, err = os.Stat(dir)
+		}
+		if err == nil && !fi.IsDir() {
+			err = unix.ENOTDIR
+		}
+		if err == nil {
+			err = writable(dir)
+		}
+		if err != nil {
+			return &DirError{dir, fmt.Sprintf("can not hold what is to be made in it (%v)", plainError(err)), mendAccess("make it writable")}
+		}
+		return nil
+	}
+	if err != nil {
+		return &DirError{dir, fmt.Sprintf("can not be used (%v)", plainError(err)), mendAccess("")}
+	}
+	if !fi.IsDir() {
+		return &DirError{dir, "is no directory", ""}
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return &DirError{dir, fmt.Sprintf("belongs to user %d, and this is user %d", st.Uid, os.Geteuid()), mendAccess("run 'chown 0 " + dir + "' if nobody else should use it")}
+	}
+	if fi.Mode().Perm()&0o022 != 0 {
+		return &DirError{dir, fmt.Sprintf("may be written to by others (mode %04o)", fi.Mode().Perm()), "run 'chmod 0700 " + dir + "' if its content can be trusted"}
+	}
+	return nil
+}
+
+// writable says whether this user can make something in a directory.
+func writable(dir string) error {
+	return unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+}
+
+// mendAccess is what to do about a directory that this user cannot use.
+func mendAccess(asRoot string) string {
+	if os.Geteuid() != 0 {
+		return "run it as root"
+	}
+	return asRoot
+}
+
+// plainError is an error without the call and the path, which are said otherwise.
+func plainError(err error) error {
+	var e *fs.PathError
+	if errors.As(err, &e) {
+		return e.Err
+	}
+	return err
+}
+
+// MakeDir makes a directory where it is not there, by the rule of CheckDir.
+func MakeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		if e := CheckDir(dir); e != nil {
+			return e
+		}
+		return &DirError{dir, fmt.Sprintf("can not be made (%v)", plainError(err)), mendAccess("")}
+	}
+	return CheckDir(dir)
 }
 
 // Close ends the work in the background. A volume that is still being filled

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -280,14 +281,33 @@ func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int) (volum
 	})
 }
 
-// SetBootable says whether a volume can be booted from. A blank one can not, until
-// somebody who put a root filesystem on it says so.
-func (s *Store) SetBootable(ctx context.Context, id string, bootable bool) (volume.Volume, error) {
-	return s.volumes.change(ctx, id, func(rec *record[volume.Volume]) error {
-		if making(rec.Object.Status) || rec.Object.Status == volume.StatusError {
-			return fmt.Errorf("volume %s is not available, it is %q: %w", id, rec.Object.Status, volume.ErrConflict)
+// UpdateVolume changes a volume's name, whether it can be booted from, and its
+// metadata. A blank volume is not bootable, until somebody who put a root filesystem
+// on it says so.
+func (s *Store) UpdateVolume(ctx context.Context, id string, req volume.UpdateVolume) (volume.Volume, error) {
+	if err := checkMap("volume metadata", req.Metadata); err != nil {
+		return volume.Volume{}, err
+	}
+	if req.Name != nil {
+		if err := checkName("volume name", *req.Name); err != nil {
+			return volume.Volume{}, err
 		}
-		rec.Object.Bootable = bootable
+	}
+	return s.volumes.change(ctx, id, func(rec *record[volume.Volume]) error {
+		v := &rec.Object
+		if making(v.Status) || v.Status == volume.StatusError {
+			return fmt.Errorf("volume %s is not available, it is %q: %w", id, v.Status, volume.ErrConflict)
+		}
+		if req.Name != nil {
+			v.Name = *req.Name
+		}
+		if req.Bootable != nil {
+			v.Bootable = *req.Bootable
+		}
+		if v.Metadata == nil {
+			v.Metadata = map[string]string{}
+		}
+		maps.Copy(v.Metadata, req.Metadata)
 		return nil
 	})
 }

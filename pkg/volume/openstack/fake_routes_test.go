@@ -2,6 +2,7 @@ package openstack
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -95,10 +96,25 @@ func (c *cloud) routes(mux *http.ServeMux) {
 		w.WriteHeader(200)
 	})
 	mux.HandleFunc("POST "+p+"/volumes/{id}/action", func(w http.ResponseWriter, r *http.Request) {
-		if size := read(r, "os-extend")["new_size"]; size != nil {
-			c.volumes[r.PathValue("id")]["size"] = size
+		var body map[string]map[string]any
+		json.NewDecoder(r.Body).Decode(&body)
+		v := c.volumes[r.PathValue("id")]
+		if size := body["os-extend"]["new_size"]; size != nil {
+			v["size"] = size
+		}
+		if bootable := body["os-set_bootable"]["bootable"]; bootable != nil {
+			v["bootable"] = fmt.Sprint(bootable)
 		}
 		w.WriteHeader(202)
+	})
+	mux.HandleFunc("PUT "+p+"/volumes/{id}", func(w http.ResponseWriter, r *http.Request) {
+		v := c.volumes[r.PathValue("id")]
+		if v == nil {
+			refuse(w, 404, "itemNotFound", "volume could not be found.")
+			return
+		}
+		maps.Copy(v, read(r, "volume"))
+		answer(w, 200, map[string]any{"volume": v})
 	})
 	mux.HandleFunc("GET "+p+"/messages", func(w http.ResponseWriter, r *http.Request) {
 		out := []any{}

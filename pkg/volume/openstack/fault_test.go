@@ -223,6 +223,10 @@ func TestDoneOnce(t *testing.T) {
 			if v, err := s.ExtendVolume(ctx, vol, 3); err != nil || v.Size != 3 {
 				t.Errorf("extending: %+v, %v", v, err)
 			}
+			name, no := "renamed", false
+			if v, err := s.UpdateVolume(ctx, vol, volume.UpdateVolume{Name: &name, Bootable: &no, Metadata: map[string]string{"a": "b"}}); err != nil || v.Name != name || v.Bootable || v.Metadata["a"] != "b" {
+				t.Errorf("changing: %+v, %v", v, err)
+			}
 			if err := s.DeleteVolume(ctx, vol); err != nil {
 				t.Error(err)
 			}

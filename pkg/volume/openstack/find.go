@@ -19,7 +19,7 @@ func find[T any](ctx context.Context, kind, ref string, get func(context.Context
 	list func(ctx context.Context, name string) ([]T, error), face func(T) (id, name string)) (T, error) {
 	var zero T
 	if uuid.Validate(ref) == nil {
-		v, err := get(ctx, ref)
+		v, err := get(ctx, strings.ToLower(ref))
 		if err == nil || !errors.Is(err, volume.ErrNotFound) {
 			return v, err
 		}
@@ -35,7 +35,7 @@ func find[T any](ctx context.Context, kind, ref string, get func(context.Context
 	all = slices.DeleteFunc(all, func(v T) bool { _, name := face(v); return name != ref })
 	switch len(all) {
 	case 0:
-		return zero, fmt.Errorf("%s %q: %w", kind, ref, volume.ErrNotFound)
+		return zero, &volume.NotFoundError{Kind: kind, Ref: ref}
 	case 1:
 		id, _ := face(all[0])
 		return get(ctx, id) // a list may say less
@@ -51,7 +51,7 @@ func find[T any](ctx context.Context, kind, ref string, get func(context.Context
 // notThere makes the service's "not found" into a sentence of ours.
 func notThere(kind, id string, err error) error {
 	if errors.Is(err, volume.ErrNotFound) {
-		return fmt.Errorf("%s %s: %w", kind, id, volume.ErrNotFound)
+		return &volume.NotFoundError{Kind: kind, Ref: id}
 	}
 	return err
 }

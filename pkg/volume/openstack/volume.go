@@ -345,6 +345,41 @@ func inUse(v volume.Volume) error {
 	return fmt.Errorf("volume %s is %w: %s", v.ID, volume.ErrInUse, strings.Join(who, ", "))
 }
 
+// UpdateVolume changes a volume's name, whether it can be booted from, and its
+// metadata.
+func (s *Store) UpdateVolume(ctx context.Context, id string, req volume.UpdateVolume) (volume.Volume, error) {
+	if err := checkTexts("volume metadata", req.Metadata); err != nil {
+		return volume.Volume{}, err
+	}
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
+	change := func(path string, body map[string]any) error {
+		err := call(ctx, s, "cinder", "changing volume "+id, func(error) error {
+			return s.post(ctx, s.cinder.ServiceURL("volumes", id, path), body)
+		})
+		return notThere("volume", id, err)
+	}
+	var err error
+	if req.Name != nil {
+		if err := checkText("volume name", *req.Name); err != nil {
+			return volume.Volume{}, err
+		}
+		err = notThere("volume", id, call(ctx, s, "cinder", "renaming volume "+id, func(error) error {
+			return volumes.Update(ctx, s.cinder, id, volumes.UpdateOpts{Name: req.Name}).Err
+		}))
+	}
+	if err == nil && len(req.Metadata) > 0 {
+		err = change("metadata", map[string]any{"metadata": req.Metadata})
+	}
+	if err == nil && req.Bootable != nil {
+		err = change("action", map[string]any{"os-set_bootable": map[string]any{"bootable": *req.Bootable}})
+	}
+	if err != nil {
+		return volume.Volume{}, err
+	}
+	return s.volume(ctx, id)
+}
+
 // ExtendVolume makes a volume larger and waits until it is. The volume must be
 // available: what runs from it would not see the new size.
 func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int) (volume.Volume, error) {

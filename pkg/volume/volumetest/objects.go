@@ -286,6 +286,25 @@ func (s *suite) extend() {
 	}
 }
 
+func (s *suite) update() {
+	v := s.volume(volume.CreateVolume{Size: 1, Metadata: map[string]string{"a": "1", "b": "1"}})
+	name, long, yes, no := uniqueName(), string(slices.Repeat([]byte{'x'}, 256)), true, false
+	_, err := s.UpdateVolume(s.ctx(), v.ID, volume.UpdateVolume{Name: &long})
+	s.is(err, volume.ErrInvalid, "an overlong name")
+	_, err = s.UpdateVolume(s.ctx(), newID(), volume.UpdateVolume{Name: &name})
+	s.is(err, volume.ErrNotFound, "changing an unknown volume")
+	if _, err = s.UpdateVolume(s.ctx(), v.ID, volume.UpdateVolume{Name: &name, Bootable: &yes, Metadata: map[string]string{"b": "2"}}); err != nil {
+		s.Fatalf("changing a volume: %v", err)
+	}
+	got, err := s.Volume(s.ctx(), name)
+	if err != nil || got.ID != v.ID || !got.Bootable || got.Metadata["a"] != "1" || got.Metadata["b"] != "2" {
+		s.Errorf("a changed volume is %+v, %v", got, err)
+	}
+	if got, err = s.UpdateVolume(s.ctx(), v.ID, volume.UpdateVolume{Bootable: &no}); err != nil || got.Bootable || got.Name != name {
+		s.Errorf("no longer bootable: %+v, %v", got, err)
+	}
+}
+
 func (s *suite) checkCreate() {
 	img := s.image(volume.ImportImage{MinDisk: 2})
 	two := s.volume(volume.CreateVolume{Size: 2})

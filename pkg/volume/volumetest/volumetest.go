@@ -38,6 +38,7 @@ type Store interface {
 	WaitVolume(ctx context.Context, id string) (volume.Volume, error)
 	DeleteVolume(ctx context.Context, id string) error
 	ExtendVolume(ctx context.Context, id string, sizeGiB int) (volume.Volume, error)
+	UpdateVolume(ctx context.Context, id string, req volume.UpdateVolume) (volume.Volume, error)
 	VolumesOf(ctx context.Context, instanceID string) ([]volume.Volume, error)
 
 	Snapshots(ctx context.Context) ([]volume.Snapshot, error)
@@ -85,6 +86,7 @@ func Run(t *testing.T, newStore func(t *testing.T) Store, opts Options) {
 		{"Names", (*suite).names},
 		{"CheckCreate", (*suite).checkCreate},
 		{"Extend", (*suite).extend},
+		{"Update", (*suite).update},
 		{"NotFound", (*suite).notFound},
 		{"VolumesOf", (*suite).volumesOf},
 		{"Attach", (*suite).attach},
