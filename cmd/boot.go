@@ -1,12 +1,10 @@
 package cmd
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 
@@ -39,11 +37,11 @@ The keys of --block-device are described in docs/bdm.md.`,
 func nameArg(_ *cobra.Command, args []string) error {
 	switch len(args) {
 	case 0:
-		return errors.New("the following arguments are required: name")
+		return usagef("the following arguments are required: name")
 	case 1:
 		return nil
 	}
-	return fmt.Errorf("one name is expected, and there are %d arguments: %s", len(args), strings.Join(args, " "))
+	return usagef("one name is expected, and there are %d arguments: %s", len(args), strings.Join(args, " "))
 }
 
 func (a *App) boot(ctx context.Context, o *bootOptions, name string) error {
@@ -78,7 +76,7 @@ func (a *App) boot(ctx context.Context, o *bootOptions, name string) error {
 		}
 	}
 	for _, w := range plans[0].Warnings {
-		a.say("warning: %s", w)
+		a.warn("%s", w)
 	}
 	if o.dryRun {
 		return a.printPlans(plans)
@@ -93,8 +91,8 @@ func (a *App) boot(ctx context.Context, o *bootOptions, name string) error {
 	return a.bootMany(ctx, m, o, plans)
 }
 
-// bootMany boots side by side. When one fails, the others are deleted again, unless
-// they are to be kept.
+// bootMany boots side by side. When one fails, the others are undone too, unless they
+// are to be kept.
 func (a *App) bootMany(ctx context.Context, m *instance.Manager, o *bootOptions, plans []instance.Plan) error {
 	errs, booted := make([]error, len(plans)), make([]instance.View, len(plans))
 	var wg sync.WaitGroup
@@ -116,8 +114,8 @@ func (a *App) bootMany(ctx context.Context, m *instance.Manager, o *bootOptions,
 		defer cancel()
 		for i, p := range plans {
 			if errs[i] == nil {
-				if _, err := m.Delete(undo, p.Name); err != nil {
-					failed = errors.Join(failed, &instance.RollbackError{Instance: p.Name, Cause: errs[i], Undo: err})
+				if err := m.Undo(undo, p.Name); err != nil {
+					failed = errors.Join(failed, &instance.RollbackError{Instance: p.Name, Cause: errors.New("another instance failed"), Undo: err})
 				}
 			}
 		}
@@ -150,7 +148,7 @@ func (a *App) imageWith(ctx context.Context, m *instance.Manager, req *instance.
 		return err
 	}
 	if warning != "" {
-		a.say("warning: %s", warning)
+		a.warn("%s", warning)
 	}
 	req.Blocks.Image, req.Blocks.ImageWith = id, nil
 	return nil
@@ -158,12 +156,15 @@ func (a *App) imageWith(ctx context.Context, m *instance.Manager, req *instance.
 
 func (a *App) printPlans(plans []instance.Plan) error {
 	if a.format == "json" || a.format == "yaml" {
+		for i := range plans {
+			plans[i].Warnings = append([]string{}, plans[i].Warnings...)
+		}
 		if len(plans) == 1 {
 			return a.encode(plans[0])
 		}
 		return a.encode(plans)
 	}
-	l := listing{columns: []string{"Instance", "Device", "Source", "ID", "Dest", "Size", "Boot index", "On delete", "Mount"}}
+	l := listing{columns: []string{"Instance", "Device", "Source", "ID", "Dest", "Size", "Boot index", "On delete", "Mount", "Fsck"}}
 	for _, p := range plans {
 		for _, m := range p.Mappings {
 			index := ""
@@ -174,28 +175,32 @@ func (a *App) printPlans(plans []instance.Plan) error {
 			if m.DeleteOnTermination {
 				end = "remove"
 			}
-			l.rows = append(l.rows, []any{p.Name, m.DeviceName, string(m.Source), m.ID, string(m.Dest), m.Size, index, end, m.MountPath})
+			l.rows = append(l.rows, []any{p.Name, m.DeviceName, string(m.Source), m.ID, string(m.Dest), m.Size, index, end, m.MountPath, p.Spec.Fsck && (m.Root() || m.MountPath != "")})
 		}
 	}
 	return a.printList(l)
 }
 
-// jsonFiles puts the content of JSON files, as openstack server create takes them,
-// in the place of their names.
-func jsonFiles(devices []string) ([]string, error) {
-	all := slices.Clone(devices)
-	for i, d := range all {
-		if d == "" || strings.ContainsAny(d, "={[") {
+// jsonFiles reads the JSON files, as openstack server create takes them, that are
+// named in the place of block devices: by their names, as typed. What begins with a
+// key of a spec is one, whatever files there are.
+func jsonFiles(ctx context.Context, devices []string) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	for _, d := range devices {
+		key, _, pair := strings.Cut(d, "=")
+		if d == "" || strings.ContainsAny(d[:1], "{[") || pair && bdm.IsKey(key) {
 			continue
 		}
-		data, err := os.ReadFile(d)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // then it is a spec, and a wrong one
+		data, _, err := readInput(ctx, d, bdm.MaxJSON)
+		switch {
+		case err == nil:
+			files[d] = data
+		case pair: // then it is a spec, and a wrong one
+		case errors.Is(err, os.ErrNotExist):
+			return nil, usagef("--block-device %q: Expected a comma-separated list of key=value pairs, or a JSON file. '%s' is not a key=value pair, and there is no such file", d, d)
+		default:
+			return nil, inputError("--block-device", err)
 		}
-		if err != nil {
-			return nil, usagef("--block-device %s: %v", d, err)
-		}
-		all[i] = string(bytes.TrimSpace(data))
 	}
-	return all, nil
+	return files, nil
 }

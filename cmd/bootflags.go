@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -22,7 +23,7 @@ import (
 // bootOptions is what boot and run are told on the command line.
 type bootOptions struct {
 	blocks                                 bdm.Request
-	keepGoing, dryRun, privileged          bool
+	keepGoing, dryRun, privileged, fsck    bool
 	meta, tags, env, files, nics, initArgs []string
 	description, hostname, keyName, sshKey string
 	userData, configDrive, init            string
@@ -61,11 +62,11 @@ func (a *App) bootFlags(c *cobra.Command, o *bootOptions) {
 	f.StringVar(&o.blocks.MinCount, "min-count", "", "boot at least so many, NAME-1, NAME-2, …")
 	f.StringVar(&o.blocks.MaxCount, "max-count", "", "boot at most so many (default: min-count)")
 	f.BoolVar(&o.keepGoing, "keep-going", false, "keep what booted when another one fails")
-	f.StringArrayVar(&o.nics, "nic", nil, "none, auto, bridge=B, net-name=N or net-id=ID, with ,mac=M and ,v4-fixed-ip=A (can be repeated)")
+	f.StringArrayVar(&o.nics, "nic", nil, "none, auto, bridge=B, net-name=N or net-id=ID, with ,mac=M ,v4-fixed-ip=A and ,gateway=G (can be repeated)")
 	f.StringVar(&o.hostname, "hostname", "", "host name, also written into the root")
 	f.StringArrayVar(&o.meta, "meta", nil, "KEY=VALUE to keep with the instance (can be repeated)")
 	f.StringVar(&o.description, "description", "", "description of the instance")
-	f.StringSliceVar(&o.tags, "tags", nil, "tags of the instance, with commas between")
+	f.StringArrayVar(&o.tags, "tags", nil, "tags of the instance, with commas between (can be repeated)")
 	f.StringVar(&o.keyName, "key-name", os.Getenv("NOVACLIENT_DEFAULT_KEY_NAME"), "ssh key of STATE/keypairs/NAME.pub for root")
 	f.StringVar(&o.sshKey, "ssh-key", "", "file of ssh public keys for root")
 	f.StringVar(&o.userData, "user-data", "", "file for cloud-init")
@@ -75,6 +76,7 @@ func (a *App) bootFlags(c *cobra.Command, o *bootOptions) {
 	f.StringArrayVar(&o.initArgs, "init-arg", nil, "argument of the init (can be repeated)")
 	f.StringArrayVar(&o.env, "env", nil, "KEY=VALUE for the init (can be repeated)")
 	f.BoolVar(&o.privileged, "privileged", false, "no user namespace: root in the container is root of the host")
+	f.BoolVar(&o.fsck, "fsck", false, "check the filesystems of the root and of mounted volumes, read-only, before they are first mounted")
 	f.BoolVar(&o.dryRun, "dry-run", false, "check everything, print the plan and change nothing")
 	f.Bool("poll", false, "accepted: boot always waits until the instance runs")
 	f.BoolVar(&o.ignoreUnsupported, "ignore-unsupported", false, "pass over flags of nova boot that have no meaning on one host")
@@ -90,15 +92,37 @@ func (a *App) bootFlags(c *cobra.Command, o *bootOptions) {
 	for flag, list := range map[string]func(context.Context) ([]string, error){"flavor": a.flavorNames, "image": a.imageNames, "boot-volume": a.volumeNames, "snapshot": a.snapshotNames} {
 		_ = c.RegisterFlagCompletionFunc(flag, a.completer(list, true))
 	}
-	_ = c.RegisterFlagCompletionFunc("block-device", completeSpec)
+	_ = c.RegisterFlagCompletionFunc("key-name", a.completer(a.keyNames, true))
+	_ = c.RegisterFlagCompletionFunc("config-drive", cobra.FixedCompletions([]string{"true", "false"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("block-device", a.completeSpec)
 }
 
-// completeSpec completes the keys of a block device, and the values of those that
-// have a few.
-func completeSpec(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+// keyNames are the keys that --key-name finds.
+func (a *App) keyNames(context.Context) (names []string, err error) {
+	files, err := filepath.Glob(filepath.Join(a.settings.StateDir, "keypairs", "*.pub"))
+	for _, f := range files {
+		names = append(names, strings.TrimSuffix(filepath.Base(f), ".pub"))
+	}
+	return names, err
+}
+
+// completeSpec completes the keys of a block device, the values of those that have a
+// few, and the id of its source.
+func (a *App) completeSpec(c *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 	done, last := "", typed
 	if i := strings.LastIndexByte(typed, ','); i >= 0 {
 		done, last = typed[:i+1], typed[i+1:]
+	}
+	if key, _, ok := strings.Cut(last, "="); ok && (key == "id" || key == "uuid") {
+		for source, list := range map[string]func(context.Context) ([]string, error){"image": a.imageNames, "volume": a.volumeNames, "snapshot": a.snapshotNames} {
+			if strings.Contains(","+done, ",source="+source+",") || strings.Contains(","+done, ",source_type="+source+",") {
+				names, how := a.completer(list, true)(c, nil, "")
+				for i := range names {
+					names[i] = done + key + "=" + names[i]
+				}
+				return names, how
+			}
+		}
 	}
 	var all []string
 	for _, k := range bdm.Keys() {
@@ -119,9 +143,9 @@ func completeSpec(_ *cobra.Command, _ []string, typed string) ([]string, cobra.S
 // bootRequest reads the flags, in nova boot's order.
 func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (instance.BootRequest, error) {
 	var req instance.BootRequest
-	for flag, why := range unsupported {
+	for _, flag := range slices.Sorted(maps.Keys(unsupported)) {
 		if o.changed(flag) && !o.ignoreUnsupported {
-			return req, usagef("--%s has no meaning here: %s; --ignore-unsupported passes over it", flag, why)
+			return req, usagef("--%s has no meaning here: %s; --ignore-unsupported passes over it", flag, unsupported[flag])
 		}
 	}
 	if err := o.blocks.CheckFlags(); err != nil {
@@ -136,10 +160,10 @@ func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (ins
 	if s.Flavor, err = a.flavor(o.blocks.Flavor); err != nil {
 		return req, err
 	}
-	if req.Meta, err = keyValues(o.meta); err != nil {
+	if req.Meta, err = keyValues("--meta", o.meta); err != nil {
 		return req, err
 	}
-	if s.Env, err = keyValues(o.env); err != nil {
+	if s.Env, err = keyValues("--env", o.env); err != nil {
 		return req, err
 	}
 	for key := range s.Env {
@@ -147,44 +171,94 @@ func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (ins
 			return req, usagef("--env: %q is not the name of a variable", key)
 		}
 	}
-	if s.Seed, err = a.seed(o); err != nil {
+	if s.Seed, err = a.seed(ctx, o); err != nil {
 		return req, err
 	}
-	s.Hostname, s.Description, s.Tags = o.hostname, o.description, o.tags
-	s.Init, s.InitArgs, s.Privileged = o.init, o.initArgs, o.privileged
+	if s.Tags, err = instanceTags(o.tags); err != nil {
+		return req, err
+	}
+	s.Hostname, s.Description = o.hostname, o.description
+	s.Init, s.InitArgs, s.Privileged, s.Fsck = o.init, o.initArgs, o.privileged, o.fsck
 	req.Blocks = o.blocks
-	if req.Blocks.BlockDevices, err = jsonFiles(o.blocks.BlockDevices); err != nil {
+	if req.Blocks.Files, err = jsonFiles(ctx, o.blocks.BlockDevices); err != nil {
 		return req, err
 	}
-	s.NICs, err = a.interfaces(ctx, o.nics)
-	return req, err
+	if s.NICs, err = a.interfaces(ctx, o.nics); err != nil {
+		return req, err
+	}
+	return req, checkInterfaces(s.NICs, count)
+}
+
+// checkInterfaces refuses what two cards cannot have both, of one instance or of
+// several that are booted alike.
+func checkInterfaces(nics []lxc.Interface, count int) error {
+	for i, n := range nics {
+		switch {
+		case count > 1 && n.MAC != "":
+			return usagef("--nic mac=%s is the address of one card, and %d instances are asked for; leave mac out", n.MAC, count)
+		case count > 1 && len(n.Addresses) > 0:
+			return usagef("--nic v4-fixed-ip=%s is the address of one instance, and %d are asked for; leave v4-fixed-ip out", n.Addresses[0], count)
+		}
+		for _, other := range nics[:i] {
+			switch {
+			case n.MAC != "" && n.MAC == other.MAC:
+				return usagef("the mac %s is given twice; each --nic needs one of its own", n.MAC)
+			case n.Gateway != "" && other.Gateway != "":
+				return usagef("the gateways %s and %s are given, and there is one default route; leave one out", other.Gateway, n.Gateway)
+			}
+		}
+	}
+	return nil
 }
 
 var validEnv = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// seed reads what is to be written into the root.
-func (a *App) seed(o *bootOptions) (seed.Seed, error) {
-	s := seed.Seed{Hostname: o.hostname}
-	keyFile := o.sshKey
-	if o.keyName != "" {
-		if strings.ContainsAny(o.keyName, "/\x00") || o.sshKey != "" {
-			return s, usagef("--key-name %q is not the name of a key, or --ssh-key is given too", o.keyName)
+// instanceTags reads --tags by Nova's rules for them.
+func instanceTags(given []string) ([]string, error) {
+	const most = 50
+	tags := []string{}
+	for _, text := range given {
+		for tag := range strings.SplitSeq(text, ",") {
+			switch {
+			case !bdm.ValidTag(tag):
+				return nil, usagef("--tags %q: a tag has 1 to 60 characters, and no '/'; %q is none", text, tag)
+			case slices.Contains(tags, tag):
+				return nil, usagef("--tags %q: the tag %q is given twice", text, tag)
+			}
+			tags = append(tags, tag)
 		}
-		keyFile = filepath.Join(a.settings.StateDir, "keypairs", o.keyName+".pub")
+	}
+	if len(tags) > most {
+		return nil, usagef("--tags: %d tags are given, and an instance has at most %d", len(tags), most)
+	}
+	return tags, nil
+}
+
+// seed reads what is to be written into the root.
+func (a *App) seed(ctx context.Context, o *bootOptions) (seed.Seed, error) {
+	s := seed.Seed{Hostname: o.hostname}
+	flag, keyFile := "--ssh-key", o.sshKey
+	switch {
+	case o.sshKey != "" && o.changed("key-name") && o.keyName != "":
+		return s, usagef("--key-name and --ssh-key both say what the key is; give one of them")
+	case o.sshKey == "" && strings.ContainsAny(o.keyName, "/\x00"):
+		return s, usagef("--key-name %q is not the name of a key; --ssh-key takes a file", o.keyName)
+	case o.sshKey == "" && o.keyName != "": // typed, or of the environment
+		flag, keyFile = "--key-name "+o.keyName, filepath.Join(a.settings.StateDir, "keypairs", o.keyName+".pub")
 	}
 	if keyFile != "" {
-		data, err := os.ReadFile(keyFile)
+		data, _, err := readInput(ctx, keyFile, maxKeys)
 		if err != nil {
-			return s, usagef("cannot read the ssh key: %v", err)
+			return s, inputError(flag+": cannot read the ssh key", err)
 		}
 		if s.SSHKeys, err = seed.ParseSSHKeys(data); err != nil {
-			return s, fmt.Errorf("%s: %w", keyFile, err)
+			return s, fmt.Errorf("%s %s: %w", flag, keyFile, err)
 		}
 	}
 	if o.userData != "" {
-		data, err := os.ReadFile(o.userData)
+		data, _, err := readInput(ctx, o.userData, seed.MaxUserData)
 		if err != nil {
-			return s, usagef("Can't open '%s': %v", o.userData, err)
+			return s, inputError("--user-data: Can't open '"+o.userData+"'", err)
 		}
 		s.UserData = data
 	}
@@ -193,22 +267,18 @@ func (a *App) seed(o *bootOptions) (seed.Seed, error) {
 		s.NoCloud = true
 	case "", "false", "0", "none":
 	default:
-		return s, usagef("The value of the '--config-drive' option must be a boolean value.")
+		return s, usagef("The value of the '--config-drive' option must be a boolean value. It is %q; say true or false", o.configDrive)
 	}
 	for _, f := range o.files {
 		dst, src, ok := strings.Cut(f, "=")
 		if !ok {
 			return s, usagef("--file %q is not in the form DST=SRC", f)
 		}
-		info, err := os.Stat(src)
+		data, mode, err := readInput(ctx, src, maxFile)
 		if err != nil {
-			return s, usagef("--file %s: %v", f, err)
+			return s, inputError("--file "+f, err)
 		}
-		data, err := os.ReadFile(src)
-		if err != nil {
-			return s, usagef("--file %s: %v", f, err)
-		}
-		s.Files = append(s.Files, seed.File{Path: dst, Data: data, Mode: uint32(info.Mode().Perm())})
+		s.Files = append(s.Files, seed.File{Path: dst, Data: data, Mode: uint32(mode)})
 	}
 	return s, s.Check()
 }
@@ -249,6 +319,8 @@ func (a *App) interfaces(ctx context.Context, nics []string) ([]lxc.Interface, e
 func (a *App) nic(ctx context.Context, text string) (lxc.Interface, error) {
 	var n lxc.Interface
 	var netRef string
+	var prefix netip.Prefix
+	var err error
 	fail := func(format string, args ...any) (lxc.Interface, error) {
 		return n, usagef("--nic %q: %s", text, fmt.Sprintf(format, args...))
 	}
@@ -264,7 +336,7 @@ func (a *App) nic(ctx context.Context, text string) (lxc.Interface, error) {
 		seen = append(seen, key)
 		switch key {
 		case "bridge":
-			if _, err := os.Stat(filepath.Join("/sys/class/net", filepath.Base(value), "bridge")); err != nil {
+			if _, err := os.Stat(filepath.Join("/sys/class/net", value, "bridge")); err != nil || value != filepath.Base(value) {
 				return fail("this host has no bridge %q (see: ip link show type bridge)", value)
 			}
 			n.Bridge = value
@@ -280,15 +352,14 @@ func (a *App) nic(ctx context.Context, text string) (lxc.Interface, error) {
 			}
 			n.MAC = mac.String()
 		case "v4-fixed-ip":
-			p, err := netip.ParsePrefix(value)
-			if err != nil {
-				addr, err := netip.ParseAddr(value)
-				if err != nil || !addr.Is4() {
-					return fail("the address %q is not one of IPv4, with or without a prefix", value)
-				}
-				p = netip.PrefixFrom(addr, 24)
+			cidr := value
+			if !strings.Contains(cidr, "/") {
+				cidr += "/24"
 			}
-			n.Addresses = []string{p.String()}
+			if prefix, err = netip.ParsePrefix(cidr); err != nil || !prefix.Addr().Is4() {
+				return fail("the address %q is not one of IPv4, with or without a prefix", value)
+			}
+			n.Addresses = []string{prefix.String()}
 		case "gateway":
 			if addr, err := netip.ParseAddr(value); err != nil || !addr.Is4() {
 				return fail("the gateway %q is not an IPv4 address", value)
@@ -298,6 +369,15 @@ func (a *App) nic(ctx context.Context, text string) (lxc.Interface, error) {
 			return fail("the key %q belongs to a cloud's network service, which is not used here", key)
 		default:
 			return fail("unknown key %q; the keys are bridge, net-name, net-id, mac, v4-fixed-ip, gateway", key)
+		}
+	}
+	if n.Gateway != "" {
+		gateway := netip.MustParseAddr(n.Gateway)
+		switch {
+		case !prefix.IsValid():
+			return fail("the gateway is a route of the container's address; give that too, as v4-fixed-ip=ADDRESS/PREFIX")
+		case !prefix.Contains(gateway) || gateway == prefix.Addr():
+			return fail("the gateway %q is not another address in the container's network %s", n.Gateway, prefix.Masked())
 		}
 	}
 	if (n.Bridge == "") == (netRef == "") {

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,12 +11,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/volume/local"
 )
 
 // run runs one command line with a state directory of its own, unless args name
@@ -76,7 +79,21 @@ func TestBootFlags(t *testing.T) {
 		"max-count 0":        {[]string{"--flavor", "m1.tiny", "--image", "i", "--max-count", "0", "n"}, "max_count should be >= 1"},
 		"min above max":      {[]string{"--flavor", "m1.tiny", "--image", "i", "--min-count", "3", "--max-count", "1", "n"}, "min_count should be <= max_count"},
 		"meta":               {[]string{"--flavor", "m1.tiny", "--image", "i", "--meta", "foo", "n"}, "'['foo']' is not in the format of 'key=value'"},
-		"config-drive":       {[]string{"--flavor", "m1.tiny", "--image", "i", "--config-drive", "/dev/hda", "n"}, "The value of the '--config-drive' option must be a boolean value."},
+		"config-drive":       {[]string{"--flavor", "m1.tiny", "--image", "i", "--config-drive", "/dev/hda", "n"}, `The value of the '--config-drive' option must be a boolean value. It is "/dev/hda"`},
+		"meta names itself":  {[]string{"--flavor", "m1.tiny", "--image", "i", "--meta", "a=1", "--meta", "a=2", "n"}, `--meta "a=2": the key "a" is given twice`},
+		"json file":          {[]string{"--flavor", "m1.tiny", "--block-device", "nosuch.json", "n"}, "'nosuch.json' is not a key=value pair, and there is no such file"},
+		"json device":        {[]string{"--flavor", "m1.tiny", "--block-device", "/dev/zero", "n"}, "/dev/zero is neither a regular file nor a pipe"},
+		"file device":        {[]string{"--flavor", "m1.tiny", "--image", "i", "--file", "/x=/dev/zero", "n"}, "--file /x=/dev/zero: /dev/zero is neither"},
+		"user data device":   {[]string{"--flavor", "m1.tiny", "--image", "i", "--user-data", "/dev/zero", "n"}, "Can't open '/dev/zero': /dev/zero is neither"},
+		"key device":         {[]string{"--flavor", "m1.tiny", "--image", "i", "--ssh-key", "/dev/zero", "n"}, "--ssh-key: cannot read the ssh key: /dev/zero is neither"},
+		"two keys":           {[]string{"--flavor", "m1.tiny", "--image", "i", "--ssh-key", "/dev/null", "--key-name", "k", "n"}, "--key-name and --ssh-key both say"},
+		"empty swap":         {[]string{"--flavor", "m1.tiny", "--image", "i", "--swap", "", "n"}, "--swap is empty"},
+		"empty hostname":     {[]string{"--flavor", "m1.tiny", "--image", "i", "--hostname=", "n"}, "--hostname is empty"},
+		"tag slash":          {[]string{"--flavor", "m1.tiny", "--image", "i", "--tags", "a/b", "n"}, `--tags "a/b": a tag has 1 to 60 characters`},
+		"tag twice":          {[]string{"--flavor", "m1.tiny", "--image", "i", "--tags", "a,a", "n"}, `the tag "a" is given twice`},
+		"tag empty":          {[]string{"--flavor", "m1.tiny", "--image", "i", "--tags", "a,", "n"}, `"" is none`},
+		"max-count":          {[]string{"--flavor", "m1.tiny", "--image", "i", "--max-count", "1000000", "n"}, "max_count should be <= 1000"},
+		"first unsupported":  {[]string{"--flavor", "m1.tiny", "--image", "i", "--host", "h", "--hint", "a=b", "--admin-pass", "p", "n"}, "--admin-pass has no meaning"},
 		"env":                {[]string{"--flavor", "m1.tiny", "--image", "i", "--env", "1A=b", "n"}, `"1A" is not the name of a variable`},
 		"file":               {[]string{"--flavor", "m1.tiny", "--image", "i", "--file", "x", "n"}, "not in the form DST=SRC"},
 		"user data":          {[]string{"--flavor", "m1.tiny", "--image", "i", "--user-data", "/nonexistent", "n"}, "Can't open '/nonexistent'"},
@@ -88,6 +105,10 @@ func TestBootFlags(t *testing.T) {
 		"nic mac":            {[]string{"--flavor", "m1.tiny", "--image", "i", "--nic", "mac=x", "n"}, `the mac "x"`},
 		"nic bridge":         {[]string{"--flavor", "m1.tiny", "--image", "i", "--nic", "bridge=nosuchbr0", "n"}, `no bridge "nosuchbr0"`},
 		"nic port":           {[]string{"--flavor", "m1.tiny", "--image", "i", "--nic", "port-id=x", "n"}, "belongs to a cloud's network service"},
+		"nic path":           {[]string{"--flavor", "m1.tiny", "--image", "i", "--nic", "bridge=../net/lo", "n"}, `no bridge "../net/lo"`},
+		"nic address 6":      {[]string{"--flavor", "m1.tiny", "--image", "i", "--nic", "v4-fixed-ip=fd00::7/64", "n"}, `the address "fd00::7/64"`},
+		"nic gateway":        {[]string{"--flavor", "m1.tiny", "--image", "i", "--nic", "v4-fixed-ip=10.0.0.7/28,gateway=10.0.0.17", "n"}, `the gateway "10.0.0.17" is not another address in the container's network 10.0.0.0/28`},
+		"nic only gateway":   {[]string{"--flavor", "m1.tiny", "--image", "i", "--nic", "gateway=10.0.0.1", "n"}, "give that too, as v4-fixed-ip="},
 		"nic address":        {[]string{"--flavor", "m1.tiny", "--image", "i", "--nic", "v4-fixed-ip=10.0.0.256", "n"}, `the address "10.0.0.256"`},
 	} {
 		code, _, stderr := run(t, append([]string{"boot"}, c.args...)...)
@@ -95,9 +116,42 @@ func TestBootFlags(t *testing.T) {
 			t.Errorf("%s: exit code %d, %q lacks %q", name, code, stderr, c.want)
 		}
 	}
+	// A key that was named outranks the one of the environment.
+	t.Setenv("NOVACLIENT_DEFAULT_KEY_NAME", "nosuch")
+	key := filepath.Join(t.TempDir(), "key.pub")
+	if err := os.WriteFile(key, []byte("ssh-ed25519 AAAA me\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, stderr := run(t, "boot", "--flavor", "m1.tiny", "--image", "i", "--ssh-key", key, "--file", "x", "n"); !strings.Contains(stderr, "not in the form DST=SRC") {
+		t.Errorf("--ssh-key beside the environment: %q", stderr)
+	}
+	if _, _, stderr := run(t, "boot", "--flavor", "m1.tiny", "--image", "i", "n"); !strings.Contains(stderr, "--key-name nosuch: cannot read the ssh key") {
+		t.Errorf("the environment's key: %q", stderr)
+	}
 	// A value may hold further '=', and every pair is kept.
-	if got, err := keyValues([]string{"foo=bar=pants", "spam=eggs"}); err != nil || got["foo"] != "bar=pants" || got["spam"] != "eggs" {
+	if got, err := keyValues("--meta", []string{"foo=bar=pants", "spam=eggs"}); err != nil || got["foo"] != "bar=pants" || got["spam"] != "eggs" {
 		t.Errorf("meta: %v, %v", got, err)
+	}
+}
+
+func TestCheckInterfaces(t *testing.T) {
+	mac, other := lxc.Interface{MAC: "52:54:00:00:00:01"}, lxc.Interface{MAC: "52:54:00:00:00:02"}
+	address := lxc.Interface{Addresses: []string{"10.0.0.7/24"}, Gateway: "10.0.0.1"}
+	for _, c := range []struct {
+		nics  []lxc.Interface
+		count int
+		want  string
+	}{
+		{[]lxc.Interface{mac, other, address, {}, {}}, 1, ""},
+		{[]lxc.Interface{{}}, 3, ""},
+		{[]lxc.Interface{mac, {}, mac}, 1, "52:54:00:00:00:01 is given twice"},
+		{[]lxc.Interface{{}, mac}, 2, "leave mac out"},
+		{[]lxc.Interface{address}, 2, "leave v4-fixed-ip out"},
+		{[]lxc.Interface{address, address}, 1, "one default route"},
+	} {
+		if err := checkInterfaces(c.nics, c.count); fmt.Sprint(err) != "<nil>" && c.want == "" || c.want != "" && !strings.Contains(fmt.Sprint(err), c.want) {
+			t.Errorf("%+v for %d: %v, not %q", c.nics, c.count, err, c.want)
+		}
 	}
 }
 
@@ -119,6 +173,19 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"flavor", "list", "--config", "/nonexistent"}, "cannot read the configuration /nonexistent"},
 		{[]string{"volume", "create", "v"}, "--size"},
 		{[]string{"image", "import", "/nonexistent"}, "cannot read the image file"},
+		{[]string{"image", "import", ""}, "the FILE is empty"},
+		{[]string{"image", "import", "/nonexistent", "--disk-format", ""}, "--disk-format is empty"},
+		{[]string{"show", "a", "b"}, `INSTANCE is expected, and "a b" is given`},
+		{[]string{"volume", "attach"}, "volume attach: INSTANCE VOLUME is missing"},
+		{[]string{"list", "extra"}, `no argument is expected, and there is "extra"`},
+		{[]string{"wait", "i"}, "it needs --for"},
+		{[]string{"volume", "create", "--image", "a", "--source", "b"}, "only one of --image, --snapshot and --source"},
+		{[]string{"volume", "create", "--size", "0"}, "--size 0: a volume has at least 1 GiB"},
+		{[]string{"volume", "set", "v"}, "needs --name, --property, --bootable or --no-bootable"},
+		{[]string{"logs", "i", "--length", "-1"}, "--length -1"},
+		{[]string{"list", "--connect", "qemu:///system"}, `--connect (or LXCBOOT_CONNECT) "qemu:///system"`},
+		{[]string{"list", "--timeout", "0s"}, "timeout (or LXCBOOT_TIMEOUT) 0s"},
+		{[]string{"list", "--config", "/dev/zero"}, "/dev/zero is neither a regular file nor a pipe"},
 	} {
 		code, _, stderr := run(t, c.args...)
 		if code != exitUsage || !strings.Contains(stderr, c.want) {
@@ -173,20 +240,24 @@ func TestSettings(t *testing.T) {
 	if code, out, stderr := run(t, "flavor", "show", "nano", "--config", config, "-f", "value", "-c", "ram"); code != 0 || out != "64\n" {
 		t.Errorf("a flavor of the configuration: %d, %q, %s", code, out, stderr)
 	}
+	write("timeout: 1m\n\tbackend: local\n")
+	if got := value(); !strings.Contains(got, config+" is not valid YAML: line 2:") {
+		t.Errorf("no YAML: %s", got)
+	}
 	write("flavors:\n- {name: nano, ram: 1, vcpus: 1}\n")
-	if code, _, stderr := run(t, "flavor", "list", "--config", config); code != exitUsage || !strings.Contains(stderr, `"nano"`) {
+	if code, _, stderr := run(t, "image", "list", "--config", config); code != exitUsage || !strings.Contains(stderr, `"nano"`) {
 		t.Errorf("a wrong flavor: %d, %s", code, stderr)
 	}
 }
 
 func TestExitCodes(t *testing.T) {
 	for want, errs := range map[int][]error{
-		exitFailure:     {errors.New("something")},
+		exitFailure:     {errors.New("something"), &volume.StateError{Status: volume.StatusError}},
 		exitUsage:       {usagef("x"), instance.ErrInvalid, volume.ErrInvalid},
-		exitNotFound:    {instance.ErrNotFound, volume.ErrNotFound, fmt.Errorf("a: %w", lxc.ErrNotFound)},
+		exitNotFound:    {&volume.NotFoundError{Kind: "volume"}, instance.ErrNotFound, volume.ErrNotFound, fmt.Errorf("a: %w", lxc.ErrNotFound)},
 		exitConflict:    {instance.ErrExists, instance.ErrBusy, instance.ErrState, volume.ErrInUse, &volume.AmbiguousError{}, &volume.StateError{}, volume.ErrQuota},
 		exitUnreachable: {lxc.ErrNoDaemon, volume.ErrUnreachable},
-		exitUnfit:       {lxc.ErrNoDriver, errNotRoot, volume.ErrAuth, os.ErrPermission},
+		exitUnfit:       {&local.DirError{}, lxc.ErrNoDriver, errNotRoot, volume.ErrAuth, os.ErrPermission},
 		exitIncomplete:  {&instance.RollbackError{Instance: "i", Cause: volume.ErrInUse, Undo: errors.New("y")}},
 		130:             {&interruptedError{syscall.SIGINT}, fmt.Errorf("cannot boot: %w", &interruptedError{syscall.SIGINT})},
 		143:             {&interruptedError{syscall.SIGTERM}},
@@ -231,11 +302,30 @@ func TestStoreCommands(t *testing.T) {
 	if got := must("snapshot", "list", "-f", "value", "-c", "id", "-c", "name"); got != snap+" s1" {
 		t.Errorf("snapshot list: %q", got)
 	}
+	if got := must("image", "show", strings.ToUpper(id), "-f", "value", "-c", "name"); got != "zero" {
+		t.Errorf("an id in capitals: %q", got)
+	}
+	if got := must("volume", "set", vol, "--no-bootable", "--property", "a=b", "--name", "v1", "-f", "value", "-c", "bootable", "-c", "metadata"); got != "false\na='b'" {
+		t.Errorf("volume set: %q", got)
+	}
+	var shown map[string]any
+	if err := json.Unmarshal([]byte(must("snapshot", "show", "s1", "-f", "json")), &shown); err != nil || shown["metadata"] == nil || len(shown["created_at"].(string)) != len("2006-01-02T15:04:05Z") {
+		t.Errorf("snapshot show: %v, %v", shown, err)
+	}
+	if list[0]["Attached to"] == nil {
+		t.Error("an empty list is null")
+	}
+	if _, out, _ := run(t, "__complete", "volume", "show", ""); strings.Contains(out, "\nv2\n") || !strings.Contains(out, "\tv2\n") || !strings.Contains(out, "v1\n") {
+		t.Errorf("completion of a name that two have: %q", out)
+	}
+	if _, out, _ := run(t, "__complete", "boot", "--block-device", "source=image,id="); !strings.Contains(out, "source=image,id=zero\n") {
+		t.Errorf("completion of an image: %q", out)
+	}
 	code, _, stderr := run(t, "volume", "show", "v2")
 	if code != exitConflict || !strings.Contains(stderr, "ambiguous") {
 		t.Errorf("an ambiguous name: %d, %s", code, stderr)
 	}
-	if code, _, stderr = run(t, "volume", "create", "--image", "nosuch", "--size", "1"); code != exitNotFound || !strings.Contains(stderr, "nosuch") {
+	if code, _, stderr = run(t, "volume", "create", "--image", "nosuch", "--size", "1"); code != exitNotFound || stderr != "lxcboot: image \"nosuch\" not found\nhint: lxcboot image list shows what there is\n" {
 		t.Errorf("an unknown image: %d, %s", code, stderr)
 	}
 	// One that fails does not keep the others.
@@ -311,5 +401,113 @@ func TestCompletion(t *testing.T) {
 		if _, out, _ := run(t, append([]string{"__complete"}, c.args...)...); !strings.Contains(out, c.want) {
 			t.Errorf("%v: %q lacks %q", c.args, out, c.want)
 		}
+	}
+}
+
+func TestReadInput(t *testing.T) {
+	dir := t.TempDir()
+	file, fifo := filepath.Join(dir, "file"), filepath.Join(dir, "fifo")
+	if err := os.WriteFile(file, []byte("four"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if data, mode, err := readInput(t.Context(), file, 4); err != nil || string(data) != "four" || mode != 0o640 {
+		t.Errorf("%q, %v, %v", data, mode, err)
+	}
+	for _, path := range []string{file, dir, fifo, "/dev/zero"} {
+		if _, _, err := readInput(t.Context(), path, 3); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	// What a shell's <(…) is: a pipe whose other end somebody holds.
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	pipe := fmt.Sprintf("/dev/fd/%d", r.Fd())
+	if _, err := w.WriteString("through"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	time.AfterFunc(50*time.Millisecond, func() { cancel(&interruptedError{syscall.SIGINT}) })
+	if _, _, err := readInput(ctx, pipe, 100); exitOf(inputError("--file", err)) != 130 {
+		t.Errorf("an interrupt: %v", err)
+	}
+	if _, err := w.WriteString("again"); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if data, _, err := readInput(t.Context(), pipe, 100); err != nil || string(data) != "again" {
+		t.Errorf("a pipe: %q, %v", data, err)
+	}
+}
+
+func exitOf(err error) int {
+	code, _ := classify(err)
+	return code
+}
+
+func TestJSONFiles(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, name := range []string{"a.json", "odd=name.json", "source=x"} {
+		if err := os.WriteFile(name, []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := jsonFiles(t.Context(), []string{"a.json", "odd=name.json", "source=x", "uuid=y,size=1", "typo=z", `{"id":"a"}`, ""})
+	if err != nil || len(files) != 2 || string(files["a.json"]) != "a.json" || string(files["odd=name.json"]) != "odd=name.json" {
+		t.Errorf("%q, %v", files, err)
+	}
+}
+
+// TestStateDir holds that a state directory which is none is told apart from a failure.
+func TestStateDir(t *testing.T) {
+	clean(t)
+	dir := t.TempDir()
+	file, open := filepath.Join(dir, "file"), filepath.Join(dir, "open")
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Mkdir(open, 0o700), os.Chmod(open, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{"/dev/null": "--state-dir", "/proc/x": "--state-dir", file: "is no directory", open: "chmod 0700"} {
+		for _, command := range []string{"image", "logs"} {
+			args := map[string][]string{"image": {"image", "list"}, "logs": {"logs", "x"}}[command]
+			code, _, stderr := run(t, append(args, "--state-dir", path)...)
+			if code != exitUnfit || !strings.Contains(stderr, want) && path != "/proc/x" {
+				t.Errorf("%s in %s: exit code %d, %q lacks %q", command, path, code, stderr, want)
+			}
+		}
+	}
+	// A diagnosis makes nothing.
+	fresh := filepath.Join(dir, "fresh")
+	if _, out, _ := run(t, "doctor", "--state-dir", fresh); !strings.Contains(out, "is made when it is needed") {
+		t.Errorf("doctor: %s", out)
+	}
+	if _, err := os.Stat(fresh); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("doctor made %s: %v", fresh, err)
+	}
+	if _, out, _ := run(t, "doctor", "--state-dir", open, "-f", "value"); !strings.Contains(out, "state directory failed") || !strings.Contains(out, "chmod 0700 "+open) {
+		t.Errorf("doctor: %s", out)
+	}
+}
+
+func TestQuiet(t *testing.T) {
+	clean(t)
+	code, _, stderr := run(t, "volume", "show", "nosuch", "-q")
+	if code != exitNotFound || strings.Contains(stderr, "hint") {
+		t.Errorf("%d, %q", code, stderr)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := &App{Err: w, quiet: true}
+	app.say("progress")
+	app.warn("beware of %s", "it")
+	w.Close()
+	if data, err := io.ReadAll(r); err != nil || string(data) != "warning: beware of it\n" {
+		t.Errorf("%q, %v", data, err)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,7 +24,10 @@ func (a *App) newLogsCmd() *cobra.Command {
 		Long: `Show what the container has printed on its console. The log is bounded: the oldest
 part is dropped. What could change a terminal is escaped, unless --raw is given.`,
 		RunE: func(c *cobra.Command, args []string) error {
-			store, err := instance.OpenStore(a.settings.StateDir, a.settings.RunDir)
+			if length < 0 {
+				return usagef("--length %d: it is a number of lines, from 1 on; 0 is all of them", length)
+			}
+			store, err := a.records()
 			if err != nil {
 				return err
 			}
@@ -66,7 +71,7 @@ func (a *App) newConsoleCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			store, err := instance.OpenStore(a.settings.StateDir, a.settings.RunDir)
+			store, err := a.records()
 			if err != nil {
 				return err
 			}
@@ -80,10 +85,10 @@ func (a *App) newConsoleCmd() *cobra.Command {
 
 // newConsoleServeCmd is the small process that each container has.
 func (a *App) newConsoleServeCmd() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use: "console-serve ID", Hidden: true, Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			store, err := instance.OpenStore(a.settings.StateDir, a.settings.RunDir)
+			store, err := a.records()
 			if err != nil {
 				return err
 			}
@@ -106,6 +111,9 @@ func (a *App) newConsoleServeCmd() *cobra.Command {
 			return m.Ended(ctx, args[0])
 		},
 	}
+	// It has neither the environment nor the configuration of who starts it.
+	c.Flags().Int64("console-log-bytes", console.DefaultLogBytes, "")
+	return c
 }
 
 func (a *App) newExecCmd() *cobra.Command {
@@ -115,15 +123,15 @@ func (a *App) newExecCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "exec INSTANCE -- COMMAND [ARG...]", Short: "Run a command in a running instance", Args: cobra.MinimumNArgs(2), ValidArgsFunction: a.completer(a.instanceNames, false),
 		Long: `Run a command in a running instance, in all of its namespaces and its cgroup. The
-exit code is the command's: 127 when it is not there, 128 and the signal when one
-ended it. A terminal is allocated when stdin and stdout are terminals.`,
+exit code is the command's: 127 when it is not there, 126 when it cannot be executed,
+128 and the signal when one ended it. A terminal is allocated when stdin and stdout are terminals.`,
 		Example: "  lxcboot exec web1 -- ps",
 		RunE: func(c *cobra.Command, args []string) error {
 			if tty && noTTY {
 				return usagef("--tty and --no-tty exclude each other")
 			}
 			var err error
-			if o.Env, err = keyValues(env); err != nil {
+			if o.Env, err = keyValues("--env", env); err != nil {
 				return err
 			}
 			v, err := a.running(c.Context(), args[0])
@@ -198,7 +206,7 @@ func (a *App) run(ctx context.Context, o *bootOptions, name string, rm bool) err
 		return err
 	}
 	for _, w := range plan.Warnings {
-		a.say("warning: %s", w)
+		a.warn("%s", w)
 	}
 	if o.dryRun {
 		return a.printPlans([]instance.Plan{plan})
@@ -207,18 +215,65 @@ func (a *App) run(ctx context.Context, o *bootOptions, name string, rm bool) err
 	if err != nil {
 		return err
 	}
-	err = console.FollowLog(ctx, m.Store.LogPath(v.ID), 0, a.Out, func() bool { return !v.Console.Alive() })
-	after, cancel := a.undoContext(ctx)
-	defer cancel()
-	// A signal to us is a signal to the container.
-	if ctx.Err() != nil {
-		_, err = m.Stop(after, v.ID, false)
-	} else {
-		err = errors.Join(err, m.Change(after, v.ID, func(r *instance.Record) error { r.Up = false; return nil }))
-	}
+	err = a.foreground(ctx, m, v)
 	if rm {
+		after, cancel := a.undoContext(ctx)
+		defer cancel()
 		_, e := m.Delete(after, v.ID)
-		err = errors.Join(err, e)
+		err = errors.Join(err, deleted(e))
+	}
+	return err
+}
+
+// foreground shows an instance's console until its container has ended; a reboot is no
+// end. A signal to us, and an output that takes no more, stop the container; what it
+// says while it stops is shown too.
+func (a *App) foreground(ctx context.Context, m *instance.Manager, v instance.View) error {
+	until, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer giveUp(nil)
+	stopped := make(chan error, 1)
+	stop := func() {
+		after, cancel := a.undoContext(ctx)
+		defer cancel()
+		_, err := m.Stop(after, v.ID, false)
+		if errors.Is(err, instance.ErrState) { // it has ended by itself meanwhile
+			err = nil
+		}
+		if err = deleted(err); err != nil {
+			giveUp(err)
+		}
+		stopped <- err
+	}
+	ended := func() bool {
+		if v.Console.Alive() || m.Store.Held(v.ID) {
+			return false
+		}
+		now, err := m.Show(until, v.ID)
+		v.Console = now.Console
+		return err != nil || !now.Domain.Active()
+	}
+	// A reader of ours that goes away must not end us before the container.
+	signal.Ignore(syscall.SIGPIPE)
+	forward := context.AfterFunc(ctx, stop)
+	err := console.FollowLog(until, m.Store.LogPath(v.ID), 0, a.Out, ended)
+	if forward() { // no signal has come
+		if err == nil {
+			after, cancel := a.undoContext(ctx)
+			defer cancel()
+			return deleted(m.Change(after, v.ID, func(r *instance.Record) error { r.Up = false; return nil }))
+		}
+		stop()
+	}
+	if failed := <-stopped; failed != nil {
+		return failed
+	}
+	return err
+}
+
+// deleted makes nil of the error that another command has deleted the instance.
+func deleted(err error) error {
+	if errors.Is(err, instance.ErrNotFound) {
+		return nil
 	}
 	return err
 }

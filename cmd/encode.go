@@ -22,7 +22,7 @@ func (o object) MarshalJSON() ([]byte, error) {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		for _, v := range []any{f.name, f.value} {
+		for _, v := range []any{f.name, stable(f.value)} {
 			data, err := marshal(v)
 			if err != nil {
 				return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
 	"github.com/lxcboot/lxcboot/pkg/seed"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/volume/local"
 )
 
 // The exit codes.
@@ -45,7 +47,9 @@ const exitCodesText = `The exit codes of lxcboot:
   7    it failed, and not all could be undone: lxcboot delete finishes it
   130  interrupted (143: by SIGTERM; 129: its terminal ended); what was done was undone
 
-exec and run end with the exit code of the program inside.`
+exec ends with the exit code of the program inside: 127 when there is none of that
+name, 126 when it cannot be executed, 128 and the signal when one ended it. run ends
+with 0 when the container ended by itself, or by a signal to run.`
 
 func exitCodesTopic() *cobra.Command {
 	return &cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesText}
@@ -105,7 +109,7 @@ type hintError struct {
 func (e *hintError) Error() string { return e.err.Error() }
 func (e *hintError) Unwrap() error { return e.err }
 
-var errNotRoot = errors.New("lxcboot must run as root for this")
+var errNotRoot = errors.New("this needs root")
 
 // report prints an error with its hint and returns the exit code. Of several that
 // are joined each has its line; the code is that of the first, unless one of them
@@ -151,10 +155,13 @@ func split(err error) []error {
 	return []error{err}
 }
 
+// plainly takes the words off by which packages tell kinds of errors apart, where they
+// say nothing to a person that the sentence does not.
+var plainly = strings.NewReplacer(
+	"invalid request: ", "", ": invalid request", "", "wrong state: ", "", ": conflict", "", "instance exists: ", "", context.DeadlineExceeded.Error(), "it took too long")
+
 // message is what a person is told of an error.
-func message(err error) string {
-	return strings.ReplaceAll(err.Error(), context.DeadlineExceeded.Error(), "it took too long")
-}
+func message(err error) string { return plainly.Replace(err.Error()) }
 
 // classes are the kinds of errors there are, the most telling first.
 var classes = []struct {
@@ -184,6 +191,7 @@ var classes = []struct {
 	{errNotRoot, exitUnfit, ""},
 	{fs.ErrPermission, exitUnfit, ""},
 	{rootfs.ErrIDMapUnsupported, exitUnfit, ""},
+	{exec.ErrNotFound, exitUnfit, ""},
 	{bdm.ErrInvalid, exitUsage, ""},
 	{instance.ErrInvalid, exitUsage, ""},
 	{seed.ErrInvalid, exitUsage, ""},
@@ -199,6 +207,9 @@ func classify(err error) (code int, hint string) {
 	var rollback *instance.RollbackError
 	var usage *usageError
 	var interrupted *interruptedError
+	var state *volume.StateError
+	var dir *local.DirError
+	var missing *volume.NotFoundError
 	switch {
 	case errors.As(err, &rollback):
 		return exitIncomplete, "lxcboot delete " + rollback.Instance + " finishes it"
@@ -206,6 +217,12 @@ func classify(err error) (code int, hint string) {
 		return exitSignal + int(interrupted.signal), ""
 	case errors.As(err, &usage):
 		return exitUsage, ""
+	case errors.As(err, &dir):
+		return exitUnfit, ""
+	case errors.As(err, &state) && (state.Status == volume.StatusError || state.Status == volume.ImageKilled):
+		return exitFailure, "" // what was being made came to nothing
+	case errors.As(err, &missing) && missing.Kind != "attachment":
+		return exitNotFound, "lxcboot " + missing.Kind + " list shows what there is"
 	}
 	for _, c := range classes {
 		if errors.Is(err, c.target) {

@@ -15,6 +15,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/doctor"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/volume/local"
 )
 
 const (
@@ -184,7 +185,7 @@ func (a *App) newDoctorCmd() *cobra.Command {
 		Use: "doctor", Short: "Look at what a boot needs of this host", Args: cobra.NoArgs,
 		Long: "Look at each thing that a boot needs of this host, and say how to mend what is missing. The exit code is 6 when a boot could not work.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			checks := append(doctor.Host(a.settings.StateDir),
+			checks := append(doctor.Host(a.settings.StateDir, checkState),
 				doctor.Check{Name: "libvirt", Run: a.checkLibvirt}, doctor.Check{Name: "libvirt hook", Run: a.checkHook}, doctor.Check{Name: "volume store", Run: a.checkStore})
 			for _, s := range a.connectors().Supported() {
 				checks = append(checks, doctor.Check{Name: "transport " + s.Driver + " " + s.Transport, Run: func(context.Context) (string, error) {
@@ -208,6 +209,15 @@ func (a *App) newDoctorCmd() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// checkState is the store's own rule, as doctor tells it.
+func checkState(dir string) error {
+	err := local.Check(dir)
+	if e, ok := errors.AsType[*local.DirError](err); ok {
+		return &doctor.Problem{Status: doctor.Failed, Detail: e.Dir + " " + e.Reason, Mend: e.Mend()}
+	}
+	return err
 }
 
 func (a *App) checkLibvirt(ctx context.Context) (string, error) {
@@ -237,6 +247,9 @@ func (a *App) checkHook(context.Context) (string, error) {
 
 func (a *App) checkStore(ctx context.Context) (string, error) {
 	backend, why := a.choose()
+	if backend == "local" { // the state directory is all that it needs, and opening it would make it
+		return fmt.Sprintf("%s: %s", backend, why), nil
+	}
 	s, err := a.openStore(ctx)
 	if err == nil {
 		if p, ok := s.(interface{ Ping(context.Context) error }); ok {

@@ -37,8 +37,11 @@ image that names another file (a backing file, a data file) is refused.`,
 				return err
 			}
 			req.Path = args[0]
-			if req.Properties, err = keyValues(properties); err != nil {
+			if req.Properties, err = keyValues("--property", properties); err != nil {
 				return err
+			}
+			if req.Path == "" {
+				return usagef("image import: the FILE is empty; give the path of an image")
 			}
 			if _, err := os.Stat(req.Path); err != nil {
 				return usagef("cannot read the image file: %v", err)
@@ -55,6 +58,7 @@ image that names another file (a backing file, a data file) is refused.`,
 	}
 	c.Flags().StringVar(&req.Name, "name", "", "name of the image")
 	c.Flags().StringVar(&req.DiskFormat, "disk-format", "", "raw, qcow2, vmdk, vhdx or vdi (default: detected)")
+	_ = c.RegisterFlagCompletionFunc("disk-format", cobra.FixedCompletions([]string{"raw", "qcow2", "vmdk", "vhdx", "vdi"}, cobra.ShellCompDirectiveNoFileComp))
 	c.Flags().IntVar(&req.MinDisk, "min-disk", 0, "least size of a volume made from it, in GiB")
 	c.Flags().IntVar(&req.MinRAM, "min-ram", 0, "least memory of a flavor that boots it, in MiB")
 	c.Flags().StringArrayVar(&properties, "property", nil, "KEY=VALUE to keep with it (can be repeated)")
@@ -77,16 +81,16 @@ func (a *App) progress(what string) (step func(done, total int64), finish func()
 		}
 }
 
-// keyValues reads KEY=VALUE pairs; the value may hold further '='.
-func keyValues(pairs []string) (map[string]string, error) {
+// keyValues reads the KEY=VALUE pairs of a flag; the value may hold further '='.
+func keyValues(flag string, pairs []string) (map[string]string, error) {
 	all := map[string]string{}
 	for _, p := range pairs {
 		k, v, ok := strings.Cut(p, "=")
 		if !ok || k == "" {
-			return nil, usagef("'['%s']' is not in the format of 'key=value'", p)
+			return nil, usagef("%s: '['%s']' is not in the format of 'key=value'", flag, p)
 		}
 		if _, twice := all[k]; twice {
-			return nil, usagef("the key %q is given twice", k)
+			return nil, usagef("%s %q: the key %q is given twice", flag, p, k)
 		}
 		all[k] = v
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 )
@@ -21,9 +22,33 @@ func instanceRecord(v instance.View) record {
 		volumes = append(volumes, x.VolumeID)
 	}
 	r := record{{"id", v.ID}, {"name", v.Name}, {"status", v.Status}, {"note", v.Note}, {"hostname", v.Spec.Hostname}, {"flavor", v.Spec.Flavor.Name},
-		{"description", v.Spec.Description}, {"metadata", v.Meta}, {"tags", v.Spec.Tags}, {"volumes_attached", volumes}, {"host", v.Host},
+		{"description", v.Spec.Description}, {"metadata", v.Meta}, {"tags", v.Spec.Tags}, {"image", image(v)}, {"networks", networks(v.Spec.NICs)}, {"volumes_attached", volumes}, {"host", v.Host},
 		{"created", v.CreatedAt}, {"updated", v.UpdatedAt}, {"privileged", v.Spec.Privileged}, {"init_pid", v.Domain.InitPID}, {"devices", devices(v.Volumes)}}
 	return r
+}
+
+// image is the id of the image that an instance's root was made from; empty when it
+// was made from none.
+func image(v instance.View) string {
+	for _, x := range v.Volumes {
+		if x.Mapping.Root() && x.Mapping.Source == bdm.SourceImage {
+			return x.Mapping.ID
+		}
+	}
+	return ""
+}
+
+// networks are an instance's network interfaces: words for people, all of it for
+// programs.
+type networks []lxc.Interface
+
+func (n networks) String() string {
+	var all []string
+	for _, nic := range n {
+		words := append([]string{nic.Network + nic.Bridge}, nic.Addresses...)
+		all = append(all, strings.Join(append(words, nic.MAC), " "))
+	}
+	return strings.Join(all, ", ")
 }
 
 // devices are an instance's volumes: a line each for people, all of it for programs.
@@ -46,7 +71,7 @@ func (d devices) String() string {
 func (a *App) printInstances(views []instance.View, long bool) error {
 	l := listing{columns: []string{"ID", "Name", "Status", "Flavor", "Created"}}
 	if long {
-		l.columns = append(l.columns, "Host", "Volumes", "Note")
+		l.columns = append(l.columns, "Networks", "Image", "Host", "Volumes", "Note")
 	}
 	for _, v := range views {
 		row := []any{v.ID, v.Name, v.Status, v.Spec.Flavor.Name, v.CreatedAt}
@@ -55,7 +80,7 @@ func (a *App) printInstances(views []instance.View, long bool) error {
 			for _, x := range v.Volumes {
 				volumes = append(volumes, x.VolumeID)
 			}
-			row = append(row, v.Host, volumes, v.Note)
+			row = append(row, networks(v.Spec.NICs), image(v), v.Host, volumes, v.Note)
 		}
 		l.rows = append(l.rows, row)
 	}
@@ -93,6 +118,7 @@ func (a *App) newListCmd() *cobra.Command {
 	c.Flags().BoolVar(&long, "long", false, "more columns")
 	c.Flags().StringArrayVar(&statuses, "status", nil, "only of this status (can be repeated)")
 	c.Flags().StringVar(&name, "name", "", "only with this in their name")
+	_ = c.RegisterFlagCompletionFunc("status", cobra.FixedCompletions(instance.Statuses, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
@@ -108,6 +134,9 @@ func (a *App) newShowCmd() *cobra.Command {
 			v, err := m.Show(c.Context(), args[0])
 			if err != nil {
 				return err
+			}
+			if usage && !v.Domain.Active() {
+				return notRunning(v)
 			}
 			r := instanceRecord(v)
 			if usage {
@@ -221,7 +250,9 @@ func (a *App) newRenameCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return m.Rename(c.Context(), args[0], args[1])
+			ctx, cancel := context.WithTimeout(c.Context(), a.settings.Timeout)
+			defer cancel()
+			return m.Rename(ctx, args[0], args[1])
 		},
 	}
 }
@@ -232,7 +263,7 @@ func (a *App) newSetCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "set INSTANCE", Short: "Set metadata or the description of an instance", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completer(a.instanceNames, false),
 		RunE: func(c *cobra.Command, args []string) error {
-			meta, err := keyValues(pairs)
+			meta, err := keyValues("--property", pairs)
 			if err != nil {
 				return err
 			}
@@ -292,12 +323,12 @@ func (a *App) change(ctx context.Context, ref string, do func(*instance.Record) 
 
 func (a *App) newWaitCmd() *cobra.Command {
 	var status string
+	known := []string{instance.StatusActive, instance.StatusShutoff, instance.StatusPaused, instance.StatusError}
 	c := &cobra.Command{
 		Use: "wait INSTANCE --for STATUS", Short: "Wait until an instance has a status", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completer(a.instanceNames, false),
 		Long: "Wait until an instance has a status (ACTIVE, SHUTOFF or another), at most --timeout. An instance in status ERROR ends the wait.",
 		RunE: func(c *cobra.Command, args []string) error {
 			want := strings.ToUpper(status)
-			known := []string{instance.StatusActive, instance.StatusShutoff, instance.StatusPaused, instance.StatusError}
 			if !slices.Contains(known, want) {
 				return usagef("--for %q is not one of %s", status, strings.Join(known, ", "))
 			}
@@ -327,6 +358,7 @@ func (a *App) newWaitCmd() *cobra.Command {
 	}
 	c.Flags().StringVar(&status, "for", "", "the status to wait for")
 	_ = c.MarkFlagRequired("for")
+	_ = c.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
 
@@ -341,7 +373,11 @@ func (a *App) running(ctx context.Context, ref string) (instance.View, error) {
 		return v, err
 	}
 	if !v.Domain.Active() {
-		return v, &hintError{fmt.Errorf("instance %q: %w", v.Name, lxc.ErrNotRunning), "lxcboot start " + v.Name}
+		return v, notRunning(v)
 	}
 	return v, nil
+}
+
+func notRunning(v instance.View) error {
+	return &hintError{fmt.Errorf("instance %q: %w", v.Name, lxc.ErrNotRunning), "lxcboot start " + v.Name}
 }

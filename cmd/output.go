@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -145,6 +146,25 @@ func pick(have, want []string) (picked []int, err error) {
 	return picked, nil
 }
 
+// stable is a value as programs are to find it whatever it holds: an empty list or
+// object is one, and no null, and all times are in one form.
+func stable(v any) any {
+	if t, ok := v.(time.Time); ok {
+		return t.UTC().Format(time.RFC3339)
+	}
+	switch r := reflect.ValueOf(v); r.Kind() {
+	case reflect.Slice:
+		if r.IsNil() {
+			return []any{}
+		}
+	case reflect.Map:
+		if r.IsNil() {
+			return map[string]any{}
+		}
+	}
+	return v
+}
+
 // cell is a value as a line of text that is safe for a terminal.
 func cell(v any) string {
 	switch v := v.(type) {
@@ -197,7 +217,12 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// say tells a person what happened, on stderr.
+// warn tells a person what they should know, on stderr, also when that is to be quiet.
+func (a *App) warn(format string, args ...any) {
+	fmt.Fprintln(a.Err, "warning: "+sanitize(fmt.Sprintf(format, args...), true))
+}
+
+// say tells a person what happens, on stderr: progress and hints.
 func (a *App) say(format string, args ...any) {
 	if !a.quiet {
 		fmt.Fprintln(a.Err, sanitize(fmt.Sprintf(format, args...), true))

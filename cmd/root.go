@@ -3,8 +3,8 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"os"
 	"os/signal"
 	"runtime"
@@ -101,7 +101,8 @@ where a cloud is configured, and from an embedded store otherwise.`,
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.format, "format", "f", "table", "output: table, json, yaml or value")
 	flags.StringArrayVarP(&a.columns, "column", "c", nil, "only this column (can be repeated)")
-	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no hints")
+	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no hints; warnings and errors stay")
+	_ = root.RegisterFlagCompletionFunc("column", cobra.NoFileCompletions)
 	_ = root.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, c := range cmds {
@@ -125,8 +126,8 @@ func (a *App) prepare(c *cobra.Command, _ []string) error {
 	if !slices.Contains(formats, a.format) {
 		return usagef("--format %q is not one of %s", a.format, strings.Join(formats, ", "))
 	}
-	if err := errors.Join(c.ValidateRequiredFlags(), c.ValidateFlagGroups()); err != nil {
-		return usageOf(c, err.Error())
+	if err := cmp.Or(missingFlags(c), emptyFlags(c)); err != nil {
+		return err
 	}
 	if settingless(c) {
 		return nil

@@ -1,6 +1,8 @@
 package cmd
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -103,10 +105,14 @@ func (a *App) load(c *cobra.Command) error {
 	if !given {
 		path = defaultConfig
 	}
-	a.v.SetConfigFile(path)
 	a.v.SetConfigType("yaml")
-	if err := a.v.ReadInConfig(); err != nil && (given || !errors.Is(err, os.ErrNotExist)) {
-		return usagef("cannot read the configuration %s: %v", path, err)
+	data, _, err := readInput(c.Context(), path, maxConfig)
+	if err != nil && (given || !errors.Is(err, os.ErrNotExist)) {
+		return inputError("cannot read the configuration "+path, err)
+	}
+	if err := a.v.ReadConfig(bytes.NewReader(data)); err != nil {
+		err = cmp.Or(errors.Unwrap(err), err) // without viper's words
+		return usagef("the configuration %s is not valid YAML: %s", path, strings.TrimPrefix(err.Error(), "yaml: "))
 	}
 	if err := a.checkKeys(path); err != nil {
 		return err
@@ -124,8 +130,10 @@ func (a *App) load(c *cobra.Command) error {
 			}
 		}
 	}
-	var err error
-	if s.Flavors, err = flavor.Parse(a.v.Get("flavors")); err != nil {
+	if s.Flavors, err = flavor.Parse(a.v.Get("flavors")); err == nil {
+		_, err = flavor.New(s.Flavors)
+	}
+	if err != nil {
 		return usagef("the configuration %s: %v", path, err)
 	}
 	a.settings = s
@@ -205,8 +213,12 @@ func (s Settings) check() error {
 		return usagef("the state directory %q is not an absolute path", s.StateDir)
 	case !strings.HasPrefix(s.RunDir, "/"):
 		return usagef("the run directory %q is not an absolute path", s.RunDir)
-	case s.Timeout <= 0 || s.StopTime <= 0:
-		return usagef("timeout and stop-timeout must be longer than nothing, as 90s or 10m")
+	case !strings.HasPrefix(s.Connect, "lxc:") && !strings.HasPrefix(s.Connect, "lxc+"):
+		return usagef("--connect (or LXCBOOT_CONNECT) %q is not libvirt's LXC driver: leave it out, or say %s", s.Connect, lxc.DefaultURI)
+	case s.Timeout <= 0:
+		return usagef("timeout (or LXCBOOT_TIMEOUT) %v: it must be longer than nothing, as 90s or 10m", s.Timeout)
+	case s.StopTime <= 0:
+		return usagef("stop-timeout (or LXCBOOT_STOP_TIMEOUT) %v: it must be longer than nothing, as 90s or 10m", s.StopTime)
 	case s.LogBytes < 4096:
 		return usagef("console-log-bytes %d is less than 4096", s.LogBytes)
 	case s.IDBase < minIDBase || s.IDBase > maxIDBase:

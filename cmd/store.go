@@ -2,7 +2,7 @@ package cmd
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -27,6 +27,7 @@ type Store interface {
 	DeleteImage(ctx context.Context, id string) error
 	Volumes(ctx context.Context) ([]volume.Volume, error)
 	ExtendVolume(ctx context.Context, id string, sizeGiB int) (volume.Volume, error)
+	UpdateVolume(ctx context.Context, id string, req volume.UpdateVolume) (volume.Volume, error)
 	Snapshots(ctx context.Context) ([]volume.Snapshot, error)
 	CreateSnapshot(ctx context.Context, name, volumeID string) (volume.Snapshot, error)
 	DeleteSnapshot(ctx context.Context, id string) error
@@ -59,9 +60,6 @@ func (a *App) openStore(ctx context.Context) (Store, error) {
 	if backend == "local" {
 		s, err := local.Open(a.settings.StateDir)
 		if err != nil {
-			if errors.Is(err, os.ErrPermission) {
-				return nil, &hintError{err, "run it as root, or choose a directory of your own with --state-dir"}
-			}
 			return nil, err
 		}
 		a.closers = append(a.closers, func() { _ = s.Close() })
@@ -77,6 +75,14 @@ func (a *App) openStore(ctx context.Context) (Store, error) {
 	}
 	a.store = s
 	return s, nil
+}
+
+// records opens the records of the instances, by the same rule for the state directory.
+func (a *App) records() (*instance.Store, error) {
+	if err := local.MakeDir(a.settings.StateDir); err != nil {
+		return nil, err
+	}
+	return instance.OpenStore(a.settings.StateDir, a.settings.RunDir)
 }
 
 // openDomains connects to libvirt, once.
@@ -119,7 +125,7 @@ func (a *App) manager(ctx context.Context) (*instance.Manager, error) {
 
 // offlineManager is a Manager that knows neither volumes nor libvirt.
 func (a *App) offlineManager() (*instance.Manager, error) {
-	records, err := instance.OpenStore(a.settings.StateDir, a.settings.RunDir)
+	records, err := a.records()
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +139,7 @@ func (a *App) offlineManager() (*instance.Manager, error) {
 	}
 	return &instance.Manager{
 		Store: records, Devices: a.connectors(), Roots: instance.HostRoots{}, Loops: instance.HostLoops{},
-		Consoles: instance.HostConsoles{Store: records, Exe: itself[0], Args: append(itself[1:], "console-serve")},
+		Consoles: instance.HostConsoles{Store: records, Exe: itself[0], Args: append(itself[1:], "console-serve", "--console-log-bytes", fmt.Sprint(a.settings.LogBytes))},
 		Host:     host, IDBase: a.settings.IDBase, MaxLocal: a.settings.MaxLocal,
 		UndoTimeout: a.settings.Timeout, StopTimeout: a.settings.StopTime, Stopping: hostStopping,
 	}, nil
@@ -175,11 +181,26 @@ func (a *App) completer(list func(ctx context.Context) ([]string, error), many b
 	}
 }
 
-func label(name, id string) string {
-	if name != "" {
-		return name
+// labels are what things are called: by their names, and by their ids where they have
+// none or share it.
+func labels[T any](all []T, face func(T) (name, id string)) []string {
+	count := map[string]int{}
+	for _, x := range all {
+		name, _ := face(x)
+		count[name]++
 	}
-	return id
+	var names []string
+	for _, x := range all {
+		name, id := face(x)
+		switch {
+		case name == "":
+			name = id
+		case count[name] > 1:
+			name = cobra.CompletionWithDesc(id, name)
+		}
+		names = append(names, name)
+	}
+	return names
 }
 
 func (a *App) imageNames(ctx context.Context) (names []string, err error) {
@@ -188,10 +209,7 @@ func (a *App) imageNames(ctx context.Context) (names []string, err error) {
 		return nil, err
 	}
 	all, err := s.Images(ctx)
-	for _, i := range all {
-		names = append(names, label(i.Name, i.ID))
-	}
-	return names, err
+	return labels(all, func(i volume.Image) (string, string) { return i.Name, i.ID }), err
 }
 
 func (a *App) volumeNames(ctx context.Context) (names []string, err error) {
@@ -200,10 +218,7 @@ func (a *App) volumeNames(ctx context.Context) (names []string, err error) {
 		return nil, err
 	}
 	all, err := s.Volumes(ctx)
-	for _, v := range all {
-		names = append(names, label(v.Name, v.ID))
-	}
-	return names, err
+	return labels(all, func(v volume.Volume) (string, string) { return v.Name, v.ID }), err
 }
 
 func (a *App) snapshotNames(ctx context.Context) (names []string, err error) {
@@ -212,10 +227,7 @@ func (a *App) snapshotNames(ctx context.Context) (names []string, err error) {
 		return nil, err
 	}
 	all, err := s.Snapshots(ctx)
-	for _, v := range all {
-		names = append(names, label(v.Name, v.ID))
-	}
-	return names, err
+	return labels(all, func(s volume.Snapshot) (string, string) { return s.Name, s.ID }), err
 }
 
 func (a *App) flavorNames(context.Context) (names []string, err error) {
@@ -227,7 +239,7 @@ func (a *App) flavorNames(context.Context) (names []string, err error) {
 }
 
 func (a *App) instanceNames(context.Context) (names []string, err error) {
-	s, err := instance.OpenStore(a.settings.StateDir, a.settings.RunDir)
+	s, err := a.records()
 	if err != nil {
 		return nil, err
 	}

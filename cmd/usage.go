@@ -3,10 +3,12 @@ package cmd
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // usageError is a wrong command line.
@@ -28,7 +30,7 @@ func usageOf(c *cobra.Command, text string) error {
 // unknownCommand is a command that there is not below c.
 func unknownCommand(c *cobra.Command, name string) error {
 	text := fmt.Sprintf("unknown command %q for %q", name, c.CommandPath())
-	c.SuggestionsMinimumDistance = 2
+	c.SuggestionsMinimumDistance = min(2, len(name)/2) // a short word is near to everything
 	if near := c.SuggestionsFor(name); len(near) > 0 {
 		text += fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
 	}
@@ -55,6 +57,45 @@ func flagText(err error) string {
 	return text
 }
 
+// argsText says which arguments a command takes.
+func argsText(c *cobra.Command, given []string) string {
+	_, takes, _ := strings.Cut(c.Use, " ")
+	switch {
+	case takes == "":
+		return fmt.Sprintf("no argument is expected, and there is %q", given[0])
+	case len(given) == 0:
+		return takes + " is missing"
+	}
+	return fmt.Sprintf("%s is expected, and %q is given", takes, strings.Join(given, " "))
+}
+
+// missingFlags says which flags a command cannot do without.
+func missingFlags(c *cobra.Command) error {
+	var missing []string
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		if _, needed := f.Annotations[cobra.BashCompOneRequiredFlag]; needed && !f.Changed {
+			missing = append(missing, "--"+f.Name)
+		}
+	})
+	if missing == nil {
+		return nil
+	}
+	return usageOf(c, "it needs "+strings.Join(missing, " and "))
+}
+
+// mayBeEmpty are the flags whose empty value says something: that there is none.
+var mayBeEmpty = []string{"description", "name", "key-name", "os-cloud"}
+
+// emptyFlags refuses flags that were given nothing, which would be passed over.
+func emptyFlags(c *cobra.Command) (err error) {
+	c.Flags().Visit(func(f *pflag.Flag) {
+		if f.Value.Type() == "string" && f.Value.String() == "" && !slices.Contains(mayBeEmpty, f.Name) && err == nil {
+			err = usageOf(c, fmt.Sprintf("--%s is empty; give it a value, or leave it out", f.Name))
+		}
+	})
+	return err
+}
+
 // wrapUsage makes usage errors of wrong arguments and of unknown commands, which
 // cobra reports in other ways than wrong flags.
 func wrapUsage(c *cobra.Command) {
@@ -69,10 +110,14 @@ func wrapUsage(c *cobra.Command) {
 		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	case args != nil:
 		c.Args = func(c *cobra.Command, given []string) error {
-			if err := args(c, given); err != nil {
-				return usageOf(c, err.Error())
+			err := args(c, given)
+			if err == nil {
+				return nil
 			}
-			return nil
+			if _, ours := errors.AsType[*usageError](err); !ours {
+				err = errors.New(argsText(c, given))
+			}
+			return usageOf(c, err.Error())
 		}
 	}
 	for _, sub := range c.Commands() {

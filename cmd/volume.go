@@ -12,7 +12,7 @@ import (
 
 func (a *App) newVolumeCmd() *cobra.Command {
 	c := &cobra.Command{Use: "volume", Short: "Manage volumes"}
-	c.AddCommand(a.newVolumeCreateCmd(), a.newVolumeExtendCmd(), a.newVolumeAttachCmd(), a.newVolumeDetachCmd(),
+	c.AddCommand(a.newVolumeCreateCmd(), a.newVolumeExtendCmd(), a.newVolumeSetCmd(), a.newVolumeAttachCmd(), a.newVolumeDetachCmd(),
 		&cobra.Command{Use: "list", Short: "List volumes", Args: cobra.NoArgs, RunE: a.volumeList},
 		&cobra.Command{Use: "show VOLUME", Short: "Show a volume", Args: cobra.ExactArgs(1), RunE: a.volumeShow, ValidArgsFunction: a.completer(a.volumeNames, false)},
 		&cobra.Command{Use: "delete VOLUME...", Short: "Delete volumes", Args: cobra.MinimumNArgs(1), RunE: a.volumeDelete, ValidArgsFunction: a.completer(a.volumeNames, true)})
@@ -29,6 +29,18 @@ func (a *App) newVolumeCreateCmd() *cobra.Command {
   lxcboot volume create --size 10 data`,
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx := c.Context()
+			sources := 0
+			for _, s := range []string{image, snapshot, source} {
+				if s != "" {
+					sources++
+				}
+			}
+			switch {
+			case sources > 1:
+				return usagef("only one of --image, --snapshot and --source may be given: each of them is what the volume is made from")
+			case c.Flags().Changed("size") && req.Size < 1:
+				return usagef("--size %d: a volume has at least 1 GiB", req.Size)
+			}
 			store, err := a.openStore(ctx)
 			if err != nil {
 				return err
@@ -39,7 +51,7 @@ func (a *App) newVolumeCreateCmd() *cobra.Command {
 				}
 				req.Name = args[0]
 			}
-			if req.Metadata, err = keyValues(properties); err != nil {
+			if req.Metadata, err = keyValues("--property", properties); err != nil {
 				return err
 			}
 			if image != "" {
@@ -63,8 +75,8 @@ func (a *App) newVolumeCreateCmd() *cobra.Command {
 				}
 				req.SourceID = vol.ID
 			}
-			if req.Size == 0 && req.SnapshotID == "" && req.SourceID == "" {
-				return usagef("volume create needs --size, in GiB")
+			if req.Size == 0 && sources == 0 {
+				return usagef("volume create needs --size, in GiB, or what it is to be made from")
 			}
 			if err := store.CheckCreate(ctx, []volume.CreateVolume{req}); err != nil {
 				return err
@@ -97,7 +109,6 @@ func (a *App) newVolumeCreateCmd() *cobra.Command {
 	f.BoolVar(&req.ReadOnly, "read-only", false, "containers cannot write to it")
 	f.BoolVar(&req.Multiattach, "multi-attach", false, "several instances may have it at once")
 	f.StringArrayVar(&properties, "property", nil, "KEY=VALUE to keep with it (can be repeated)")
-	c.MarkFlagsMutuallyExclusive("image", "snapshot", "source")
 	_ = c.RegisterFlagCompletionFunc("image", a.completer(a.imageNames, true))
 	_ = c.RegisterFlagCompletionFunc("snapshot", a.completer(a.snapshotNames, true))
 	_ = c.RegisterFlagCompletionFunc("source", a.completer(a.volumeNames, true))
@@ -126,6 +137,55 @@ func (a *App) newVolumeExtendCmd() *cobra.Command {
 	}
 	c.Flags().IntVar(&size, "size", 0, "new size in GiB")
 	_ = c.MarkFlagRequired("size")
+	return c
+}
+
+func (a *App) newVolumeSetCmd() *cobra.Command {
+	var name string
+	var properties []string
+	var bootable, notBootable bool
+	c := &cobra.Command{
+		Use: "set VOLUME", Short: "Change the name or properties of a volume, or whether it can be booted from", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completer(a.volumeNames, false),
+		Long: `Change the name or properties of a volume, or whether it can be booted from. A volume
+is bootable when it was made from an image, or from a volume or snapshot that is; a
+blank one is not, until somebody who put a root filesystem on it says so.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			var req volume.UpdateVolume
+			if c.Flags().Changed("name") {
+				req.Name = &name
+			}
+			switch {
+			case bootable && notBootable:
+				return usagef("--bootable and --no-bootable exclude each other")
+			case bootable || notBootable:
+				req.Bootable = &bootable
+			}
+			var err error
+			if req.Metadata, err = keyValues("--property", properties); err != nil {
+				return err
+			}
+			if req.Name == nil && req.Bootable == nil && len(req.Metadata) == 0 {
+				return usagef("volume set needs --name, --property, --bootable or --no-bootable")
+			}
+			store, err := a.openStore(c.Context())
+			if err != nil {
+				return err
+			}
+			vol, err := store.Volume(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if vol, err = store.UpdateVolume(c.Context(), vol.ID, req); err != nil {
+				return err
+			}
+			return a.printRecord(volumeRecord(vol))
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&name, "name", "", "new name of the volume")
+	f.StringArrayVar(&properties, "property", nil, "KEY=VALUE to keep with it (can be repeated)")
+	f.BoolVar(&bootable, "bootable", false, "it can be booted from")
+	f.BoolVar(&notBootable, "no-bootable", false, "it cannot be booted from")
 	return c
 }
 
