@@ -34,6 +34,9 @@ func (m *Manager) Hook(ctx context.Context, id, moment, tty string) error {
 	}
 	switch moment {
 	case HookPrepare:
+		if err := m.sameStore(h); err != nil {
+			return err
+		}
 		err := m.releaseRoot(ctx, h)
 		if err == nil {
 			err = m.walk(ctx, h, StepAttach, StepRoot)

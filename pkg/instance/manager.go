@@ -68,6 +68,7 @@ func (e *RollbackError) Unwrap() []error { return []error{e.Cause, e.Undo} }
 func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 	rec := plan.record()
 	rec.Host = m.Host
+	rec.StoreID = m.Volumes.StoreID()
 	rec.IDBase = m.IDBase
 	rec.Operation = operation(OpBoot)
 	rec.Reached = StepConsole
@@ -141,7 +142,7 @@ func (m *Manager) undoContext(ctx context.Context) (context.Context, context.Can
 // it is, and removes its record. It can be called again when it failed or was
 // killed.
 func (m *Manager) Delete(ctx context.Context, ref string) (Record, error) {
-	h, err := m.Store.Hold(ctx, ref)
+	h, err := m.hold(ctx, ref)
 	if err != nil {
 		return Record{}, err
 	}
@@ -151,7 +152,7 @@ func (m *Manager) Delete(ctx context.Context, ref string) (Record, error) {
 
 // Undo takes a boot back that went well, as if it had failed: all that it made goes.
 func (m *Manager) Undo(ctx context.Context, ref string) error {
-	h, err := m.Store.Hold(ctx, ref)
+	h, err := m.hold(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -238,7 +239,7 @@ func (m *Manager) settle(ctx context.Context, h *Handle) error {
 // Start starts a stopped instance from its volumes. When a step fails, what
 // start did is undone and the instance is stopped as before.
 func (m *Manager) Start(ctx context.Context, ref string) (Record, error) {
-	h, err := m.Store.Hold(ctx, ref)
+	h, err := m.hold(ctx, ref)
 	if err != nil {
 		return Record{}, err
 	}
@@ -296,7 +297,7 @@ func (m *Manager) unstart(ctx context.Context, h *Handle, cause error) error {
 
 // Reboot stops the container and starts it again; hard ends it without asking.
 func (m *Manager) Reboot(ctx context.Context, ref string, hard bool) (Record, error) {
-	h, err := m.Store.Hold(ctx, ref)
+	h, err := m.hold(ctx, ref)
 	if err != nil {
 		return Record{}, err
 	}
@@ -316,6 +317,28 @@ func (m *Manager) Reboot(ctx context.Context, ref string, hard bool) (Record, er
 		return h.Record, err
 	}
 	return h.Record, h.finish()
+}
+
+// hold is Store.Hold for what changes volumes.
+func (m *Manager) hold(ctx context.Context, ref string) (*Handle, error) {
+	h, err := m.Store.Hold(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.sameStore(h); err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// sameStore refuses an instance whose volumes are in another store: they would be taken
+// for gone, and be left behind.
+func (m *Manager) sameStore(h *Handle) error {
+	if used := m.Volumes.StoreID(); h.StoreID != used {
+		return fmt.Errorf("%w: the volumes of instance %q are in the store %q, and this command uses %q; set the backend and the cloud as they were at its boot", ErrState, h.Name, h.StoreID, used)
+	}
+	return nil
 }
 
 // whole refuses an instance whose boot or delete was cut short.

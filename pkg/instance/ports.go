@@ -14,6 +14,9 @@ import (
 
 // Volumes is what the Manager needs of a volume store.
 type Volumes interface {
+	// StoreID tells the store from others: an instance is for the store alone that
+	// its volumes are in.
+	StoreID() string
 	Images(ctx context.Context) ([]volume.Image, error)
 	Image(ctx context.Context, ref string) (volume.Image, error)
 	Volume(ctx context.Context, ref string) (volume.Volume, error)

@@ -33,6 +33,7 @@ type Record struct {
 	IDBase  uint32            `json:"idmap_base"` // the first id of all the ranges
 	Slot    int               `json:"idmap_slot"` // which range of host ids it has
 	Volumes []VolumeRecord    `json:"volumes"`
+	StoreID string            `json:"volume_store"` // where the volumes are
 	Meta    map[string]string `json:"metadata,omitempty"`
 
 	// Operation is what some process is doing, or was doing when it ended

@@ -17,7 +17,7 @@ import (
 // AttachVolume gives an instance one more volume: as a block device at once when it
 // runs, else from its next start on. When a step fails, what was done is undone.
 func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) (Record, error) {
-	h, err := m.Store.Hold(ctx, ref)
+	h, err := m.hold(ctx, ref)
 	if err != nil {
 		return Record{}, err
 	}
@@ -73,7 +73,7 @@ func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) 
 // DetachVolume takes a volume from an instance, which keeps its content. The root
 // and, while the container runs, a mounted volume cannot be taken.
 func (m *Manager) DetachVolume(ctx context.Context, ref, volumeRef string) (Record, error) {
-	h, err := m.Store.Hold(ctx, ref)
+	h, err := m.hold(ctx, ref)
 	if err != nil {
 		return Record{}, err
 	}

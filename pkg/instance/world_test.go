@@ -209,6 +209,8 @@ func (w volumesFake) VolumesOf(ctx context.Context, instance string) (found []vo
 	return found, err
 }
 
+func (w volumesFake) StoreID() string { return "fake" }
+
 func (w volumesFake) Reserve(ctx context.Context, id, instance string, ro bool) (att string, err error) {
 	err = w.do(ctx, "reserve", func() error {
 		v := w.volumes[id]

@@ -149,6 +149,10 @@ func boot(t *testing.T, binary, backend string, partitioned bool) {
 	if _, err := c.run("boot", "--flavor", "m1.tiny", "--block-device", "source=volume,id="+v.ID+",dest=volume,bootindex=0", two); err == nil {
 		t.Errorf("a volume in use was booted a second time")
 	}
+	// Without the cloud, as in a shell that has not its settings, nothing is taken for gone.
+	if _, err := c.run("--backend", "local", "delete", one); exitCode(err) != 4 || !strings.Contains(err.Error(), `are in the store "openstack project `) {
+		t.Errorf("delete without the cloud: %v", err)
+	}
 	c.must("delete", one)
 	if got, err := s.Volume(ctx, v.ID); err != nil || got.Status != "available" {
 		t.Errorf("%+v, %v", got, err)

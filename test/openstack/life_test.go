@@ -82,8 +82,8 @@ func keys(t *testing.T, out string) []string {
 
 // exitCode is that of a command that ended by itself, else the signal's negative number.
 func exitCode(err error) int {
-	exit, ok := errors.AsType[*exec.ExitError](err)
-	if !ok {
+	exit, exited := errors.AsType[*exec.ExitError](err)
+	if !exited {
 		return 0
 	}
 	if status := exit.Sys().(syscall.WaitStatus); status.Signaled() {

@@ -63,6 +63,9 @@ type Store struct {
 	jobs map[string]*job // volumes that this Store is filling, by id
 }
 
+// StoreID tells this kind of store from others.
+func (s *Store) StoreID() string { return "local" }
+
 // Open opens the store in stateDir, which is made (mode 0700) when it is not
 // there. A directory that another user owns, or could write to, is refused: who
 // can write there decides what the host's kernel will mount.

@@ -235,6 +235,10 @@ func (s *Store) learnIdentity(provider *gophercloud.ProviderClient, c credential
 	}
 }
 
+// StoreID tells the project from others, in whatever cloud, whatever the cloud's name
+// or address is now.
+func (s *Store) StoreID() string { return "openstack project " + s.who.projectID }
+
 // Describe says which cloud this is and who we are in it, without secrets.
 func (s *Store) Describe() string {
 	var b strings.Builder

@@ -1,0 +1,54 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/lxcboot/lxcboot/pkg/bdm"
+)
+
+// elsewhere is another store than the world's.
+type elsewhere struct{ volumesFake }
+
+func (elsewhere) StoreID() string { return "elsewhere" }
+
+// TestOtherStore has an instance be changed with another store than that of its
+// volumes, where none of them would be found: it is refused, and nothing is lost.
+func TestOtherStore(t *testing.T) {
+	ctx := context.Background()
+	store, err := OpenStore(memDir(t), memDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	m := w.manager(store)
+	if _, err := m.Boot(ctx, testPlan()); err != nil {
+		t.Fatal(err)
+	}
+	here := m.Volumes
+	before := w.String()
+	m.Volumes = elsewhere{volumesFake{w}}
+	for name, do := range map[string]func() error{
+		"delete": func() error { _, err := m.Delete(ctx, "web1"); return err },
+		"undo":   func() error { return m.Undo(ctx, "web1") },
+		"start":  func() error { _, err := m.Start(ctx, "web1"); return err },
+		"reboot": func() error { _, err := m.Reboot(ctx, "web1", true); return err },
+		"attach": func() error {
+			_, err := m.AttachVolume(ctx, "web1", bdm.Mapping{Source: bdm.SourceVolume, Dest: bdm.DestVolume, ID: "more"})
+			return err
+		},
+		"detach": func() error { _, err := m.DetachVolume(ctx, "web1", "mine"); return err },
+	} {
+		if err := do(); !errors.Is(err, ErrState) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if after := w.String(); after != before {
+			t.Errorf("%s changed\n%s\nto\n%s", name, before, after)
+		}
+	}
+	m.Volumes = here
+	if _, err := m.Delete(ctx, "web1"); err != nil {
+		t.Error(err)
+	}
+}
