@@ -197,7 +197,7 @@ func (h *Host) Define(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	return h.call(ctx, cfg.Name, func(conn *libvirt.Connect) error {
+	return h.change(ctx, cfg.Name, func(conn *libvirt.Connect) error {
 		dom, err := conn.DomainDefineXML(desc)
 		if err == nil {
 			return dom.Free()
@@ -223,7 +223,7 @@ func (h *Host) Define(ctx context.Context, cfg Config) error {
 // waits for its own init. A *StartError says why libvirt could not.
 func (h *Host) Start(ctx context.Context, id string) (Info, error) {
 	var info Info
-	err := h.domain(ctx, id, func(dom *libvirt.Domain) error {
+	err := h.changeDomain(ctx, id, func(dom *libvirt.Domain) error {
 		if err := dom.Create(); err != nil {
 			var lv libvirt.Error
 			switch {
@@ -325,7 +325,7 @@ func (h *Host) whyEnded(ctx context.Context, id string) error {
 
 // Undefine makes libvirt forget a container. One that it does not know is done.
 func (h *Host) Undefine(ctx context.Context, id string) error {
-	err := h.domain(ctx, id, func(dom *libvirt.Domain) error {
+	err := h.changeDomain(ctx, id, func(dom *libvirt.Domain) error {
 		err := dom.Undefine()
 		if isCode(err, libvirt.ERR_OPERATION_INVALID) { // transient: gone when it ends
 			if persistent, e := dom.IsPersistent(); e == nil && !persistent {
@@ -342,7 +342,7 @@ func (h *Host) Undefine(ctx context.Context, id string) error {
 
 // SetAutostart says whether libvirtd starts the container when it starts itself.
 func (h *Host) SetAutostart(ctx context.Context, id string, on bool) error {
-	return h.domain(ctx, id, func(dom *libvirt.Domain) error { return dom.SetAutostart(on) })
+	return h.changeDomain(ctx, id, func(dom *libvirt.Domain) error { return dom.SetAutostart(on) })
 }
 
 // Autostart tells what SetAutostart set.

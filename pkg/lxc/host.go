@@ -137,16 +137,34 @@ func (h *Host) call(ctx context.Context, what string, f func(*libvirt.Connect) e
 	}
 }
 
+// change is call for what changes something. Once begun it is waited for, whatever
+// becomes of ctx: left behind, it could still happen after it was undone.
+func (h *Host) change(ctx context.Context, what string, f func(*libvirt.Connect) error) error {
+	if ctx.Err() != nil {
+		return timeout(ctx)
+	}
+	return h.call(context.WithoutCancel(ctx), what, f)
+}
+
 // domain runs f with the domain of an id.
 func (h *Host) domain(ctx context.Context, id string, f func(*libvirt.Domain) error) error {
-	return h.call(ctx, id, func(conn *libvirt.Connect) error {
+	return h.call(ctx, id, withDomain(id, f))
+}
+
+// changeDomain is change for the domain of an id.
+func (h *Host) changeDomain(ctx context.Context, id string, f func(*libvirt.Domain) error) error {
+	return h.change(ctx, id, withDomain(id, f))
+}
+
+func withDomain(id string, f func(*libvirt.Domain) error) func(*libvirt.Connect) error {
+	return func(conn *libvirt.Connect) error {
 		dom, err := conn.LookupDomainByUUIDString(id)
 		if err != nil {
 			return err
 		}
 		defer dom.Free()
 		return f(dom)
-	})
+	}
 }
 
 // isCode says whether an error is libvirt's of that code.

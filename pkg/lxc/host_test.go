@@ -388,3 +388,24 @@ func TestCallHonoursContext(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What changes something is waited for once it is begun, and not begun with a context
+// that has ended.
+func TestChangeIsWaitedFor(t *testing.T) {
+	h := open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	changed := false
+	change := func(*libvirt.Connect) error {
+		cancel()
+		time.Sleep(100 * time.Millisecond)
+		changed = true
+		return nil
+	}
+	if err := h.change(ctx, "x", change); err != nil || !changed {
+		t.Errorf("changed: %v, %v", changed, err)
+	}
+	changed = false
+	if err := h.change(ctx, "x", change); !errors.Is(err, context.Canceled) || changed {
+		t.Errorf("begun too late: %v, %v", changed, err)
+	}
+}

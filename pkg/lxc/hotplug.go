@@ -16,7 +16,7 @@ func (h *Host) AttachDisk(ctx context.Context, id string, d Disk) error {
 	if err != nil {
 		return err
 	}
-	return h.domain(ctx, id, func(dom *libvirt.Domain) error {
+	return h.changeDomain(ctx, id, func(dom *libvirt.Domain) error {
 		return dom.AttachDeviceFlags(text, libvirt.DOMAIN_DEVICE_MODIFY_LIVE)
 	})
 }
@@ -24,7 +24,7 @@ func (h *Host) AttachDisk(ctx context.Context, id string, d Disk) error {
 // DetachDisk takes a block device from a running container. One that the container
 // does not have is done.
 func (h *Host) DetachDisk(ctx context.Context, id string, d Disk) error {
-	return h.domain(ctx, id, func(dom *libvirt.Domain) error {
+	return h.changeDomain(ctx, id, func(dom *libvirt.Domain) error {
 		text, err := dom.GetXMLDesc(0)
 		if err != nil {
 			return err
