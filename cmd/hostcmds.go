@@ -59,6 +59,17 @@ func (a *App) newHookCmd() *cobra.Command {
 	}
 }
 
+// unattended is this program as libvirt's hook and the systemd unit start it, without
+// this shell's variables.
+func (a *App) unattended() ([]string, error) {
+	words, err := a.itself()
+	if err != nil || a.config == "" {
+		return words, err
+	}
+	path, err := filepath.Abs(a.config)
+	return append(words, "--config", path), err
+}
+
 const unit = `[Unit]
 Description=Start the LXC instances that were running (lxcboot)
 Documentation=man:lxcboot(1)
@@ -98,7 +109,7 @@ libvirtd notices a new hook when it restarts; running containers go on meanwhile
 				a.say("removed %s and %s", hookPath, unitPath)
 				return nil
 			}
-			words, err := a.itself()
+			words, err := a.unattended()
 			if err != nil {
 				return err
 			}
@@ -232,7 +243,7 @@ func (a *App) checkLibvirt(ctx context.Context) (string, error) {
 }
 
 func (a *App) checkHook(context.Context) (string, error) {
-	words, err := a.itself()
+	words, err := a.unattended()
 	if err != nil {
 		return "", err
 	}

@@ -29,6 +29,7 @@ type App struct {
 
 	v        *viper.Viper
 	settings Settings
+	config   string // the file that was named; empty: the usual one
 	format   string
 	columns  []string
 	quiet    bool

@@ -101,6 +101,7 @@ func (a *App) load(c *cobra.Command) error {
 	if f := c.Flag("config"); f != nil && f.Changed {
 		path = f.Value.String()
 	}
+	a.config = path
 	given := path != ""
 	if !given {
 		path = defaultConfig
