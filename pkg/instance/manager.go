@@ -378,7 +378,7 @@ func (m *Manager) Ended(ctx context.Context, id string) error {
 	}
 	// What ended by itself stays down when the host comes up again; what ended
 	// because the host goes down does not.
-	if info.Reason == "shutdown" || info.Reason == "destroyed" {
+	if info.Reason == "shutdown" || info.Reason == "destroyed" || info.Reason == lxc.Unnoticed {
 		h.Up = h.Up && m.Stopping != nil && m.Stopping(ctx)
 	}
 	return h.Save()
@@ -432,5 +432,9 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) error {
 	// start defines it again, under its new name. An interrupt is too late here.
 	undo, cancel := m.undoContext(ctx)
 	defer cancel()
+	// libvirt may take it for running still (lxc.Unnoticed).
+	if err := m.Domains.Destroy(undo, h.ID); err != nil {
+		return err
+	}
 	return m.Domains.Undefine(undo, h.ID)
 }

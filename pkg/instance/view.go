@@ -96,8 +96,6 @@ func status(rec Record, info lxc.Info, busy bool) (status, note string) {
 			note = "its boot was interrupted"
 		}
 		return StatusError, note + "; delete it"
-	case info.State == lxc.Running && info.InitPID == 0 && !busy:
-		return StatusActive, join(note, "its init has ended, which libvirt did not notice: stop it, or delete it")
 	case info.State == lxc.Running:
 		return StatusActive, note
 	case info.State == lxc.Paused:
@@ -108,6 +106,8 @@ func status(rec Record, info lxc.Info, busy bool) (status, note string) {
 		return StatusError, join(note, "libvirt does not know its domain: start defines it again, delete removes it")
 	case rec.Operation.Name == OpDelete:
 		return StatusError, note + "; delete it"
+	case info.Reason == lxc.Unnoticed:
+		return StatusShutoff, join(note, "libvirt has not noticed yet that it ended: the next start or delete sees to that")
 	}
 	return StatusShutoff, note
 }

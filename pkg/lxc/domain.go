@@ -28,12 +28,6 @@ const (
 // execLimit is how long a container may take from libvirt's word to its own init.
 const execLimit = 20 * time.Second
 
-// noticeLimit is how long libvirt's controller may take to notice that the init has
-// ended. The init is there before libvirt says that the container runs; one that ends
-// before the controller listens for that (libvirt 9.0 at least) is never noticed, and
-// the container would count as running for ever.
-const noticeLimit = 2 * time.Second
-
 // killAfter is when the init gets SIGKILL from us: libvirt's own way of destroying
 // a container gives it SIGTERM first, and more than a second.
 const killAfter = 50 * time.Millisecond
@@ -60,8 +54,18 @@ type Info struct {
 // Active says whether the container has processes.
 func (i Info) Active() bool { return i.PID != 0 }
 
-// State gives the container of an id, or ErrNotFound.
+// State gives the container of an id, or ErrNotFound. One that has ended without
+// libvirt's notice is Shutoff, after a wait for libvirt to notice.
 func (h *Host) State(ctx context.Context, id string) (Info, error) {
+	info, err := h.inspect(ctx, id)
+	if err != nil {
+		return info, err
+	}
+	return h.settle(ctx, info)
+}
+
+// inspect is State as libvirt has it.
+func (h *Host) inspect(ctx context.Context, id string) (Info, error) {
 	var info Info
 	err := h.domain(ctx, id, func(dom *libvirt.Domain) (err error) {
 		info, err = inspect(dom)
@@ -82,7 +86,10 @@ func (h *Host) ByName(ctx context.Context, name string) (Info, error) {
 		info, err = inspect(dom)
 		return err
 	})
-	return info, err
+	if err != nil {
+		return info, err
+	}
+	return h.settle(ctx, info)
 }
 
 // List gives all containers that libvirt knows, also those that others made.
@@ -106,7 +113,19 @@ func (h *Host) List(ctx context.Context) ([]Info, error) {
 		}
 		return nil
 	})
-	return list, err
+	if err != nil {
+		return nil, err
+	}
+	settled := list[:0]
+	for _, info := range list {
+		switch info, err := h.settle(ctx, info); {
+		case err == nil:
+			settled = append(settled, info)
+		case !errors.Is(err, ErrNotFound):
+			return nil, err
+		}
+	}
+	return settled, nil
 }
 
 func inspect(dom *libvirt.Domain) (info Info, err error) {
@@ -220,28 +239,40 @@ func (h *Host) Define(ctx context.Context, cfg Config) error {
 }
 
 // Start starts a defined container and returns when libvirt has started it; WaitInit
-// waits for its own init. A *StartError says why libvirt could not.
+// waits for its own init. One that runs is left alone, but not one whose end libvirt
+// has not noticed. A *StartError says why libvirt could not start it.
 func (h *Host) Start(ctx context.Context, id string) (Info, error) {
-	var info Info
-	err := h.changeDomain(ctx, id, func(dom *libvirt.Domain) error {
-		if err := dom.Create(); err != nil {
-			var lv libvirt.Error
-			switch {
-			case disconnected(err) || !errors.As(err, &lv) || lv.Code == libvirt.ERR_NO_DOMAIN:
+	for try := 1; ; try++ {
+		info, fresh, err := h.create(ctx, id)
+		if err != nil || try == startTries || watched(info.Name) && (fresh || !info.unnoticed()) {
+			return info, err
+		}
+		if err := h.Destroy(ctx, id); err != nil {
+			return info, err
+		}
+	}
+}
+
+// create has libvirt start a container once; fresh says that it did not run before.
+func (h *Host) create(ctx context.Context, id string) (info Info, fresh bool, err error) {
+	err = h.changeDomain(ctx, id, func(dom *libvirt.Domain) (err error) {
+		if err = dom.Create(); err == nil {
+			info, fresh = Info{State: Running, Reason: "booted", Persistent: true}, true
+			return info.live(dom)
+		}
+		var lv libvirt.Error
+		if disconnected(err) || !errors.As(err, &lv) || lv.Code == libvirt.ERR_NO_DOMAIN {
+			return err
+		}
+		if lv.Code == libvirt.ERR_OPERATION_INVALID {
+			if active, e := dom.IsActive(); e == nil && active {
+				info, err = inspect(dom)
 				return err
-			case lv.Code == libvirt.ERR_OPERATION_INVALID:
-				if active, e := dom.IsActive(); e == nil && active {
-					break // it runs, which is what was wanted
-				}
-				fallthrough
-			default:
-				return errors.Join(startError(id, lv.Message), removeInterfaces(id))
 			}
 		}
-		info = Info{State: Running, Reason: "booted", Persistent: true}
-		return info.live(dom)
+		return errors.Join(startError(id, lv.Message), removeInterfaces(id))
 	})
-	return info, err
+	return info, fresh, err
 }
 
 // WaitInit waits until a container that Start started runs its own init instead of
@@ -251,12 +282,11 @@ func (h *Host) Start(ctx context.Context, id string) (Info, error) {
 func (h *Host) WaitInit(ctx context.Context, info Info, hostname string) (Info, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, execLimit, &StartError{ID: info.ID, Reason: fmt.Sprintf("its init did not come up within %s", execLimit)})
 	defer cancel()
-	unseen := time.Now()
 	for {
 		p, err := findInit(info.PID)
 		if err != nil {
 			now, err := h.State(ctx, info.ID)
-			if err == nil && now.Active() && time.Since(unseen) > noticeLimit {
+			if err == nil && now.Reason == Unnoticed {
 				if err = h.Destroy(ctx, info.ID); err == nil {
 					now, err = h.State(ctx, info.ID)
 				}
@@ -360,7 +390,7 @@ func (h *Host) Autostart(ctx context.Context, id string) (on bool, err error) {
 func (h *Host) Destroy(ctx context.Context, id string) error {
 	limited, cancel := context.WithTimeoutCause(ctx, goneLimit, fmt.Errorf("container %s: its processes are still there after %s: one of them waits for a device or filesystem that does not answer", id, goneLimit))
 	defer cancel()
-	info, err := h.State(limited, id)
+	info, err := h.inspect(limited, id)
 	if errors.Is(err, ErrNotFound) || err == nil && !info.Active() {
 		return removeInterfaces(id)
 	}

@@ -1,0 +1,69 @@
+package lxc
+
+import (
+	"context"
+	"os"
+	"strings"
+	"time"
+)
+
+// Unnoticed is the reason of a container that has ended without libvirt's notice.
+const Unnoticed = "unnoticed"
+
+// noticeLimit is how long libvirt may take to notice that a container has ended. The
+// init is there before libvirt says that the container runs, so one without an init
+// has ended. libvirt 9.0 never notices when the init ends before its controller
+// listens for that, or when libvirtd has lost its connection to the controller.
+const noticeLimit = 2 * time.Second
+
+// startTries is how often a container is started until libvirtd watches it.
+const startTries = 5
+
+// unnoticed says whether libvirt takes a container for running whose init has ended.
+func (i Info) unnoticed() bool { return i.Active() && i.InitPID == 0 }
+
+// settle gives what a container is once libvirt has had the time to notice its end. One
+// whose end libvirt does not notice is Shutoff all the same: Start and Destroy
+// put libvirt right.
+func (h *Host) settle(ctx context.Context, info Info) (Info, error) {
+	for until := time.Now().Add(noticeLimit); info.unnoticed(); {
+		if time.Now().After(until) {
+			info.State, info.Reason, info.PID, info.Console = Shutoff, Unnoticed, 0, ""
+			return info, nil
+		}
+		if err := pause(ctx, poll); err != nil {
+			return info, err
+		}
+		var err error
+		if info, err = h.inspect(ctx, info.ID); err != nil {
+			return info, err
+		}
+	}
+	return info, nil
+}
+
+// watched says whether libvirtd is connected to the controller of a container. In
+// libvirt 9.0 a start can close the connection of another one at the same time, and
+// then libvirt does not notice when the container ends, nor start it again when it
+// reboots. Where the controller's socket cannot be seen, nothing is held against it.
+func watched(name string) bool {
+	sockets, err := os.ReadFile("/proc/net/unix")
+	return err != nil || connected(string(sockets), "/lxc/"+name+".sock")
+}
+
+// connected says whether a socket whose path ends so has a connection, or is not there.
+func connected(sockets, suffix string) bool {
+	const listening = "01"
+	seen := false
+	for line := range strings.Lines(sockets) {
+		// Num RefCount Protocol Flags Type St Inode Path
+		if line = strings.TrimSuffix(line, "\n"); !strings.HasSuffix(line, suffix) {
+			continue
+		}
+		if f := strings.Fields(line); len(f) > 7 && f[5] != listening {
+			return true
+		}
+		seen = true
+	}
+	return !seen
+}

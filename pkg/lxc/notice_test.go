@@ -1,0 +1,91 @@
+package lxc
+
+import (
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A container has ended when its init has, whether libvirt noticed or not.
+func TestEndUnnoticed(t *testing.T) {
+	h := open(t)
+	cfg := config(t, "")
+	define(t, h, cfg)
+	up(t, h, cfg)
+	info, err := h.State(t.Context(), cfg.UUID)
+	must(t, err)
+	if !watched(cfg.Name) {
+		t.Error("libvirtd is not connected to the controller")
+	}
+	must(t, unix.Kill(info.PID, unix.SIGSTOP)) // now it notices nothing
+	must(t, unix.Kill(info.InitPID, unix.SIGKILL))
+	ended := func(now Info, err error) {
+		t.Helper()
+		must(t, err)
+		if now.State != Shutoff || now.Reason != Unnoticed || now.Active() || now.ID != info.ID || now.Name != info.Name {
+			t.Errorf("ended without notice: %+v", now)
+		}
+	}
+	ended(h.State(t.Context(), cfg.UUID))
+	ended(h.ByName(t.Context(), cfg.Name))
+	list, err := h.List(t.Context())
+	must(t, err)
+	for _, i := range list {
+		if i.ID == cfg.UUID {
+			ended(i, nil)
+		}
+	}
+	up(t, h, cfg)
+	now, err := h.State(t.Context(), cfg.UUID)
+	must(t, err)
+	if now.State != Running || now.InitPID == 0 || now.InitPID == info.InitPID || !watched(cfg.Name) {
+		t.Errorf("started again: %+v", now)
+	}
+}
+
+// Containers that start at the same time are all watched by libvirtd.
+func TestStartsAtOnce(t *testing.T) {
+	h := open(t)
+	var all sync.WaitGroup
+	for range 4 {
+		cfg := config(t, "")
+		define(t, h, cfg)
+		all.Go(func() {
+			for range 8 {
+				if err := tryUp(t, h, cfg); err != nil {
+					t.Error(err)
+				}
+				if !watched(cfg.Name) {
+					t.Errorf("%s runs unwatched", cfg.Name)
+				}
+				if err := h.Destroy(t.Context(), cfg.UUID); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestConnected(t *testing.T) {
+	const head = "Num       RefCount Protocol Flags    Type St Inode Path\n"
+	const listen = "0000000091f6317b: 00000002 00000000 00010000 0001 01 3003134 /run/libvirt/lxc/web1.sock\n"
+	const conn = "000000009cdf2abe: 00000003 00000000 00000000 0001 03 3004021 /run/libvirt/lxc/web1.sock\n"
+	const other = "00000000b18bee67: 00000003 00000000 00000000 0001 03 3004303 /run/libvirt/lxc/my-web1.sock\n"
+	const unnamed = "00000000b18bee68: 00000003 00000000 00000000 0001 03 3004304\n"
+	for name, c := range map[string]struct {
+		sockets string
+		want    bool
+	}{
+		"nothing is seen":      {head + other + unnamed, true},
+		"listening alone":      {head + listen + other + unnamed, false},
+		"connected":            {head + conn + listen, true},
+		"connected, listed so": {head + listen + conn, true},
+		"empty":                {"", true},
+	} {
+		if got := connected(c.sockets, "/lxc/web1.sock"); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
