@@ -106,12 +106,24 @@ func build(bin string) error {
 }
 
 // TestScripts runs testdata/*.txtar, several at a time.
+// quiet is a test that shows only the section of a script that failed, also where all
+// tests are run with -v to be counted.
+type quiet struct{ *testing.T }
+
+func (q quiet) Run(name string, f func(testscript.T)) {
+	q.T.Run(name, func(t *testing.T) { f(quiet{t}) })
+}
+
+func (quiet) Verbose() bool { return false }
+
+func runScripts(t *testing.T, p testscript.Params) { testscript.RunT(quiet{t}, p) }
+
 func TestScripts(t *testing.T) {
 	root := filepath.Join(work, "s")
 	if err := os.Mkdir(root, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	testscript.Run(t, testscript.Params{
+	runScripts(t, testscript.Params{
 		Dir:                 "testdata",
 		WorkdirRoot:         root,
 		RequireExplicitExec: true,

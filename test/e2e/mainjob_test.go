@@ -34,7 +34,7 @@ func TestMainJob(t *testing.T) {
 			if err := os.Mkdir(root, 0o711); err != nil {
 				t.Fatal(err)
 			}
-			testscript.Run(t, testscript.Params{
+			runScripts(t, testscript.Params{
 				Files:               []string{"testdata/mainjob/mainjob.txtar"},
 				WorkdirRoot:         root,
 				RequireExplicitExec: true,
