@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -16,6 +15,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/seed"
 )
@@ -49,32 +49,32 @@ func (a *App) bootFlags(c *cobra.Command, o *bootOptions) {
 	f := c.Flags()
 	f.SortFlags = false
 	f.StringVar(&o.blocks.Flavor, "flavor", "", "name or id of the flavor")
-	f.StringArrayVar(&o.blocks.BlockDevices, "block-device", nil, "key=value,… of a device, or a JSON file (can be repeated)")
+	repeated(f, &o.blocks.BlockDevices, "block-device", "key=value,… of a device, or a JSON file (can be repeated)")
 	f.StringVar(&o.blocks.Image, "image", "", "image to boot from a local disk of the flavor's size")
-	f.StringArrayVar(&o.blocks.ImageWith, "image-with", nil, "KEY=VALUE that the image to boot has (can be repeated)")
+	repeated(f, &o.blocks.ImageWith, "image-with", "KEY=VALUE that the image to boot has (can be repeated)")
 	f.StringVar(&o.blocks.BootVolume, "boot-volume", "", "volume to boot from")
 	f.StringVar(&o.blocks.Snapshot, "snapshot", "", "snapshot to boot from, by a volume made of it")
 	f.StringVar(&o.blocks.BootFromVolume, "boot-from-volume", "", "size in GiB of a volume to make of --image and boot from")
 	f.BoolVar(&o.blocks.DeleteOnTermination, "delete-on-termination", false, "delete the volume of --boot-from-volume with the instance")
-	f.StringArrayVar(&o.blocks.Legacy, "block-device-mapping", nil, "DEVICE=ID[:TYPE[:SIZE[:DELETE]]], the old form (can be repeated)")
-	f.StringArrayVar(&o.blocks.Ephemerals, "ephemeral", nil, "size=GIB[,format=FS][,mount=/PATH] (can be repeated)")
+	repeated(f, &o.blocks.Legacy, "block-device-mapping", "DEVICE=ID[:TYPE[:SIZE[:DELETE]]], the old form (can be repeated)")
+	repeated(f, &o.blocks.Ephemerals, "ephemeral", "size=GIB[,format=FS][,mount=/PATH] (can be repeated)")
 	f.StringVar(&o.blocks.Swap, "swap", "", "swap in MiB, as a limit beyond the memory's")
 	f.StringVar(&o.blocks.MinCount, "min-count", "", "boot at least so many, NAME-1, NAME-2, …")
 	f.StringVar(&o.blocks.MaxCount, "max-count", "", "boot at most so many (default: min-count)")
 	f.BoolVar(&o.keepGoing, "keep-going", false, "keep what booted when another one fails")
-	f.StringArrayVar(&o.nics, "nic", nil, "none, auto, bridge=B, net-name=N or net-id=ID, with ,mac=M ,v4-fixed-ip=A and ,gateway=G (can be repeated)")
+	repeated(f, &o.nics, "nic", "none, auto, bridge=B, net-name=N or net-id=ID, with ,mac=M ,v4-fixed-ip=A and ,gateway=G (can be repeated)")
 	f.StringVar(&o.hostname, "hostname", "", "host name, also written into the root")
-	f.StringArrayVar(&o.meta, "meta", nil, "KEY=VALUE to keep with the instance (can be repeated)")
+	repeated(f, &o.meta, "meta", "KEY=VALUE to keep with the instance (can be repeated)")
 	f.StringVar(&o.description, "description", "", "description of the instance")
-	f.StringArrayVar(&o.tags, "tags", nil, "tags of the instance, with commas between (can be repeated)")
+	repeated(f, &o.tags, "tags", "tags of the instance, with commas between (can be repeated)")
 	f.StringVar(&o.keyName, "key-name", os.Getenv("NOVACLIENT_DEFAULT_KEY_NAME"), "ssh key of STATE/keypairs/NAME.pub for root")
 	f.StringVar(&o.sshKey, "ssh-key", "", "file of ssh public keys for root")
 	f.StringVar(&o.userData, "user-data", "", "file for cloud-init")
 	f.StringVar(&o.configDrive, "config-drive", "", "true: write cloud-init's seed in any case")
-	f.StringArrayVar(&o.files, "file", nil, "DST=SRC, a file to write into the root (can be repeated)")
+	repeated(f, &o.files, "file", "DST=SRC, a file to write into the root (can be repeated)")
 	f.StringVar(&o.init, "init", "", "program to start in the container (default: the root's init)")
-	f.StringArrayVar(&o.initArgs, "init-arg", nil, "argument of the init (can be repeated)")
-	f.StringArrayVar(&o.env, "env", nil, "KEY=VALUE for the init (can be repeated)")
+	repeated(f, &o.initArgs, "init-arg", "argument of the init (can be repeated)")
+	repeated(f, &o.env, "env", "KEY=VALUE for the init (can be repeated)")
 	f.BoolVar(&o.privileged, "privileged", false, "no user namespace: root in the container is root of the host")
 	f.BoolVar(&o.fsck, "fsck", false, "check the filesystems of the root and of mounted volumes, read-only, before they are first mounted")
 	f.BoolVar(&o.dryRun, "dry-run", false, "check everything, print the plan and change nothing")
@@ -84,7 +84,7 @@ func (a *App) bootFlags(c *cobra.Command, o *bootOptions) {
 		if name == "return-reservation-id" {
 			f.Bool(name, false, "")
 		} else {
-			f.StringArray(name, nil, "")
+			f.Var(new(list), name, "")
 		}
 		_ = f.MarkHidden(name)
 	}
@@ -167,7 +167,7 @@ func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (ins
 		return req, err
 	}
 	for key := range s.Env {
-		if !validEnv.MatchString(key) {
+		if !validEnv().MatchString(key) {
 			return req, usagef("--env: %q is not the name of a variable", key)
 		}
 	}
@@ -211,7 +211,7 @@ func checkInterfaces(nics []lxc.Interface, count int) error {
 	return nil
 }
 
-var validEnv = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+var validEnv = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // instanceTags reads --tags by Nova's rules for them.
 func instanceTags(given []string) ([]string, error) {

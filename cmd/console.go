@@ -164,7 +164,7 @@ exit code is the command's: 127 when it is not there, 126 when it cannot be exec
 	f.SetInterspersed(false)
 	f.BoolVarP(&tty, "tty", "t", false, "allocate a terminal")
 	f.BoolVar(&noTTY, "no-tty", false, "allocate no terminal")
-	f.StringArrayVarP(&env, "env", "e", nil, "KEY=VALUE for the command (can be repeated)")
+	f.VarP((*list)(&env), "env", "e", "KEY=VALUE for the command (can be repeated)")
 	f.StringVarP(&o.User, "user", "u", "", "name or id of a user in the container, with :GROUP")
 	f.StringVarP(&o.Dir, "workdir", "w", "", "directory in the container")
 	return c

@@ -61,7 +61,7 @@ image that names another file (a backing file, a data file) is refused.`,
 	_ = c.RegisterFlagCompletionFunc("disk-format", cobra.FixedCompletions([]string{"raw", "qcow2", "vmdk", "vhdx", "vdi"}, cobra.ShellCompDirectiveNoFileComp))
 	c.Flags().IntVar(&req.MinDisk, "min-disk", 0, "least size of a volume made from it, in GiB")
 	c.Flags().IntVar(&req.MinRAM, "min-ram", 0, "least memory of a flavor that boots it, in MiB")
-	c.Flags().StringArrayVar(&properties, "property", nil, "KEY=VALUE to keep with it (can be repeated)")
+	repeated(c.Flags(), &properties, "property", "KEY=VALUE to keep with it (can be repeated)")
 	return c
 }
 

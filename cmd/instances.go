@@ -116,7 +116,7 @@ func (a *App) newListCmd() *cobra.Command {
 	}
 	c.Flags().BoolVar(&all, "all", false, "accepted: all instances are always listed")
 	c.Flags().BoolVar(&long, "long", false, "more columns")
-	c.Flags().StringArrayVar(&statuses, "status", nil, "only of this status (can be repeated)")
+	repeated(c.Flags(), &statuses, "status", "only of this status (can be repeated)")
 	c.Flags().StringVar(&name, "name", "", "only with this in their name")
 	_ = c.RegisterFlagCompletionFunc("status", cobra.FixedCompletions(instance.Statuses, cobra.ShellCompDirectiveNoFileComp))
 	return c
@@ -282,7 +282,7 @@ func (a *App) newSetCmd() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringArrayVar(&pairs, "property", nil, "KEY=VALUE (can be repeated)")
+	repeated(c.Flags(), &pairs, "property", "KEY=VALUE (can be repeated)")
 	c.Flags().StringVar(&description, "description", "", "description of the instance")
 	return c
 }
@@ -306,7 +306,7 @@ func (a *App) newUnsetCmd() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringArrayVar(&keys, "property", nil, "KEY (can be repeated)")
+	repeated(c.Flags(), &keys, "property", "KEY (can be repeated)")
 	return c
 }
 

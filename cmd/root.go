@@ -101,7 +101,7 @@ where a cloud is configured, and from an embedded store otherwise.`,
 	a.bindSettings(root)
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.format, "format", "f", "table", "output: table, json, yaml or value")
-	flags.StringArrayVarP(&a.columns, "column", "c", nil, "only this column (can be repeated)")
+	flags.VarP((*list)(&a.columns), "column", "c", "only this column (can be repeated)")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no hints; warnings and errors stay")
 	_ = root.RegisterFlagCompletionFunc("column", cobra.NoFileCompletions)
 	_ = root.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))

@@ -108,7 +108,7 @@ func (a *App) newVolumeCreateCmd() *cobra.Command {
 	f.StringVar(&req.Type, "type", "", "volume type, in a cloud")
 	f.BoolVar(&req.ReadOnly, "read-only", false, "containers cannot write to it")
 	f.BoolVar(&req.Multiattach, "multi-attach", false, "several instances may have it at once")
-	f.StringArrayVar(&properties, "property", nil, "KEY=VALUE to keep with it (can be repeated)")
+	repeated(f, &properties, "property", "KEY=VALUE to keep with it (can be repeated)")
 	_ = c.RegisterFlagCompletionFunc("image", a.completer(a.imageNames, true))
 	_ = c.RegisterFlagCompletionFunc("snapshot", a.completer(a.snapshotNames, true))
 	_ = c.RegisterFlagCompletionFunc("source", a.completer(a.volumeNames, true))
@@ -183,7 +183,7 @@ blank one is not, until somebody who put a root filesystem on it says so.`,
 	}
 	f := c.Flags()
 	f.StringVar(&name, "name", "", "new name of the volume")
-	f.StringArrayVar(&properties, "property", nil, "KEY=VALUE to keep with it (can be repeated)")
+	repeated(f, &properties, "property", "KEY=VALUE to keep with it (can be repeated)")
 	f.BoolVar(&bootable, "bootable", false, "it can be booted from")
 	f.BoolVar(&notBootable, "no-bootable", false, "it cannot be booted from")
 	return c
