@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/proc"
 )
 
 // A container has ended when its init has, whether libvirt noticed or not.
@@ -19,7 +21,13 @@ func TestEndUnnoticed(t *testing.T) {
 		t.Error("libvirtd is not connected to the controller")
 	}
 	must(t, unix.Kill(info.PID, unix.SIGSTOP)) // now it notices nothing
-	must(t, unix.Kill(info.InitPID, unix.SIGKILL))
+	init, err := findInit(info.PID)
+	must(t, err)
+	defer init.Close()
+	must(t, init.signal(unix.SIGKILL))
+	for proc.Alive(init.pidfd) {
+		must(t, pause(t.Context(), poll))
+	}
 	ended := func(now Info, err error) {
 		t.Helper()
 		must(t, err)
