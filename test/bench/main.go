@@ -8,17 +8,22 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/moby/sys/mountinfo"
 
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
@@ -32,7 +37,9 @@ var (
 
 func main() {
 	flag.Parse()
-	if err := run(); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -45,19 +52,31 @@ type contender struct {
 	durations []time.Duration
 }
 
-func run() (err error) {
+func run(ctx context.Context) (err error) {
 	dir, err := os.MkdirTemp("", "lxcboot-bench-")
 	if err != nil {
 		return err
 	}
 	image, root := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "root")
-	// Only what was made here: a mount that is left must not be emptied.
+	var both []*contender
 	defer func() {
-		if err == nil {
-			err = os.RemoveAll(dir)
-			return
+		end := context.Background()
+		for _, c := range both { // whichever of them is up
+			_ = do(end, c.down)
 		}
-		_ = do([]string{"umount", root})
+		_ = do(end, []string{"umount", root})
+		// A mount that is left must not be emptied.
+		mounted, e := mountinfo.Mounted(root)
+		if errors.Is(e, os.ErrNotExist) {
+			mounted, e = false, nil
+		}
+		if e == nil && mounted {
+			e = fmt.Errorf("%s is still mounted", root)
+		}
+		if e == nil {
+			e = os.RemoveAll(dir)
+		}
+		err = errors.Join(err, e)
 	}()
 	path, err := filepath.Abs(*binary)
 	if err != nil {
@@ -80,7 +99,7 @@ func run() (err error) {
 		{"chown", "--recursive", owner, root},
 		{"umount", root},
 	} {
-		if err := do(c); err != nil {
+		if err := do(ctx, c); err != nil {
 			return err
 		}
 	}
@@ -92,7 +111,7 @@ func run() (err error) {
 	if err := os.WriteFile(xml, []byte(desc), 0o600); err != nil {
 		return err
 	}
-	both := []*contender{
+	both = []*contender{
 		{
 			name: "lxcboot boot",
 			up: []string{path, "boot", "--quiet", "--flavor", "m1.tiny", "--nic", "none",
@@ -103,17 +122,10 @@ func run() (err error) {
 			name: "losetup, mount, virsh create, umount",
 			up: []string{"sh", "-ec", `loop=$(losetup --find --show "$1"); mount "$loop" "$2"; virsh -q -c lxc:/// create "$3"; umount "$2"`,
 				"sh", image, root, xml},
-			down: []string{"sh", "-ec", `virsh -q -c lxc:/// destroy "$1"; losetup --detach $(losetup --noheadings --output NAME --associated "$2")`,
+			down: []string{"sh", "-ec", `virsh -q -c lxc:/// destroy "$1" || :; loop=$(losetup --noheadings --output NAME --associated "$2"); test -z "$loop" || losetup --detach $loop`,
 				"sh", id + "-bare", image},
 		},
 	}
-	defer func() {
-		if err != nil { // whichever of them is up
-			for _, c := range both {
-				_ = do(c.down)
-			}
-		}
-	}()
 	const warm = 2
 	for i := range *pairs + warm {
 		order := slices.Clone(both)
@@ -122,11 +134,11 @@ func run() (err error) {
 		}
 		for _, c := range order {
 			start := time.Now()
-			if err := do(c.up); err != nil {
+			if err := do(ctx, c.up); err != nil {
 				return err
 			}
 			took := time.Since(start)
-			if err := do(c.down); err != nil {
+			if err := do(ctx, c.down); err != nil {
 				return err
 			}
 			if i >= warm {
@@ -157,8 +169,8 @@ func median(d []time.Duration) time.Duration {
 	return (d[(n-1)/2] + d[n/2]) / 2
 }
 
-func do(command []string) error {
-	if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+func do(ctx context.Context, command []string) error {
+	if out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", strings.Join(command, " "), err, out)
 	}
 	return nil
