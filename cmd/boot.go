@@ -49,7 +49,7 @@ func (a *App) boot(ctx context.Context, o *bootOptions, name string) error {
 	if err != nil {
 		return err
 	}
-	m, err := a.manager(ctx)
+	m, err := a.dialingManager(ctx)
 	if err != nil {
 		return err
 	}

@@ -194,7 +194,7 @@ func (a *App) run(ctx context.Context, o *bootOptions, name string, rm bool) err
 	if req.Count > 1 {
 		return usagef("run boots one instance; leave --min-count and --max-count out")
 	}
-	m, err := a.manager(ctx)
+	m, err := a.dialingManager(ctx)
 	if err != nil {
 		return err
 	}

@@ -85,41 +85,45 @@ func (a *App) records() (*instance.Store, error) {
 	return instance.OpenStore(a.settings.StateDir, a.settings.RunDir)
 }
 
-// openDomains connects to libvirt, once.
-func (a *App) openDomains(ctx context.Context) (*lxc.Host, error) {
+// dialDomains begins to connect to libvirt, once.
+func (a *App) dialDomains(ctx context.Context) *lxc.Host {
 	if a.domains == nil {
-		d, err := lxc.Open(ctx, a.settings.Connect)
-		if err != nil {
-			return nil, err
-		}
-		a.domains = d
+		a.domains = lxc.Dial(ctx, a.settings.Connect)
 	}
-	return a.domains, nil
+	return a.domains
 }
 
-// manager is the Manager of the instances. It needs root. libvirt is connected to
-// while the store is opened.
+// openDomains connects to libvirt, once.
+func (a *App) openDomains(ctx context.Context) (*lxc.Host, error) {
+	d := a.dialDomains(ctx)
+	return d, d.Ready(ctx)
+}
+
+// manager is the Manager of the instances. It needs root.
 func (a *App) manager(ctx context.Context) (*instance.Manager, error) {
+	m, err := a.dialingManager(ctx)
+	if err == nil {
+		_, err = a.openDomains(ctx)
+	}
+	return m, err
+}
+
+// dialingManager is manager that does not wait for libvirt: for what asks libvirt
+// before it changes anything, and has other things to look at first.
+func (a *App) dialingManager(ctx context.Context) (*instance.Manager, error) {
 	if err := needRoot(); err != nil {
 		return nil, err
 	}
-	connected := make(chan error, 1)
-	go func() {
-		_, err := a.openDomains(ctx)
-		connected <- err
-	}()
-	store, storeErr := a.openStore(ctx)
-	if err := <-connected; err != nil {
+	domains := a.dialDomains(ctx)
+	store, err := a.openStore(ctx)
+	if err != nil {
 		return nil, err
-	}
-	if storeErr != nil {
-		return nil, storeErr
 	}
 	m, err := a.offlineManager()
 	if err != nil {
 		return nil, err
 	}
-	m.Volumes, m.Domains = store, a.domains
+	m.Volumes, m.Domains = store, domains
 	return m, nil
 }
 

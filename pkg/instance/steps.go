@@ -305,14 +305,12 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) error {
 	}
 	fault.Point("domain started")
 	h.Started, h.Undefined = true, false
-	if err := h.Save(); err != nil {
-		return err
+	saved := make(chan error, 1)
+	go func() { saved <- h.Save() }() // while the init comes up
+	if h.console, err = m.Consoles.Open(h.domain.Console, h.domain.PID); err == nil {
+		h.domain, err = m.Domains.WaitInit(ctx, h.domain, h.Spec.Hostname)
 	}
-	if h.console, err = m.Consoles.Open(h.domain.Console, h.domain.PID); err != nil {
-		return err
-	}
-	h.domain, err = m.Domains.WaitInit(ctx, h.domain, h.Spec.Hostname)
-	return err
+	return errors.Join(err, <-saved)
 }
 
 // config is the domain of an instance whose root is mounted.

@@ -28,7 +28,9 @@ func noAnswer(limit time.Duration) error { return fmt.Errorf("%w within %s", err
 // Host is a connection to libvirt. It is safe for use by several goroutines, and
 // connects anew when libvirtd was restarted.
 type Host struct {
-	uri string
+	uri    string
+	ready  chan struct{} // closed when Dial has come to an end
+	failed error         // then: why it failed
 
 	mu     sync.Mutex // not held while libvirt is waited for
 	conn   *libvirt.Connect
@@ -38,23 +40,43 @@ type Host struct {
 // Open connects to libvirt; an empty uri is DefaultURI. It fails with ErrNoDaemon
 // or ErrNoDriver. The Host must be closed.
 func Open(ctx context.Context, uri string) (*Host, error) {
-	if uri == "" {
-		uri = DefaultURI
-	}
-	h := &Host{uri: uri}
-	ctx, cancel := context.WithTimeoutCause(ctx, openLimit, noAnswer(openLimit))
-	defer cancel()
-	err := h.call(ctx, uri, func(conn *libvirt.Connect) error {
-		if kind, err := conn.GetType(); err != nil || kind != "LXC" {
-			return errors.Join(err, fmt.Errorf("%w (%s is a connection to %s)", ErrNoDriver, uri, kind))
-		}
-		return nil
-	})
-	if err != nil {
+	h := Dial(ctx, uri)
+	if err := h.Ready(ctx); err != nil {
 		h.Close()
 		return nil, err
 	}
 	return h, nil
+}
+
+// Dial is Open that does not wait: whatever is asked of the Host first waits for the
+// connection, and fails as Open would.
+func Dial(ctx context.Context, uri string) *Host {
+	if uri == "" {
+		uri = DefaultURI
+	}
+	h := &Host{uri: uri, ready: make(chan struct{})}
+	go func() {
+		defer close(h.ready)
+		ctx, cancel := context.WithTimeoutCause(ctx, openLimit, noAnswer(openLimit))
+		defer cancel()
+		h.failed = h.do(ctx, uri, func(conn *libvirt.Connect) error {
+			if kind, err := conn.GetType(); err != nil || kind != "LXC" {
+				return errors.Join(err, fmt.Errorf("%w (%s is a connection to %s)", ErrNoDriver, uri, kind))
+			}
+			return nil
+		})
+	}()
+	return h
+}
+
+// Ready waits for the connection, and says why there is none.
+func (h *Host) Ready(ctx context.Context) error {
+	select {
+	case <-h.ready:
+		return h.failed
+	case <-ctx.Done():
+		return timeout(ctx)
+	}
 }
 
 // Close ends the connection. What still waits for libvirt is left behind, and so is
@@ -109,6 +131,14 @@ func (h *Host) connect(stale *libvirt.Connect) (*libvirt.Connect, error) {
 // restarted since, f runs a second time: it must bear that. what names in errors
 // the thing that is meant.
 func (h *Host) call(ctx context.Context, what string, f func(*libvirt.Connect) error) error {
+	if err := h.Ready(ctx); err != nil {
+		return err
+	}
+	return h.do(ctx, what, f)
+}
+
+// do is call, also for Dial itself.
+func (h *Host) do(ctx context.Context, what string, f func(*libvirt.Connect) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, callLimit, noAnswer(callLimit))
 	defer cancel()
 	if ctx.Err() != nil {
