@@ -201,7 +201,7 @@ func TestMutations(t *testing.T) {
 			n++
 		}
 	}
-	t.Logf("%d changed images, in %d of which a filesystem is still found; %v in all, the slowest %v; at most %d bytes read", n, found, time.Since(begin).Round(time.Millisecond), slowest, most)
+	t.Logf("%s: %d mutated inputs, in %d of which a filesystem is still found; %v in all, the slowest %v; at most %d bytes read", t.Name(), n, found, time.Since(begin).Round(time.Millisecond), slowest, most)
 	if most > 8*mib {
 		t.Errorf("one of them made Probe read %d bytes", most)
 	}

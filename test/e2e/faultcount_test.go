@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"fmt"
 	"os"
 	"strconv"
 	"sync/atomic"
@@ -37,25 +36,12 @@ func share[T any](all []T, quick int) []T {
 // A tally counts what one test tried.
 type tally struct{ faults, compares, leaks atomic.Int64 }
 
-// newTally says at the end of the test, in one line, what was counted, and appends
-// that to the file E2E_SUMMARY.
+// newTally says at the end of the test, in one line, what was counted; test/run adds
+// those lines up.
 func newTally(t *testing.T, what string) *tally {
 	c := &tally{}
 	t.Cleanup(func() {
-		line := fmt.Sprintf("%s: %d %s; %d leaks in %d comparisons", t.Name(), c.faults.Load(), what, c.leaks.Load(), c.compares.Load())
-		t.Log(line)
-		path := os.Getenv("E2E_SUMMARY")
-		if path == "" {
-			return
-		}
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-		if err == nil {
-			_, err = fmt.Fprintln(f, line)
-			f.Close()
-		}
-		if err != nil {
-			t.Error(err)
-		}
+		t.Logf("%s: %d %s; %d leaks in %d comparisons", t.Name(), c.faults.Load(), what, c.leaks.Load(), c.compares.Load())
 	})
 	return c
 }

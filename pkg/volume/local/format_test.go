@@ -357,7 +357,7 @@ func TestMutatedImages(t *testing.T) {
 			}
 		}
 	}
-	if t.Logf("%d mutated images", inputs); inputs < 10_000 {
+	if t.Logf("%s: %d mutated inputs", t.Name(), inputs); inputs < 10_000 {
 		t.Errorf("only %d inputs", inputs)
 	}
 }
