@@ -8,11 +8,10 @@ import (
 	"os"
 	"time"
 
+	"libvirt.org/go/libvirt"
+
 	"github.com/lxcboot/lxcboot/pkg/console"
 	"github.com/lxcboot/lxcboot/pkg/fault"
-	"github.com/lxcboot/lxcboot/pkg/proc"
-	"golang.org/x/sys/unix"
-	"libvirt.org/go/libvirt"
 )
 
 // The states of a container.
@@ -442,53 +441,6 @@ func (h *Host) WaitState(ctx context.Context, id, state string) (Info, error) {
 		}
 		if err := pause(ctx, 5*poll); err != nil {
 			return info, err
-		}
-	}
-}
-
-// remains is what a running container has on this host.
-type remains struct {
-	fds     []*os.File // of its processes
-	cgroups []string   // directories
-}
-
-func remainsOf(info Info) *remains {
-	r := &remains{}
-	if p, err := findInit(info.PID); err == nil {
-		r.fds = append(r.fds, p.pidfd)
-		if groups, err := containerCgroups(info.PID, p.pid); err == nil {
-			for _, g := range groups {
-				r.cgroups = append(r.cgroups, g.dir)
-			}
-		}
-	}
-	if fd, err := unix.PidfdOpen(info.PID, 0); err == nil {
-		r.fds = append(r.fds, os.NewFile(uintptr(fd), "pidfd"))
-	}
-	return r
-}
-
-func (r *remains) Close() {
-	for _, f := range r.fds {
-		f.Close()
-	}
-}
-
-func (r *remains) wait(ctx context.Context) error {
-	for {
-		there := false
-		for _, f := range r.fds {
-			there = there || proc.Alive(f)
-		}
-		for _, dir := range r.cgroups {
-			_, err := os.Lstat(dir)
-			there = there || err == nil
-		}
-		if !there {
-			return nil
-		}
-		if err := pause(ctx, poll); err != nil {
-			return err
 		}
 	}
 }
