@@ -83,9 +83,11 @@ func (w *world) disk(dir, address, name, wwid string) {
 		w.t.Error(err)
 	}
 	w.acts[filepath.Join(dir, "delete")] = func(string) {
+		// The link goes before what it names, and after the node: once it is
+		// gone the disk counts as removed, and a test may look.
+		os.Remove(filepath.Join(w.root, "dev", name))
 		os.Remove(link)
 		os.RemoveAll(filepath.Join(w.root, dir))
-		os.Remove(filepath.Join(w.root, "dev", name))
 	}
 }
 
