@@ -2,13 +2,13 @@ package cmd
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
 
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
@@ -47,7 +47,7 @@ image that names another file (a backing file, a data file) is refused.`,
 				return usagef("cannot read the image file: %v", err)
 			}
 			var done func()
-			req.Progress, done = a.progress("importing " + req.Path)
+			req.Progress, done = a.progress("importing " + filepath.Base(req.Path))
 			img, err := store.ImportImage(c.Context(), req)
 			done()
 			if err != nil {
@@ -65,19 +65,20 @@ image that names another file (a backing file, a data file) is refused.`,
 	return c
 }
 
-// progress is a bar on stderr, where that is a terminal.
+// progress is a line on stderr, where that is a terminal, which goes when it is finished.
 func (a *App) progress(what string) (step func(done, total int64), finish func()) {
 	if a.quiet || !isTerminal(a.Err) {
 		return nil, func() {}
 	}
-	p := mpb.New(mpb.WithOutput(a.Err), mpb.WithWidth(40))
-	bar := p.AddBar(0, mpb.BarRemoveOnComplete(), mpb.PrependDecorators(decor.Name(sanitize(what, false)+" ")), mpb.AppendDecorators(decor.Percentage()))
+	const clear = "\r\x1b[K"
+	last := int64(-1)
 	return func(done, total int64) {
-			bar.SetTotal(total, false)
-			bar.SetCurrent(done)
+			if percent := done * 100 / max(total, 1); percent != last {
+				last = percent
+				fmt.Fprintf(a.Err, "%s%s: %d%%", clear, sanitize(what, false), percent)
+			}
 		}, func() {
-			bar.Abort(true)
-			p.Wait()
+			fmt.Fprint(a.Err, clear)
 		}
 }
 
