@@ -7,8 +7,12 @@ DESTDIR ?=
 COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
 FUZZTIME ?= 60s
 
+# Two of libvirt's libraries hold nothing that lxcboot calls, and loading them takes a
+# command some milliseconds.
+TAGS = libvirt_without_lxc,libvirt_without_qemu
+
 # The tree may belong to another user than the one who builds, which git refuses.
-export GOFLAGS := -buildvcs=false $(GOFLAGS)
+export GOFLAGS := -buildvcs=false -tags=$(TAGS) $(GOFLAGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test unit e2e test-openstack torture lint fuzz bench docs install host-packages clean
@@ -19,9 +23,10 @@ help: ## This list
 run: host-packages build ## Install what is missing, build, and boot a small container from a volume
 	@test/setup/demo
 
-build: ## Build bin/lxcboot
+build: ## Build bin/lxcboot, and bin/lxcboot-console which keeps a container's console
 	@mkdir -p bin
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/lxcboot .
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/lxcboot-console ./cmd/lxcboot-console
 
 test: ## Install what is missing; unit tests with the race detector, then end to end
 	@test/run unit e2e
@@ -58,10 +63,10 @@ docs: build ## Make the reference in docs/cli from the commands themselves
 	rm -rf docs/cli
 	cp -r bin/docs/cli docs/cli
 
-install: build ## Install below DESTDIR and PREFIX (/usr/local): the program, man pages, completions
+install: build ## Install below DESTDIR and PREFIX (/usr/local): the programs, man pages, completions
 	rm -rf bin/docs
 	$(GO) run ./docs/reference bin/docs
-	install -D -m 755 bin/lxcboot '$(DESTDIR)$(PREFIX)/bin/lxcboot'
+	install -D -m 755 -t '$(DESTDIR)$(PREFIX)/bin' bin/lxcboot bin/lxcboot-console
 	install -d '$(DESTDIR)$(PREFIX)/share/man/man1'
 	install -m 644 bin/docs/man/*.1 '$(DESTDIR)$(PREFIX)/share/man/man1/'
 	install -d $(addprefix '$(DESTDIR)$(PREFIX)/share/,$(addsuffix ',$(COMPLETIONS)))

@@ -83,22 +83,20 @@ func (a *App) newConsoleCmd() *cobra.Command {
 	return c
 }
 
-// newConsoleServeCmd is the small process that each container has.
-func (a *App) newConsoleServeCmd() *cobra.Command {
-	c := &cobra.Command{
-		Use: "console-serve ID", Hidden: true, Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			store, err := a.records()
-			if err != nil {
-				return err
-			}
-			o := store.ConsoleOptions(args[0])
-			o.MaxBytes = a.settings.LogBytes
-			if err := console.Serve(c.Context(), o); err != nil {
-				return err
-			}
-			// The container has ended: nobody else may be there to release what
-			// the host holds for it.
+// newConsoleServeCmd keeps a console where lxcboot-console is not installed.
+func newConsoleServeCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "console-serve", Hidden: true, DisableFlagParsing: true,
+		RunE: func(_ *cobra.Command, args []string) error { return console.Keep(args) },
+	}
+}
+
+// newEndedCmd is what the process that keeps a console becomes when the container has
+// ended: nobody else may be there to release what the host holds for it.
+func (a *App) newEndedCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "ended ID", Hidden: true, Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			m, err := a.offlineManager()
@@ -111,9 +109,6 @@ func (a *App) newConsoleServeCmd() *cobra.Command {
 			return m.Ended(ctx, args[0])
 		},
 	}
-	// It has neither the environment nor the configuration of who starts it.
-	c.Flags().Int64("console-log-bytes", console.DefaultLogBytes, "")
-	return c
 }
 
 func (a *App) newExecCmd() *cobra.Command {

@@ -62,6 +62,7 @@ func (a *App) Run(args []string) int {
 			cancel(&interruptedError{s.(syscall.Signal)})
 		}
 	}()
+	lxc.Initialize() // while the commands are made and the settings read
 	root := a.newRootCmd()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -115,7 +116,7 @@ where a cloud is configured, and from an embedded store otherwise.`,
 		a.newStopCmd(), a.newStartCmd(), a.newRebootCmd(), a.newDeleteCmd(), a.newRenameCmd(), a.newSetCmd(), a.newUnsetCmd(), a.newWaitCmd())
 	add("store", a.newImageCmd(), a.newVolumeCmd(), a.newSnapshotCmd(), a.newFlavorCmd())
 	add("host", a.newDoctorCmd(), a.newSetupCmd(), a.newAutostartCmd(), a.newRepairCmd())
-	root.AddCommand(a.newVersionCmd(), a.newConsoleServeCmd(), a.newHookCmd(), exitCodesTopic())
+	root.AddCommand(a.newVersionCmd(), newConsoleServeCmd(), a.newEndedCmd(), a.newHookCmd(), exitCodesTopic())
 	root.SetHelpCommand(newHelpCmd())
 	root.InitDefaultCompletionCmd()
 	wrapUsage(root)
@@ -141,7 +142,7 @@ func (a *App) prepare(c *cobra.Command, _ []string) error {
 func settingless(c *cobra.Command) bool {
 	for ; c.HasParent(); c = c.Parent() {
 		switch c.Name() {
-		case "help", "version", "completion", "docs", cobra.ShellCompRequestCmd:
+		case "help", "version", "completion", "docs", "console-serve", cobra.ShellCompRequestCmd:
 			return true
 		}
 	}

@@ -2,13 +2,14 @@ package cmd
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/flavor"
 	"github.com/lxcboot/lxcboot/pkg/instance"
@@ -143,7 +144,7 @@ func (a *App) offlineManager() (*instance.Manager, error) {
 	}
 	return &instance.Manager{
 		Store: records, Devices: a.connectors(), Roots: instance.HostRoots{}, Loops: instance.HostLoops{},
-		Consoles: instance.HostConsoles{Store: records, Exe: itself[0], Args: append(itself[1:], "console-serve", "--console-log-bytes", fmt.Sprint(a.settings.LogBytes))},
+		Consoles: instance.HostConsoles{Store: records, Keeper: keeper(itself[0]), Ended: append(itself, "ended"), LogBytes: a.settings.LogBytes},
 		Host:     host, IDBase: a.settings.IDBase, MaxLocal: a.settings.MaxLocal,
 		UndoTimeout: a.settings.Timeout, StopTimeout: a.settings.StopTime, Stopping: hostStopping,
 	}, nil
@@ -153,6 +154,19 @@ func (a *App) offlineManager() (*instance.Manager, error) {
 func (a *App) itself() ([]string, error) {
 	exe, err := os.Executable()
 	return []string{exe, "--state-dir", a.settings.StateDir, "--run-dir", a.settings.RunDir, "--connect", a.settings.Connect}, err
+}
+
+// keeper is the program that keeps a console: the small one beside this one, which is
+// up in a moment and takes little memory, or this one where that is not installed. What
+// another user could have put there is not run.
+func keeper(exe string) []string {
+	small := filepath.Join(filepath.Dir(exe), "lxcboot-console")
+	var st unix.Stat_t
+	if unix.Lstat(small, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o022 == 0 &&
+		int(st.Uid) == os.Geteuid() && unix.Access(small, unix.X_OK) == nil {
+		return []string{small}
+	}
+	return []string{exe, "console-serve"}
 }
 
 // hostStopping asks systemd, where there is one, whether the host is going down.

@@ -25,9 +25,10 @@ import (
 
 // Options say where a container's console goes.
 type Options struct {
-	LogPath    string // mode 0600; the part before it is kept as LogPath.1
-	MaxBytes   int64  // of both together; 0: DefaultLogBytes
-	SocketPath string // mode 0600, for Attach; its directory is private
+	LogPath    string   // mode 0600; the part before it is kept as LogPath.1
+	MaxBytes   int64    // of both together; 0: DefaultLogBytes
+	SocketPath string   // mode 0600, for Attach; its directory is private
+	Ended      []string // what is run when the container has ended, to release what the host holds for it
 }
 
 // ErrEnded says that a terminal is not, or no longer, a running container's.
@@ -52,18 +53,7 @@ func (t *Terminal) Close() {
 
 // Serve keeps the console of one container until that has ended: what it prints goes
 // to the bounded log and to all clients of the socket, and what they type goes to the
-// container. It returns nil when all that was printed is written. This is the body of
-// the small process that each container has, whose terminal and socket are those that
-// Start gave it.
-func Serve(ctx context.Context, o Options) error {
-	t, l, err := inherit()
-	if err != nil {
-		return err
-	}
-	defer t.Close()
-	return t.serve(ctx, o, l)
-}
-
+// container. It returns nil when all that was printed is written.
 func (t *Terminal) serve(ctx context.Context, o Options, l net.Listener) error {
 	tty, owner := t.tty, t.owner
 	log, err := openLog(o.LogPath, o.MaxBytes)

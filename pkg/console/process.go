@@ -7,6 +7,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
+	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -29,12 +32,13 @@ const (
 	innerFD
 )
 
-// Start starts the process that keeps a container's console, which is exe with args,
-// and calls Serve: with a session of its own, the root as its directory and an empty
-// environment but for PATH. It has the terminal and the socket from here, so that
-// nothing that the container says is lost, and who joins the console is heard, before
-// it has come up: it is not waited for. Its last words go to the log.
-func Start(exe string, args []string, t *Terminal, o Options) (proc.Process, error) {
+// Start starts the process that keeps a container's console, which is a program that
+// calls Keep with what follows its own arguments: with a session of its own, the root
+// as its directory and an empty environment but for PATH. It has the terminal and the
+// socket from here, so that nothing that the container says is lost, and who joins the
+// console is heard, before it has come up: it is not waited for. Its last words go to
+// the log.
+func Start(program []string, t *Terminal, o Options) (proc.Process, error) {
 	log, err := openLog(o.LogPath, o.MaxBytes)
 	if err != nil {
 		return proc.Process{}, err
@@ -50,7 +54,8 @@ func Start(exe string, args []string, t *Terminal, o Options) (proc.Process, err
 		return proc.Process{}, fmt.Errorf("cannot start the console process: %w", err)
 	}
 	defer socket.Close()
-	cmd := exec.Command(exe, args...) // not CommandContext: it outlives us
+	args := slices.Concat(program[1:], []string{o.LogPath, strconv.FormatInt(o.MaxBytes, 10), o.SocketPath}, o.Ended)
+	cmd := exec.Command(program[0], args...) // not CommandContext: it outlives us
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=" + searchPath}
 	cmd.Stderr = log.f
@@ -68,6 +73,32 @@ func Start(exe string, args []string, t *Terminal, o Options) (proc.Process, err
 	return p, err
 }
 
+// Keep is the body of the process that Start started, with the arguments from there:
+// it keeps the console until the container has ended, and becomes Options.Ended then.
+func Keep(args []string) error {
+	if len(args) < 3 {
+		return errNotStarted
+	}
+	size, err := strconv.ParseInt(args[1], 10, 64)
+	if err != nil {
+		return errNotStarted
+	}
+	o := Options{LogPath: args[0], MaxBytes: size, SocketPath: args[2], Ended: args[3:]}
+	t, l, err := inherit()
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	if err := t.serve(ctx, o, l); err != nil || len(o.Ended) == 0 {
+		return err
+	}
+	return fmt.Errorf("cannot run %s: %w", o.Ended[0], unix.Exec(o.Ended[0], o.Ended, os.Environ()))
+}
+
+var errNotStarted = errors.New("the process that keeps a console is started by lxcboot alone")
+
 // inherit takes what Start gave to the process.
 func inherit() (*Terminal, net.Listener, error) {
 	for fd := ttyFD; fd <= innerFD; fd++ {
@@ -81,7 +112,7 @@ func inherit() (*Terminal, net.Listener, error) {
 	defer socket.Close()
 	l, err := net.FileListener(socket)
 	if err != nil {
-		return nil, nil, errors.New("the process that keeps a console is started by lxcboot alone")
+		return nil, nil, errNotStarted
 	}
 	t := &Terminal{os.NewFile(ttyFD, "console"), &ttyOwner{pidfd: os.NewFile(pidFD, "pidfd"), master: os.NewFile(masterFD, "ptmx")}}
 	if term.IsTerminal(innerFD) {

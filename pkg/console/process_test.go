@@ -48,7 +48,7 @@ func TestStartFails(t *testing.T) {
 		{"/bin/true", Options{LogPath: filepath.Join(dir, "none", "log"), SocketPath: filepath.Join(dir, "sock")}, os.ErrNotExist},
 		{"/bin/true", Options{LogPath: filepath.Join(dir, "log"), SocketPath: filepath.Join(dir, "none", "sock")}, os.ErrNotExist},
 	} {
-		if _, err := Start(tt.exe, nil, terminal, tt.o); !errors.Is(err, tt.want) {
+		if _, err := Start([]string{tt.exe}, terminal, tt.o); !errors.Is(err, tt.want) {
 			t.Errorf("%s %+v: %v", tt.exe, tt.o, err)
 		}
 		if _, err := os.Lstat(filepath.Join(dir, "sock")); !errors.Is(err, os.ErrNotExist) {

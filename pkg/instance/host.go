@@ -61,12 +61,12 @@ func (HostLoops) Keep(f *os.File) error { return loop.Keep(f) }
 // Detach is loop.Detach.
 func (HostLoops) Detach(dev loop.Device) error { return loop.Detach(dev) }
 
-// HostConsoles start the program at Exe, which is this one, as the process that keeps
-// the console of an instance: with Args and the instance's id.
+// HostConsoles start the processes that keep the consoles of instances.
 type HostConsoles struct {
-	Store *Store
-	Exe   string
-	Args  []string
+	Store    *Store
+	Keeper   []string // the program, for console.Start
+	Ended    []string // run with the instance's id when its container has ended: calls Manager.Ended
+	LogBytes int64    // most of a console log, in bytes
 }
 
 // Open is console.Open.
@@ -85,7 +85,10 @@ func (c hostConsole) Start(rec Record) (proc.Process, error) {
 	if c.Terminal == nil {
 		return proc.Process{}, nil
 	}
-	return console.Start(c.Exe, append(slices.Clone(c.Args), rec.ID), c.Terminal, c.Store.ConsoleOptions(rec.ID))
+	return console.Start(c.Keeper, c.Terminal, console.Options{
+		LogPath: c.Store.LogPath(rec.ID), MaxBytes: c.LogBytes, SocketPath: c.Store.SocketPath(rec.ID),
+		Ended: append(slices.Clone(c.Ended), rec.ID),
+	})
 }
 
 // Close lets go of the console.

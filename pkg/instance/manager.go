@@ -71,14 +71,14 @@ func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 	rec.StoreID = m.Volumes.StoreID()
 	rec.IDBase = m.IDBase
 	rec.Operation = operation(OpBoot)
-	rec.Reached = StepConsole
+	rec.Reached = lastStep
 	h, err := m.Store.Create(ctx, rec)
 	if err != nil {
 		return View{}, err
 	}
 	defer h.Close()
 	fault.Point("record created")
-	err = m.walk(ctx, h, StepCreate, StepConsole)
+	err = m.walk(ctx, h, StepCreate, lastStep)
 	if err == nil {
 		// The last moment at which an interrupt undoes it all.
 		err = context.Cause(ctx)
@@ -163,7 +163,7 @@ func (m *Manager) Undo(ctx context.Context, ref string) error {
 
 func (m *Manager) delete(ctx context.Context, h *Handle) error {
 	if h.Booted {
-		h.Reached = StepConsole
+		h.Reached = lastStep
 	}
 	if err := h.begin(OpDelete); err != nil {
 		return err
@@ -275,7 +275,7 @@ func (m *Manager) start(ctx context.Context, h *Handle, running bool) error {
 	}
 	err := m.settle(ctx, h)
 	if err == nil {
-		err = m.walk(ctx, h, StepAttach, StepConsole)
+		err = m.walk(ctx, h, StepAttach, lastStep)
 	}
 	if err == nil {
 		h.Up = true

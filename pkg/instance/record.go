@@ -126,7 +126,6 @@ const (
 	StepAttach  Step = "attach volumes"
 	StepRoot    Step = "prepare the root"
 	StepStart   Step = "start the container"
-	StepConsole Step = "keep the console"
 	StepRelease Step = "release the host's mount"
 )
 

@@ -36,11 +36,19 @@ var steps = []step{
 	{StepRoot, (*Manager).prepareRoot, (*Manager).releaseRoot},
 	{StepStart, (*Manager).startContainer, (*Manager).stopContainer},
 	{StepRelease, (*Manager).release, nil},
-	{StepConsole, (*Manager).startConsole, nil},
 }
 
+// lastStep is what a whole boot reaches.
+var lastStep = steps[len(steps)-1].name
+
+// stepIndex is the place of a step in the table. One that is not in it is of another
+// version of lxcboot: any of ours may have been begun.
 func stepIndex(name Step) int {
-	return slices.IndexFunc(steps, func(s step) bool { return s.name == name })
+	i := slices.IndexFunc(steps, func(s step) bool { return s.name == name })
+	if i < 0 && name != StepNone {
+		i = len(steps) - 1
+	}
+	return i
 }
 
 // walk does the steps from one to another, both included. That they may have been begun
@@ -285,6 +293,8 @@ func (m *Manager) releaseMounts(_ context.Context, h *Handle) error {
 	return nil
 }
 
+// startContainer starts the container and the process that keeps what it says, and
+// returns once its init runs, or has ended.
 func (m *Manager) startContainer(ctx context.Context, h *Handle) error {
 	cfg, err := m.config(h)
 	if err != nil {
@@ -305,12 +315,21 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) error {
 	}
 	fault.Point("domain started")
 	h.Started, h.Undefined = true, false
+	// What follows is done while the init comes up.
+	rec := h.Record
 	saved := make(chan error, 1)
-	go func() { saved <- h.Save() }() // while the init comes up
+	go func() { saved <- h.Save() }()
+	var keeper proc.Process
 	if h.console, err = m.Consoles.Open(h.domain.Console, h.domain.PID); err == nil {
-		h.domain, err = m.Domains.WaitInit(ctx, h.domain, h.Spec.Hostname)
+		keeper, err = h.console.Start(rec)
 	}
-	return errors.Join(err, <-saved)
+	if err == nil {
+		fault.Point("console started")
+		h.domain, err = m.Domains.WaitInit(ctx, h.domain, rec.Spec.Hostname)
+	}
+	err = errors.Join(err, <-saved)
+	h.Console = keeper // not while the record is being saved
+	return err
 }
 
 // config is the domain of an instance whose root is mounted.
@@ -388,16 +407,6 @@ func (m *Manager) stopContainer(ctx context.Context, h *Handle) error {
 		return err
 	}
 	fault.Point("domain undefined")
-	return nil
-}
-
-// startConsole starts the process that keeps what the container says. It comes last:
-// while it comes up, it would be in the way of the other steps.
-func (m *Manager) startConsole(_ context.Context, h *Handle) (err error) {
-	if h.Console, err = h.console.Start(h.Record); err != nil {
-		return err
-	}
-	fault.Point("console started")
 	return nil
 }
 

@@ -16,7 +16,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/lxcboot/lxcboot/pkg/console"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 )
@@ -110,11 +109,6 @@ func (s *Store) LogPath(id string) string { return filepath.Join(s.dir, id, logF
 
 // SocketPath is where a running instance's console can be reached.
 func (s *Store) SocketPath(id string) string { return filepath.Join(s.dir, id, socketFile) }
-
-// ConsoleOptions say where an instance's console goes. The log's size is the default.
-func (s *Store) ConsoleOptions(id string) console.Options {
-	return console.Options{LogPath: s.LogPath(id), SocketPath: s.SocketPath(id)}
-}
 
 // List reads every record, sorted by name. Records that cannot be read are in
 // the error, each with its path, and the others are still returned.

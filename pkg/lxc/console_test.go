@@ -189,3 +189,29 @@ func TestConsoleProcess(t *testing.T) {
 	must(t, err)
 	must(t, console.Stop(t.Context(), third))
 }
+
+// What releases a container that has ended is run then, and not when only the process that
+// keeps its console is stopped.
+func TestConsoleEnded(t *testing.T) {
+	h := open(t)
+	for _, byItself := range []bool{true, false} {
+		cfg := config(t, "")
+		cfg.Init, cfg.InitArgs = "/bin/sh", []string{"-c", "echo up; /bin/sleep 100"}
+		if byItself {
+			cfg.InitArgs[1] = "echo up; /bin/sleep 1"
+		}
+		c := start(t, h, cfg)
+		c.waitLog(t, "up")
+		if !byItself {
+			must(t, console.Stop(t.Context(), c.console))
+		}
+		for end := time.Now().Add(15 * time.Second); c.console.Alive(); time.Sleep(poll) {
+			if time.Now().After(end) {
+				t.Fatal("the console process goes on")
+			}
+		}
+		if _, err := os.Stat(c.log + ".ended"); (err == nil) != byItself {
+			t.Errorf("ended by itself %t: %v", byItself, err)
+		}
+	}
+}

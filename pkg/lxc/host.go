@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,6 +61,9 @@ func Dial(ctx context.Context, uri string) *Host {
 		ctx, cancel := context.WithTimeoutCause(ctx, openLimit, noAnswer(openLimit))
 		defer cancel()
 		h.failed = h.do(ctx, uri, func(conn *libvirt.Connect) error {
+			if strings.HasPrefix(uri, "lxc:") {
+				return nil // libvirtd has chosen the driver by it
+			}
 			if kind, err := conn.GetType(); err != nil || kind != "LXC" {
 				return errors.Join(err, fmt.Errorf("%w (%s is a connection to %s)", ErrNoDriver, uri, kind))
 			}
@@ -67,6 +71,12 @@ func Dial(ctx context.Context, uri string) *Host {
 		})
 	}()
 	return h
+}
+
+// Initialize begins to set libvirt's library up, which takes it some milliseconds: for who
+// is going to Dial, and has other things to do first.
+func Initialize() {
+	go func() { _, _ = libvirt.GetVersion() }()
 }
 
 // Ready waits for the connection, and says why there is none.

@@ -174,8 +174,8 @@ func serve(t *testing.T, h *Host, cfg Config) *container {
 
 // TestMain lets the test's own program be the process that keeps a console.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 4 && os.Args[1] == "console-serve" {
-		if err := console.Serve(context.Background(), console.Options{LogPath: os.Args[2], SocketPath: os.Args[3]}); err != nil {
+	if len(os.Args) > 1 && os.Args[1] == "console-serve" {
+		if err := console.Keep(os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -192,7 +192,7 @@ func (c *container) keep(t *testing.T) (proc.Process, error) {
 		return proc.Process{}, err
 	}
 	defer terminal.Close()
-	return console.Start(os.Args[0], []string{"console-serve", c.log, c.socket}, terminal, console.Options{LogPath: c.log, SocketPath: c.socket})
+	return console.Start([]string{os.Args[0], "console-serve"}, terminal, console.Options{LogPath: c.log, SocketPath: c.socket, Ended: []string{"/usr/bin/touch", c.log + ".ended"}})
 }
 
 // waitLog waits until the log holds a text, and gives it.

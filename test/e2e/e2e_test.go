@@ -79,18 +79,22 @@ func run(m *testing.M) (int, error) {
 	return code, os.RemoveAll(work) // no mount is left in it
 }
 
-// build makes the binaries that scripts find in PATH: lxcboot, and lxcboot-faults,
-// which stops at named points.
+// build makes the binaries that scripts find in PATH: lxcboot, lxcboot-faults, which
+// stops at named points, and lxcboot-console, which both start.
 func build(bin string) error {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		return err
 	}
-	for _, args := range [][]string{
-		{"build", "-buildvcs=false", "-o", filepath.Join(bin, "lxcboot"), "../.."},
-		{"build", "-buildvcs=false", "-tags", "faults", "-o", filepath.Join(bin, "lxcboot-faults"), "../.."},
+	const tags = "libvirt_without_lxc,libvirt_without_qemu" // as make build has them
+	for _, b := range []struct{ cgo, tags, name, dir string }{
+		{"1", tags, "lxcboot", "../.."},
+		{"1", tags + ",faults", "lxcboot-faults", "../.."},
+		{"0", "", "lxcboot-console", "../../cmd/lxcboot-console"},
 	} {
-		if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-			return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+		c := exec.Command("go", "build", "-buildvcs=false", "-tags", b.tags, "-o", filepath.Join(bin, b.name), b.dir)
+		c.Env = append(os.Environ(), "CGO_ENABLED="+b.cgo)
+		if out, err := c.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w\n%s", strings.Join(c.Args, " "), err, out)
 		}
 	}
 	for _, name := range []string{"busybox-image", "private-libvirtd"} {

@@ -407,7 +407,7 @@ func (w *world) processes() (pids []int) {
 				pids = append(pids, n)
 			}
 			pids = append(pids, pid)
-		} else if slices.Contains(words, w.state) && slices.Contains(words, "console-serve") {
+		} else if slices.Contains(words, w.state) && slices.Contains(words, "ended") {
 			pids = append(pids, pid)
 		}
 	}
