@@ -89,14 +89,23 @@ func TestAttachConsole(t *testing.T) {
 		ends[i] = w
 		go func() { done <- console.Attach(t.Context(), c.socket, r, &seen[i], console.DetachKey) }()
 	}
-	time.Sleep(100 * time.Millisecond)
-	fmt.Fprint(ends[0], "echo $((6*7)) answered\n")
-	c.waitLog(t, "42 answered")
-	for i := range seen {
-		if !strings.Contains(seen[i].String(), "42 answered") {
-			t.Errorf("client %d saw %q", i, seen[i].String())
+	sees := func(client int, text string) {
+		t.Helper()
+		for end := time.Now().Add(15 * time.Second); !strings.Contains(seen[client].String(), text); time.Sleep(poll) {
+			if time.Now().After(end) {
+				t.Fatalf("client %d saw %q, and not %q", client, seen[client].String(), text)
+			}
 		}
 	}
+	for i := range seen { // each is there once it has an answer
+		fmt.Fprintf(ends[i], "echo $((%d+5)) joined\n", i)
+		sees(i, fmt.Sprint(i+5, " joined"))
+	}
+	fmt.Fprint(ends[0], "echo $((6*7)) answered\n")
+	for i := range seen {
+		sees(i, "42 answered")
+	}
+	c.waitLog(t, "42 answered")
 	// The detach key ends one, and nothing after it is typed.
 	fmt.Fprint(ends[0], "echo be$((1))fore\n\x1decho af$((1))ter\n")
 	must(t, <-done)
@@ -109,13 +118,16 @@ func TestAttachConsole(t *testing.T) {
 	must(t, pty.Setsize(ptmx, &pty.Winsize{Rows: 33, Cols: 99}))
 	ctx, leave := context.WithCancel(t.Context())
 	go func() { done <- console.Attach(ctx, c.socket, tty, io.Discard, 0) }()
-	time.Sleep(200 * time.Millisecond)
+	for end := time.Now().Add(15 * time.Second); !strings.Contains(c.readLog(t), "33 99"); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the size is not passed on: %q", c.readLog(t))
+		}
+		fmt.Fprint(ends[1], "stty size\n")
+	}
 	leave()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	fmt.Fprint(ends[1], "stty size\n")
-	c.waitLog(t, "33 99")
 	if strings.Contains(c.readLog(t), "af1ter") {
 		t.Error("what came after the detach key was typed")
 	}

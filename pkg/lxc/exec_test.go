@@ -181,7 +181,7 @@ func TestExecTerminal(t *testing.T) {
 	done := make(chan result, 1)
 	go func() {
 		code, err := h.Exec(t.Context(), c.UUID, ExecOptions{
-			Argv: []string{"sh", "-c", "tty; ls -l $(tty); stty size; echo ready; read x; echo got $x; stty size; exit 5"},
+			Argv: []string{"sh", "-c", "tty; ls -l $(tty); stty size; echo ready; read x; echo got $x; n=0; until [ \"$(stty size)\" = '20 60' ] || [ $n = 100 ]; do n=$((n+1)); sleep 0.1; done; stty size; exit 5"},
 			User: "bob", TTY: true, Stdin: slave, Stdout: &out, Env: map[string]string{"TERM": "vt100"},
 		})
 		done <- result{code, err}
@@ -197,7 +197,6 @@ func TestExecTerminal(t *testing.T) {
 	wait("ready")
 	must(t, pty.Setsize(master, &pty.Winsize{Rows: 20, Cols: 60}))
 	unix.Kill(os.Getpid(), unix.SIGWINCH)
-	time.Sleep(100 * time.Millisecond)
 	fmt.Fprint(master, "hello\r")
 	r := <-done
 	must(t, r.err)
