@@ -62,7 +62,6 @@ func (a *App) Run(args []string) int {
 			cancel(&interruptedError{s.(syscall.Signal)})
 		}
 	}()
-	lxc.Initialize() // while the commands are made and the settings read
 	root := a.newRootCmd()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

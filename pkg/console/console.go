@@ -51,7 +51,7 @@ func (t *Terminal) Close() {
 	t.owner.Close()
 }
 
-// Serve keeps the console of one container until that has ended: what it prints goes
+// serve keeps the console of one container until that has ended: what it prints goes
 // to the bounded log and to all clients of the socket, and what they type goes to the
 // container. It returns nil when all that was printed is written.
 func (t *Terminal) serve(ctx context.Context, o Options, l net.Listener) error {

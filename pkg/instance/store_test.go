@@ -232,3 +232,13 @@ func TestReaderSeesBeforeOrAfter(t *testing.T) {
 		}
 	}
 }
+
+// TestStepIndex holds that a step of another version is taken for the last, so that all is
+// undone.
+func TestStepIndex(t *testing.T) {
+	for name, want := range map[Step]int{StepNone: -1, StepCreate: 0, lastStep: len(steps) - 1, "keep the console": len(steps) - 1} {
+		if got := stepIndex(name); got != want {
+			t.Errorf("%q is at %d, not %d", name, got, want)
+		}
+	}
+}

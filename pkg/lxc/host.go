@@ -73,12 +73,6 @@ func Dial(ctx context.Context, uri string) *Host {
 	return h
 }
 
-// Initialize begins to set libvirt's library up, which takes it some milliseconds: for who
-// is going to Dial, and has other things to do first.
-func Initialize() {
-	go func() { _, _ = libvirt.GetVersion() }()
-}
-
 // Ready waits for the connection, and says why there is none.
 func (h *Host) Ready(ctx context.Context) error {
 	select {

@@ -45,7 +45,8 @@ func (h *Host) settle(ctx context.Context, info Info) (Info, error) {
 // watched says whether libvirtd is connected to the controller of a container. Libvirt 9.0
 // can lose the connection while another container starts or ends at the same time, also
 // one that has just been destroyed, and then it does not notice when the container ends,
-// nor start it again when it reboots. Where the controller's socket cannot be seen, nothing is held against it.
+// nor start it again when it reboots. Where the controller's socket cannot be seen, nothing
+// is held against it.
 func watched(name string) bool {
 	sockets, err := os.ReadFile("/proc/net/unix")
 	return err != nil || connected(string(sockets), "/lxc/"+name+".sock")
