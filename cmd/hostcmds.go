@@ -38,7 +38,7 @@ func (a *App) newHookCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			id, tty, err := lxc.ParseDomain(string(text))
+			id, controller, err := lxc.ParseDomain(string(text))
 			if err != nil {
 				return fmt.Errorf("cannot read the domain that libvirt gave: %w", err)
 			}
@@ -54,7 +54,7 @@ func (a *App) newHookCmd() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(c.Context(), a.settings.Timeout)
 			defer cancel()
-			return m.Hook(ctx, id, args[1], tty)
+			return m.Hook(ctx, id, args[1], controller)
 		},
 	}
 }

@@ -47,7 +47,7 @@ type Terminal struct {
 
 // Close lets go of the terminal.
 func (t *Terminal) Close() {
-	t.tty.Close()
+	closeFile(t.tty)
 	t.owner.Close()
 }
 
@@ -104,37 +104,25 @@ func (t *Terminal) serve(ctx context.Context, o Options, l net.Listener) error {
 	}
 }
 
-// Open opens a container's terminal on the host, /dev/pts/N, in raw mode: else its line
-// discipline would hand the container's output back as input. controller is the
-// container's, which has the terminal; 0: whoever has it. The number of a terminal may
-// be another's by now, such as a user's; so nothing is done to it before it is known
-// to be libvirt_lxc's. It is ErrEnded when it is not.
-func Open(path string, controller int) (*Terminal, error) {
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-	if path == "" || err == unix.ENOENT || err == unix.EIO {
-		return nil, ErrEnded
-	}
+// Open opens a container's terminal on the host in raw mode: else its line discipline
+// would hand the container's output back as input. controller is the container's
+// libvirt_lxc, which has the terminal. It is ErrEnded when there is no such process any
+// more, or its number is another's by now.
+func Open(controller int) (*Terminal, error) {
+	owner, err := openOwner(controller)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the console %s: %w", path, err)
+		return nil, err
 	}
-	tty := os.NewFile(uintptr(fd), path) // non-blocking: the runtime polls it
-	var st unix.Stat_t
-	var fs unix.Statfs_t
-	if err := errors.Join(unix.Fstat(fd, &st), unix.Fstatfs(fd, &fs)); err != nil || fs.Type != unix.DEVPTS_SUPER_MAGIC {
-		tty.Close()
-		return nil, fmt.Errorf("%s is not a console", path)
+	t := &Terminal{owner: owner}
+	if t.tty, err = owner.borrow(); err != nil {
+		t.Close()
+		return nil, err
 	}
-	owner := findOwner(st, controller)
-	if owner == nil {
-		tty.Close()
-		return nil, ErrEnded
+	if _, err := term.MakeRaw(int(t.tty.Fd())); err != nil {
+		t.Close()
+		return nil, fmt.Errorf("cannot set up the console: %w", err)
 	}
-	if _, err := term.MakeRaw(fd); err != nil {
-		tty.Close()
-		owner.Close()
-		return nil, fmt.Errorf("cannot set up the console %s: %w", path, err)
-	}
-	return &Terminal{tty, owner}, nil
+	return t, nil
 }
 
 // drain writes what is left to read. The kernel hands a terminal's data over by a
@@ -168,34 +156,30 @@ type ttyOwner struct {
 	inner  *os.File // the other end of the terminal inside
 }
 
-// findOwner looks for the owner of a terminal; nil when it has none.
-func findOwner(tty unix.Stat_t, controller int) *ttyOwner {
-	candidates := []int{controller}
-	if controller == 0 {
-		candidates = proc.All()
+// openOwner takes hold of a container's controller.
+func openOwner(controller int) (*ttyOwner, error) {
+	fd, err := unix.PidfdOpen(controller, 0)
+	if err != nil {
+		return nil, ErrEnded
 	}
-	for _, pid := range candidates {
-		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err != nil || strings.TrimSpace(string(comm)) != "libvirt_lxc" {
-			continue
-		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			continue
-		}
-		o := &ttyOwner{pid: pid, pidfd: os.NewFile(uintptr(fd), "pidfd")}
-		if o.borrow(tty); o.master != nil && proc.Alive(o.pidfd) {
-			return o
-		}
+	o := &ttyOwner{pid: controller, pidfd: os.NewFile(uintptr(fd), "pidfd")}
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", controller))
+	if err != nil || strings.TrimSpace(string(comm)) != "libvirt_lxc" || !proc.Alive(o.pidfd) {
 		o.Close()
+		return nil, ErrEnded
 	}
-	return nil
+	return o, nil
 }
 
-// borrow takes the process's ends of the two terminals.
-func (o *ttyOwner) borrow(tty unix.Stat_t) {
+// borrow takes the process's ends of the two terminals, and opens the one on the host.
+func (o *ttyOwner) borrow() (*os.File, error) {
+	var host unix.Stat_t
+	if err := unix.Stat("/dev/pts", &host); err != nil {
+		return nil, fmt.Errorf("cannot open the console: %w", err)
+	}
 	dir := fmt.Sprintf("/proc/%d/fd", o.pid)
 	entries, _ := os.ReadDir(dir)
+	var tty *os.File
 	for _, e := range entries {
 		link, _ := os.Readlink(filepath.Join(dir, e.Name()))
 		n, err := strconv.Atoi(e.Name())
@@ -206,22 +190,31 @@ func (o *ttyOwner) borrow(tty unix.Stat_t) {
 		if err != nil {
 			continue
 		}
+		master := os.NewFile(uintptr(fd), "ptmx")
 		var st unix.Stat_t
 		slave, err := PTYPeer(fd)
 		if err == nil {
 			err = unix.Fstat(slave, &st)
+		}
+		// The terminals inside are in another devpts.
+		switch {
+		case err == nil && st.Dev == host.Dev && tty == nil:
+			o.master = master
+			_ = unix.SetNonblock(slave, true) // the runtime polls it
+			tty, slave = os.NewFile(uintptr(slave), fmt.Sprintf("/dev/pts/%d", unix.Minor(st.Rdev))), -1
+		case err == nil && st.Dev != host.Dev && o.inner == nil:
+			o.inner = master
+		default:
+			master.Close()
+		}
+		if slave >= 0 {
 			unix.Close(slave)
 		}
-		// The terminals inside have the same numbers in another devpts.
-		switch f := os.NewFile(uintptr(fd), "ptmx"); {
-		case err == nil && st.Dev == tty.Dev && st.Ino == tty.Ino && o.master == nil:
-			o.master = f
-		case err == nil && st.Dev != tty.Dev && o.inner == nil:
-			o.inner = f
-		default:
-			f.Close()
-		}
 	}
+	if tty == nil {
+		return nil, ErrEnded
+	}
+	return tty, nil
 }
 
 // PTYPeer opens the terminal of a master, whatever its name is here.

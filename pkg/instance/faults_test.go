@@ -259,7 +259,7 @@ var errConsole = errors.New("no console")
 
 type brokenConsoles struct{ Consoles }
 
-func (brokenConsoles) Open(string, int) (Console, error) { return brokenConsole{}, nil }
+func (brokenConsoles) Open(int) (Console, error) { return brokenConsole{}, nil }
 
 type brokenConsole struct{}
 

@@ -17,8 +17,8 @@ const (
 // virsh start, after libvirt's autostart and after a reboot from inside, where
 // no command of ours takes part. An instance that is not ours, and one that
 // another process of ours works on, needs nothing. It never calls libvirt, which
-// waits for it. tty is the console's terminal, known once it has started.
-func (m *Manager) Hook(ctx context.Context, id, moment, tty string) error {
+// waits for it. controller is the container's, known once it has started.
+func (m *Manager) Hook(ctx context.Context, id, moment string, controller int) error {
 	now, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
 	defer cancel()
 	h, err := m.Store.Hold(now, id)
@@ -47,7 +47,7 @@ func (m *Manager) Hook(ctx context.Context, id, moment, tty string) error {
 		return nil
 	case HookStarted:
 		var err error
-		if h.console, err = m.Consoles.Open(tty, 0); err != nil {
+		if h.console, err = m.Consoles.Open(controller); err != nil {
 			return err
 		}
 		if h.Console, err = h.console.Start(h.Record); err != nil {

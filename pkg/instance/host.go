@@ -70,8 +70,8 @@ type HostConsoles struct {
 }
 
 // Open is console.Open.
-func (c HostConsoles) Open(tty string, controller int) (Console, error) {
-	t, err := console.Open(tty, controller)
+func (c HostConsoles) Open(controller int) (Console, error) {
+	t, err := console.Open(controller)
 	return hostConsole{c, t}, ignore(err, console.ErrEnded)
 }
 

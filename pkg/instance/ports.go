@@ -76,10 +76,9 @@ type Domains interface {
 }
 
 // Consoles keeps containers' consoles. Open takes hold of one before anything of it can
-// be lost: tty is the terminal on the host, and controller the container's; 0 where
-// that is not known. Stop ends the process that keeps it.
+// be lost, by the container's controller. Stop ends the process that keeps it.
 type Consoles interface {
-	Open(tty string, controller int) (Console, error)
+	Open(controller int) (Console, error)
 	Stop(ctx context.Context, p proc.Process) error
 }
 

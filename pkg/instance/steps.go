@@ -320,7 +320,7 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) error {
 	saved := make(chan error, 1)
 	go func() { saved <- h.Save() }()
 	var keeper proc.Process
-	if h.console, err = m.Consoles.Open(h.domain.Console, h.domain.PID); err == nil {
+	if h.console, err = m.Consoles.Open(h.domain.PID); err == nil {
 		keeper, err = h.console.Start(rec)
 	}
 	if err == nil {

@@ -45,7 +45,6 @@ type Info struct {
 	Reason     string `json:"reason"`            // why it is in that state: booted, shutdown, destroyed, crashed, failed, …
 	PID        int    `json:"pid,omitempty"`     // libvirt_lxc, the container's controller; 0 when not running
 	InitPID    int    `json:"init_pid,omitzero"` // the container's first process, as the host numbers it
-	Console    string `json:"console,omitempty"` // its terminal on the host, /dev/pts/N
 	Persistent bool   `json:"persistent"`
 	Autostart  bool   `json:"autostart"`
 }
@@ -128,10 +127,7 @@ func (h *Host) List(ctx context.Context) ([]Info, error) {
 }
 
 func inspect(dom *libvirt.Domain) (info Info, err error) {
-	if info.ID, err = dom.GetUUIDString(); err != nil {
-		return info, err
-	}
-	if info.Name, err = dom.GetName(); err != nil {
+	if info, err = identify(dom); err != nil {
 		return info, err
 	}
 	state, reason, err := dom.GetState()
@@ -147,39 +143,34 @@ func inspect(dom *libvirt.Domain) (info Info, err error) {
 			return info, err
 		}
 	}
-	if state == libvirt.DOMAIN_SHUTOFF || state == libvirt.DOMAIN_CRASHED {
-		return info, nil
-	}
-	if err := info.live(dom); err != nil {
-		return info, err
-	}
-	if p, err := findInit(info.PID); err == nil {
-		info.InitPID = p.pid
-		p.Close()
+	switch {
+	case state == libvirt.DOMAIN_SHUTOFF || state == libvirt.DOMAIN_CRASHED:
+		info.PID = 0
+	case info.PID == 0: // it was started since it was looked up
+		info.State, info.Reason = Shutoff, "unknown"
+	default:
+		if p, err := findInit(info.PID); err == nil {
+			info.InitPID = p.pid
+			p.Close()
+		}
 	}
 	return info, nil
 }
 
-// live fills in what libvirt's description of a running container says.
-func (i *Info) live(dom *libvirt.Domain) error {
-	text, err := dom.GetXMLDesc(0)
-	if err != nil {
-		return err
+// identify gives what is known of a container without asking libvirtd: its controller is
+// the one of when it was looked up, or started.
+func identify(dom *libvirt.Domain) (info Info, err error) {
+	if info.ID, err = dom.GetUUIDString(); err != nil {
+		return info, err
 	}
-	var desc struct {
-		// An LXC domain's id is the pid of its controller.
-		ID      int    `xml:"id,attr"`
-		UUID    string `xml:"uuid"`
-		Name    string `xml:"name"`
-		Console struct {
-			TTY string `xml:"tty,attr"`
-		} `xml:"devices>console"`
+	if info.Name, err = dom.GetName(); err != nil {
+		return info, err
 	}
-	if err := xml.Unmarshal([]byte(text), &desc); err != nil {
-		return fmt.Errorf("container %s: libvirt's description of it cannot be read: %w", i.ID, err)
+	// An LXC domain's id is the pid of its controller; one that does not run has none.
+	if id, err := dom.GetID(); err == nil {
+		info.PID = int(id)
 	}
-	i.ID, i.Name, i.PID, i.Console = desc.UUID, desc.Name, desc.ID, desc.Console.TTY
-	return nil
+	return info, nil
 }
 
 func stateWords(state libvirt.DomainState, reason int) (string, string) {
@@ -256,8 +247,9 @@ func (h *Host) Start(ctx context.Context, id string) (Info, error) {
 func (h *Host) create(ctx context.Context, id string) (info Info, fresh bool, err error) {
 	err = h.changeDomain(ctx, id, func(dom *libvirt.Domain) (err error) {
 		if err = dom.Create(); err == nil {
-			info, fresh = Info{State: Running, Reason: "booted", Persistent: true}, true
-			return info.live(dom)
+			info, err = identify(dom)
+			info.State, info.Reason, info.Persistent, fresh = Running, "booted", true, true
+			return err
 		}
 		var lv libvirt.Error
 		if disconnected(err) || !errors.As(err, &lv) || lv.Code == libvirt.ERR_NO_DOMAIN {
@@ -282,31 +274,32 @@ func (h *Host) WaitInit(ctx context.Context, info Info, hostname string) (Info, 
 	ctx, cancel := context.WithTimeoutCause(ctx, execLimit, &StartError{ID: info.ID, Reason: fmt.Sprintf("its init did not come up within %s", execLimit)})
 	defer cancel()
 	for {
-		p, err := findInit(info.PID)
-		if err != nil {
-			now, err := h.State(ctx, info.ID)
-			if err == nil && now.Reason == Unnoticed {
-				if err = h.Destroy(ctx, info.ID); err == nil {
-					now, err = h.State(ctx, info.ID)
-				}
-			}
-			if err != nil {
-				return info, err
-			}
-			if !now.Active() {
-				return now, h.whyEnded(ctx, info.ID)
-			}
-		} else if p.turned(info.PID) {
+		if p, err := findInit(info.PID); err == nil {
 			defer p.Close()
-			info.InitPID = p.pid
-			if hostname != "" && hostname != info.Name {
-				return info, p.setHostname(hostname)
+			switch up, err := p.waitTurned(ctx, info.PID); {
+			case err != nil:
+				return info, err
+			case up:
+				info.InitPID = p.pid
+				if hostname != "" && hostname != info.Name {
+					return info, p.setHostname(hostname)
+				}
+				return info, nil
 			}
-			return info, nil
-		} else {
-			p.Close()
 		}
-		if err := pause(ctx, time.Millisecond); err != nil {
+		now, err := h.State(ctx, info.ID)
+		if err == nil && now.Reason == Unnoticed {
+			if err = h.Destroy(ctx, info.ID); err == nil {
+				now, err = h.State(ctx, info.ID)
+			}
+		}
+		if err != nil {
+			return info, err
+		}
+		if !now.Active() {
+			return now, h.whyEnded(ctx, info.ID)
+		}
+		if err := pause(ctx, poll); err != nil {
 			return info, err
 		}
 	}

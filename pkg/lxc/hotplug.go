@@ -48,21 +48,14 @@ func (h *Host) DetachDisk(ctx context.Context, id string, d Disk) error {
 }
 
 // ParseDomain reads what a hook needs of the XML that libvirt gives it: the
-// container's id, and the terminal of its console once that is known.
-func ParseDomain(text string) (id, console string, err error) {
+// container's id, and its controller; 0 before it has been started.
+func ParseDomain(text string) (id string, controller int, err error) {
 	var d libvirtxml.Domain
 	if err := d.Unmarshal(text); err != nil {
-		return "", "", err
+		return "", 0, err
 	}
-	if d.Devices != nil {
-		for _, c := range d.Devices.Consoles {
-			switch {
-			case c.TTY != "":
-				return d.UUID, c.TTY, nil
-			case c.Source != nil && c.Source.Pty != nil && c.Source.Pty.Path != "":
-				return d.UUID, c.Source.Pty.Path, nil
-			}
-		}
+	if d.ID != nil {
+		controller = *d.ID
 	}
-	return d.UUID, "", nil
+	return d.UUID, controller, nil
 }

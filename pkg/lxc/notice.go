@@ -28,7 +28,7 @@ func (i Info) unnoticed() bool { return i.Active() && i.InitPID == 0 }
 func (h *Host) settle(ctx context.Context, info Info) (Info, error) {
 	for until := time.Now().Add(noticeLimit); info.unnoticed(); {
 		if time.Now().After(until) {
-			info.State, info.Reason, info.PID, info.Console = Shutoff, Unnoticed, 0, ""
+			info.State, info.Reason, info.PID = Shutoff, Unnoticed, 0
 			return info, nil
 		}
 		if err := pause(ctx, poll); err != nil {

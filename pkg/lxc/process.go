@@ -79,16 +79,21 @@ func openInit(pid int) (*initProc, error) {
 // children are the processes whose parent is pid.
 func children(pid int) []int {
 	var out []int
-	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	for _, l := range lists {
-		data, _ := os.ReadFile(l)
+	listed := false
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	for _, task := range tasks {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, task.Name()))
+		if err != nil {
+			continue
+		}
+		listed = true
 		for _, f := range strings.Fields(string(data)) {
 			if n, err := strconv.Atoi(f); err == nil {
 				out = append(out, n)
 			}
 		}
 	}
-	if len(lists) > 0 {
+	if listed {
 		return out
 	}
 	for _, n := range proc.All() { // a kernel without CONFIG_PROC_CHILDREN
@@ -184,12 +189,26 @@ func (p *initProc) mentions(text string) bool {
 	return err == nil && bytes.Contains(data, []byte(text))
 }
 
-// turned says whether the process runs its own program by now, and no longer that
-// of libvirt's controller.
-func (p *initProc) turned(controller int) bool {
-	theirs, err1 := os.Stat(fmt.Sprintf("/proc/%d/exe", controller))
-	its, err2 := os.Stat(fmt.Sprintf("/proc/%d/exe", p.pid))
-	return err1 == nil && err2 == nil && !os.SameFile(theirs, its)
+// waitTurned waits until the process runs its own program, and no longer that of
+// libvirt's controller; false when it, or the controller, ended before. The kernel has no
+// event for that.
+func (p *initProc) waitTurned(ctx context.Context, controller int) (bool, error) {
+	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", controller))
+	if err != nil {
+		return false, nil
+	}
+	for {
+		its, err := os.Stat(fmt.Sprintf("/proc/%d/exe", p.pid))
+		if !proc.Alive(p.pidfd) {
+			return false, nil
+		}
+		if err == nil && !os.SameFile(theirs, its) {
+			return true, nil
+		}
+		if err := pause(ctx, time.Millisecond/2); err != nil {
+			return false, err
+		}
+	}
 }
 
 // heeds says whether a signal may reach the process. A pid namespace's first

@@ -187,7 +187,7 @@ func TestMain(m *testing.M) {
 // keep starts the process that keeps the container's console.
 func (c *container) keep(t *testing.T) (proc.Process, error) {
 	t.Helper()
-	terminal, err := console.Open(c.Console, c.PID)
+	terminal, err := console.Open(c.PID)
 	if err != nil {
 		return proc.Process{}, err
 	}
