@@ -313,12 +313,19 @@ func TestStartFaults(t *testing.T) {
 			}
 		}
 		if crashed || err != nil {
-			if _, err := m.Start(context.Background(), "web1"); err != nil {
+			_, err := m.Start(context.Background(), "web1")
+			if crashed && errors.Is(err, ErrState) { // all but the host's mount was done
+				_, err = m.Repair(context.Background())
+			}
+			if err != nil {
 				t.Fatalf("start again: %v", err)
 			}
 		}
 		if v, err := m.Show(context.Background(), "web1"); err != nil || v.Status != StatusActive {
 			t.Errorf("status %q, %v", v.Status, err)
+		}
+		if len(w.mounts) > 0 {
+			t.Errorf("mounts are left: %v", w.mounts)
 		}
 		if _, err := m.Delete(context.Background(), "web1"); err != nil {
 			t.Fatalf("delete: %v", err)

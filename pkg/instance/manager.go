@@ -85,7 +85,7 @@ func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 	}
 	if err == nil {
 		h.Booted, h.Up = true, true
-		err = h.finish()
+		err = m.conclude(ctx, h)
 	}
 	if err != nil {
 		return View{}, m.rollback(ctx, h, err)
@@ -259,10 +259,8 @@ func (m *Manager) Start(ctx context.Context, ref string) (Record, error) {
 		return h.Record, err
 	}
 	fault.Point("start begun")
-	if err := m.start(ctx, h, info.Active()); err != nil {
-		return h.Record, err
-	}
-	return h.Record, h.finish()
+	err = m.start(ctx, h, info.Active())
+	return h.Record, err
 }
 
 // start brings the container up. One that an interrupted operation left running
@@ -277,11 +275,16 @@ func (m *Manager) start(ctx context.Context, h *Handle, running bool) error {
 	if err == nil {
 		err = m.walk(ctx, h, StepAttach, lastStep)
 	}
-	if err == nil {
-		h.Up = true
-		return nil
+	if err != nil {
+		return m.unstart(ctx, h, err)
 	}
-	return m.unstart(ctx, h, err)
+	was := h.Up
+	h.Up = true
+	if err := m.conclude(ctx, h); err != nil {
+		h.Up = was
+		return m.unstart(ctx, h, err)
+	}
+	return nil
 }
 
 // unstart undoes a start that failed, down to the attached volumes.
@@ -313,10 +316,8 @@ func (m *Manager) Reboot(ctx context.Context, ref string, hard bool) (Record, er
 		return h.Record, err
 	}
 	fault.Point("reboot stopped")
-	if err := m.start(ctx, h, false); err != nil {
-		return h.Record, err
-	}
-	return h.Record, h.finish()
+	err = m.start(ctx, h, false)
+	return h.Record, err
 }
 
 // hold is Store.Hold for what changes volumes.

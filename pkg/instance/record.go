@@ -121,12 +121,11 @@ type Step string
 
 // The steps of a boot. StepNone is before the first.
 const (
-	StepNone    Step = ""
-	StepCreate  Step = "create volumes"
-	StepAttach  Step = "attach volumes"
-	StepRoot    Step = "prepare the root"
-	StepStart   Step = "start the container"
-	StepRelease Step = "release the host's mount"
+	StepNone   Step = ""
+	StepCreate Step = "create volumes"
+	StepAttach Step = "attach volumes"
+	StepRoot   Step = "prepare the root"
+	StepStart  Step = "start the container"
 )
 
 // root is the record of the root volume: the mapping with boot index 0.

@@ -28,8 +28,9 @@ func (m *Manager) Autostart(ctx context.Context) (started []string, err error) {
 }
 
 // Repair finishes what was interrupted: a boot or a delete that was cut short is
-// undone, an instance whose start or stop was cut short is stopped, and what an
-// ended container left on the host is released. It says what it did.
+// undone, an instance whose start or stop was cut short is stopped, and what the host
+// holds for an ended container, or mounts of a running one, is released. It says what
+// it did.
 func (m *Manager) Repair(ctx context.Context) (did []string, err error) {
 	swept, err := m.Store.Sweep(ctx)
 	if err != nil {
@@ -80,6 +81,13 @@ func (m *Manager) repair(ctx context.Context, v View) (did string, err error) {
 		return fmt.Sprintf("finished its %s, which had been interrupted", v.Operation.Name), err
 	case !v.Domain.Active():
 		return "", m.Ended(ctx, v.ID)
+	case m.Store.hasMountpoints(v.ID):
+		h, err := m.Store.Hold(ctx, v.ID)
+		if err != nil {
+			return "", err
+		}
+		defer h.Close()
+		return "unmounted on the host what its container has", m.releaseMounts(ctx, h)
 	}
 	return "", nil
 }

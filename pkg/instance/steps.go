@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/loop"
@@ -21,7 +22,7 @@ import (
 
 // step is a row of the step table. Both functions read what they need from the
 // record alone; undo takes "not there" as done and may be called for a step that
-// was begun, done, or undone before. A step without it leaves nothing to undo.
+// was begun, done, or undone before.
 type step struct {
 	name Step
 	do   func(*Manager, context.Context, *Handle) error
@@ -35,7 +36,6 @@ var steps = []step{
 	{StepAttach, (*Manager).attachVolumes, (*Manager).detachVolumes},
 	{StepRoot, (*Manager).prepareRoot, (*Manager).releaseRoot},
 	{StepStart, (*Manager).startContainer, (*Manager).stopContainer},
-	{StepRelease, (*Manager).release, nil},
 }
 
 // lastStep is what a whole boot reaches.
@@ -82,9 +82,6 @@ func (m *Manager) unwalk(ctx context.Context, h *Handle, to Step) error {
 		last = h.at
 	}
 	for i := stepIndex(last); i >= stepIndex(to); i-- {
-		if steps[i].undo == nil {
-			continue
-		}
 		if err := steps[i].undo(m, ctx, h); err != nil {
 			return fmt.Errorf("cannot undo %q: %w", steps[i].name, err)
 		}
@@ -266,12 +263,29 @@ func (m *Manager) releaseRoot(ctx context.Context, h *Handle) error {
 	return nil
 }
 
-// release is what is left to do once the container runs, or has ended already.
-func (m *Manager) release(ctx context.Context, h *Handle) error {
-	if h.domain.Active() {
-		return m.releaseMounts(ctx, h)
+// conclude is what is left to do once the container runs, or has ended already: the host
+// releases what it does not need any more while the record says that all went well. Both
+// wait for the kernel, and a mount that a killed process leaves goes with the container.
+func (m *Manager) conclude(ctx context.Context, h *Handle) error {
+	if !h.domain.Active() {
+		if err := m.releaseRoot(ctx, h); err != nil {
+			return err
+		}
+		return h.finish()
 	}
-	return m.releaseRoot(ctx, h)
+	return together(h.finish, func() error { return m.releaseMounts(ctx, h) })
+}
+
+// together saves while something else is done, which must leave the record alone.
+func together(save, do func() error) error {
+	var saving sync.WaitGroup
+	var saved error
+	saving.Go(func() { saved = save() })
+	err := func() error {
+		defer saving.Wait()
+		return do()
+	}()
+	return errors.Join(err, saved)
 }
 
 // releaseMounts unmounts on the host. A running container keeps its own copy of
@@ -317,18 +331,19 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) error {
 	h.Started, h.Undefined = true, false
 	// What follows is done while the init comes up.
 	rec := h.Record
-	saved := make(chan error, 1)
-	go func() { saved <- h.Save() }()
 	var keeper proc.Process
-	if h.console, err = m.Consoles.Open(h.domain.PID); err == nil {
-		keeper, err = h.console.Start(rec)
-	}
-	if err == nil {
+	err = together(h.Save, func() (err error) {
+		if h.console, err = m.Consoles.Open(h.domain.PID); err != nil {
+			return err
+		}
+		if keeper, err = h.console.Start(rec); err != nil {
+			return err
+		}
 		fault.Point("console started")
 		h.domain, err = m.Domains.WaitInit(ctx, h.domain, rec.Spec.Hostname)
-	}
-	err = errors.Join(err, <-saved)
-	h.Console = keeper // not while the record is being saved
+		return err
+	})
+	h.Console = keeper
 	return err
 }
 

@@ -92,6 +92,13 @@ func (s *Store) makeMountpoint(id, target string, gid int) error {
 	return nil
 }
 
+// hasMountpoints says whether an instance has mountpoints on the host, which it has while
+// it is started.
+func (s *Store) hasMountpoints(id string) bool {
+	_, err := os.Lstat(filepath.Join(s.runDir, id))
+	return err == nil
+}
+
 // removeMountpoint removes a mountpoint, which has to be empty and no mountpoint any
 // more, and with the last one the directory above.
 func (s *Store) removeMountpoint(id, target string) error {

@@ -134,8 +134,10 @@ func (m *Manager) attachVolume(ctx context.Context, h *Handle, v *VolumeRecord) 
 			return err
 		}
 		v.Device = &dev
-		if err := h.Save(); err != nil {
-			return err
+		if dev.Acquires() {
+			if err := h.Save(); err != nil {
+				return err
+			}
 		}
 	}
 	dev, err := m.Devices.Connect(ctx, req, *v.Device)

@@ -249,7 +249,7 @@ func (w volumesFake) Connect(ctx context.Context, att string) (conn volume.Conne
 		if v := w.attached(att); v.Status == volume.StatusReserved {
 			v.Status = volume.StatusAttaching
 		}
-		conn = volume.Connection{Driver: "local"}
+		conn = volume.Connection{Driver: "iscsi"}
 		return nil
 	})
 	return conn, err
@@ -280,7 +280,7 @@ type devicesFake struct{ *world }
 
 func (w devicesFake) Prepare(_ context.Context, req connector.Request) (connector.Device, error) {
 	path := filepath.Join(w.dir, req.AttachmentID)
-	return connector.Device{Driver: "local", Path: path, State: []byte(`"` + req.AttachmentID + `"`)}, nil
+	return connector.Device{Driver: "iscsi", Path: path, State: []byte(`"` + req.AttachmentID + `"`)}, nil
 }
 
 func (w devicesFake) Connect(ctx context.Context, req connector.Request, dev connector.Device) (connector.Device, error) {

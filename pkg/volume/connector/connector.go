@@ -66,6 +66,10 @@ type Device struct {
 	State     json.RawMessage `json:"state,omitempty"` // the driver's own notes
 }
 
+// Acquires says whether Connect takes something on this host that Disconnect has to give
+// back: then the planned device has to be on disk before.
+func (d Device) Acquires() bool { return d.Driver != localType }
+
 // BusyError says that a device cannot be released because it is still used. It
 // is a volume.ErrInUse.
 type BusyError struct {
@@ -126,8 +130,8 @@ type choice struct {
 // drivers lists, by driver_volume_type, the ways there are; the first whose
 // needs are met is taken by Auto.
 var drivers = map[string][]choice{
-	"local": {{transport: Kernel, make: func(h *Host) driver { return localDriver{} }}},
-	"nfs":   {{transport: Kernel, tools: []string{"mount", "umount"}, make: func(h *Host) driver { return nfsDriver{h} }}},
+	localType: {{transport: Kernel, make: func(h *Host) driver { return localDriver{} }}},
+	"nfs":     {{transport: Kernel, tools: []string{"mount", "umount"}, make: func(h *Host) driver { return nfsDriver{h} }}},
 	"iscsi": {
 		{transport: Kernel, module: "iscsi_tcp", tools: []string{"iscsiadm"}, make: func(h *Host) driver { return kernelISCSI{h} }},
 		{transport: Userspace, tools: []string{storageDaemon}, make: func(h *Host) driver { return userspaceDriver{h, iscsiNodes} }},

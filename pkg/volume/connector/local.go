@@ -10,6 +10,10 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
+// localType is the driver_volume_type of the embedded store, and of others that make
+// their volumes on this host.
+const localType = "local"
+
 // localDriver is for volumes that are on this host already: Data holds
 // device_path, and format when it is a file.
 type localDriver struct{}
