@@ -15,10 +15,11 @@ func TestImports(t *testing.T) {
 	// here may import none of it.
 	allowed := map[string][]string{
 		"pkg/instance":          {"pkg/bdm", "pkg/volume", "pkg/volume/connector", "pkg/rootfs", "pkg/loop", "pkg/lxc", "pkg/console", "pkg/proc", "pkg/flavor", "pkg/seed", "pkg/fault"},
-		"pkg/volume/local":      {"pkg/volume", "pkg/loop", "pkg/fault"},
-		"pkg/volume/openstack":  {"pkg/volume", "pkg/fault"},
+		"pkg/volume/local":      {"pkg/volume", "pkg/volume/imagefile", "pkg/loop", "pkg/fault"},
+		"pkg/volume/openstack":  {"pkg/volume", "pkg/volume/imagefile", "pkg/fault"},
 		"pkg/volume/connector":  {"pkg/volume", "pkg/loop", "pkg/fault"},
 		"pkg/volume/volumetest": {"pkg/volume"},
+		"pkg/volume/imagefile":  {"pkg/volume"},
 		"pkg/rootfs":            {"pkg/loop", "pkg/fault"},
 		"pkg/loop":              {"pkg/fault"},
 		"pkg/lxc":               {"pkg/console", "pkg/proc", "pkg/fault"},

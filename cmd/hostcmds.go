@@ -197,7 +197,8 @@ func (a *App) newDoctorCmd() *cobra.Command {
 		Long: "Look at each thing that a boot needs of this host, and say how to mend what is missing. The exit code is 6 when a boot could not work.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			checks := append(doctor.Host(a.settings.StateDir, checkState),
-				doctor.Check{Name: "libvirt", Run: a.checkLibvirt}, doctor.Check{Name: "libvirt hook", Run: a.checkHook}, doctor.Check{Name: "volume store", Run: a.checkStore})
+				doctor.Check{Name: "libvirt", Run: a.checkLibvirt}, doctor.Check{Name: "libvirt hook", Run: a.checkHook},
+				doctor.Check{Name: "console", Run: checkKeeper}, doctor.Check{Name: "volume store", Run: a.checkStore})
 			for _, s := range a.connectors().Supported() {
 				checks = append(checks, doctor.Check{Name: "transport " + s.Driver + " " + s.Transport, Run: func(context.Context) (string, error) {
 					if s.Missing != "" {
@@ -254,6 +255,18 @@ func (a *App) checkHook(context.Context) (string, error) {
 		return "", &doctor.Problem{Status: doctor.Warning, Detail: hookPath + " is of another lxcboot or state directory", Mend: "lxcboot setup"}
 	}
 	return hookPath, nil
+}
+
+func checkKeeper(context.Context) (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	program := keeper(exe)
+	if program[0] == exe {
+		return "", &doctor.Problem{Status: doctor.Warning, Detail: "lxcboot keeps each running container's console itself, which takes more memory", Mend: "install lxcboot-console beside " + exe + ", as the same user, writable by that one alone"}
+	}
+	return program[0], nil
 }
 
 func (a *App) checkStore(ctx context.Context) (string, error) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/volume/imagefile"
 )
 
 // Images lists all images, the oldest first. When some can not be read, the
@@ -42,7 +42,7 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 	if err := checkImport(req); err != nil {
 		return volume.Image{}, err
 	}
-	src, size, err := openImport(req.Path)
+	src, size, err := imagefile.Open(req.Path)
 	if err != nil {
 		return volume.Image{}, err
 	}
@@ -165,34 +165,6 @@ func checkImport(req volume.ImportImage) error {
 		return fmt.Errorf("disk format %q is none of %s: %w", req.DiskFormat, strings.Join(formats, ", "), volume.ErrInvalid)
 	}
 	return nil
-}
-
-// openImport opens the file, once for all that is read of it. It does not block
-// on a pipe or wake a device that it will not take.
-func openImport(path string) (*os.File, int64, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
-	if err != nil {
-		return nil, 0, fmt.Errorf("image file: %w", err)
-	}
-	size, err := func() (int64, error) {
-		fi, err := f.Stat()
-		if err != nil {
-			return 0, err
-		}
-		block := fi.Mode()&fs.ModeDevice != 0 && fi.Mode()&fs.ModeCharDevice == 0
-		if !fi.Mode().IsRegular() && !block {
-			return 0, refused("image file %s is neither a regular file nor a block device", path)
-		}
-		return f.Seek(0, io.SeekEnd)
-	}()
-	if err == nil && size == 0 {
-		err = refused("image file %s is empty", path)
-	}
-	if err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, size, nil
 }
 
 // inspectImport inspects the content and holds it against the request.

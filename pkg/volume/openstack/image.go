@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 
@@ -16,10 +14,10 @@ import (
 	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack/image/v2/imagedata"
 	"github.com/gophercloud/gophercloud/v2/openstack/image/v2/images"
-	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/volume/imagefile"
 )
 
 // Images lists the images that the project can see.
@@ -109,7 +107,7 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 	if err := checkImport(req); err != nil {
 		return volume.Image{}, err
 	}
-	f, size, err := openImport(req.Path)
+	f, size, err := imagefile.Open(req.Path)
 	if err != nil {
 		return volume.Image{}, err
 	}
@@ -174,34 +172,6 @@ func checkImport(req volume.ImportImage) error {
 		return fmt.Errorf("disk format %q is none of %s: %w", req.DiskFormat, strings.Join(diskFormats, ", "), volume.ErrInvalid)
 	}
 	return nil
-}
-
-// openImport opens the file; it does not block on a pipe.
-func openImport(path string) (*os.File, int64, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
-	if err != nil {
-		return nil, 0, fmt.Errorf("image file: %w", err)
-	}
-	size, err := func() (int64, error) {
-		fi, err := f.Stat()
-		if err != nil {
-			return 0, err
-		}
-		block := fi.Mode()&fs.ModeDevice != 0 && fi.Mode()&fs.ModeCharDevice == 0
-		if !fi.Mode().IsRegular() && !block {
-			return 0, fmt.Errorf("image file %s is neither a regular file nor a block device: %w", path, volume.ErrInvalid)
-		}
-		size, err := f.Seek(0, io.SeekEnd)
-		if err == nil && size == 0 {
-			err = fmt.Errorf("image file %s is empty: %w", path, volume.ErrInvalid)
-		}
-		return size, err
-	}()
-	if err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, size, nil
 }
 
 // upload sends the data. One that broke off starts again, unless Glance has it.

@@ -1,0 +1,44 @@
+// Package imagefile opens the files that images are made of.
+package imagefile
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// Open opens a regular file or a block device, and gives its size in bytes. It is opened
+// once for all that is read of it, and does not block on a pipe or wake a device that it
+// will not take: those, and what is empty, are volume.ErrInvalid.
+func Open(path string) (*os.File, int64, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, 0, fmt.Errorf("image file: %w", err)
+	}
+	size, err := sizeOf(f)
+	if err == nil && size == 0 {
+		err = fmt.Errorf("image file %s is empty: %w", path, volume.ErrInvalid)
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, size, nil
+}
+
+func sizeOf(f *os.File) (int64, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	block := fi.Mode()&fs.ModeDevice != 0 && fi.Mode()&fs.ModeCharDevice == 0
+	if !fi.Mode().IsRegular() && !block {
+		return 0, fmt.Errorf("image file %s is neither a regular file nor a block device: %w", f.Name(), volume.ErrInvalid)
+	}
+	return f.Seek(0, io.SeekEnd)
+}
