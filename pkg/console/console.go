@@ -200,7 +200,6 @@ func (o *ttyOwner) borrow() (*os.File, error) {
 		switch {
 		case err == nil && st.Dev == host.Dev && tty == nil:
 			o.master = master
-			_ = unix.SetNonblock(slave, true) // the runtime polls it
 			tty, slave = os.NewFile(uintptr(slave), fmt.Sprintf("/dev/pts/%d", unix.Minor(st.Rdev))), -1
 		case err == nil && st.Dev != host.Dev && o.inner == nil:
 			o.inner = master

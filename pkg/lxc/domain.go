@@ -257,12 +257,14 @@ func (h *Host) create(ctx context.Context, id string) (info Info, fresh bool, er
 		}
 		if lv.Code == libvirt.ERR_OPERATION_INVALID {
 			if active, e := dom.IsActive(); e == nil && active {
-				info, err = inspect(dom)
-				return err
+				return nil
 			}
 		}
 		return errors.Join(startError(id, lv.Message), removeInterfaces(id))
 	})
+	if err == nil && !fresh { // it may have been started since it was looked up
+		info, err = h.inspect(ctx, id)
+	}
 	return info, fresh, err
 }
 
