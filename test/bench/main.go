@@ -64,13 +64,10 @@ func run(ctx context.Context) (err error) {
 			_ = do(end, c.down)
 		}
 		_ = do(end, []string{"umount", root})
-		// A mount that is left must not be emptied.
-		mounted, e := mountinfo.Mounted(root)
-		if errors.Is(e, os.ErrNotExist) {
-			mounted, e = false, nil
-		}
-		if e == nil && mounted {
-			e = fmt.Errorf("%s is still mounted", root)
+		// A mount that is left, wherever below, must not be emptied.
+		mounts, e := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+		if e == nil && len(mounts) > 0 {
+			e = fmt.Errorf("%s is still mounted", mounts[0].Mountpoint)
 		}
 		if e == nil {
 			e = os.RemoveAll(dir)
