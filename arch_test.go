@@ -25,13 +25,15 @@ func TestImports(t *testing.T) {
 		"pkg/lxc":               {"pkg/console", "pkg/proc", "pkg/fault"},
 		"pkg/console":           {"pkg/proc"},
 		"pkg/proc":              nil,
+		"pkg/host":              nil,
+		"pkg/failure":           nil,
 		"pkg/fault":             nil,
 		"pkg/bdm":               nil,
 		"pkg/flavor":            nil,
 		"pkg/volume":            nil,
 		"pkg/lazyregexp":        nil,
 	}
-	anywhere := []string{"pkg/lazyregexp"} // which is of the standard library alone
+	anywhere := []string{"pkg/lazyregexp", "pkg/failure"} // which are of the standard library alone
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}}`, "./pkg/...").Output()
 	if err != nil {
 		t.Fatal(err)
