@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
 )
 
 // The moments at which libvirt calls its hook.
@@ -15,54 +18,116 @@ const (
 
 // Hook does what libvirt's own start and stop of a container need of us: after
 // virsh start, after libvirt's autostart and after a reboot from inside, where
-// no command of ours takes part. An instance that is not ours, and one that
-// another process of ours works on, needs nothing. It never calls libvirt, which
-// waits for it. controller is the container's, known once it has started.
-func (m *Manager) Hook(ctx context.Context, id, moment string, controller int) error {
-	now, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
-	defer cancel()
-	h, err := m.Store.Hold(now, id)
-	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrBusy) {
-		return nil
+// no command of ours takes part. It never calls libvirt, which waits for it with the
+// domain locked; so it does not wait long for whoever works on the instance.
+func (m *Manager) Hook(ctx context.Context, moment string, dom lxc.Definition) error {
+	rec, err := m.Store.Find(dom.ID)
+	if errors.Is(err, ErrNotFound) {
+		return nil // not ours
 	}
 	if err != nil {
 		return err
 	}
-	defer h.Close()
-	if h.whole() != nil {
-		return nil
+	if moment == HookPrepare {
+		return m.hookPrepare(ctx, &rec, dom)
 	}
-	switch moment {
-	case HookPrepare:
-		if err := m.sameStore(h); err != nil {
-			return err
+	wait := hookWait
+	// A command of ours that starts it does what is left itself; and whoever holds it
+	// looks once more before it lets go.
+	if moment == HookRelease || m.Store.Held(rec.ID) && rec.starts() {
+		wait = 0
+	}
+	h, err := m.openWithin(ctx, wait, dom.ID, "")
+	switch {
+	case errors.Is(err, ErrBusy), errors.Is(err, ErrState), errors.Is(err, ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return m.close(ctx, h) // the door did it
+}
+
+// starts says whether a command of ours may be having libvirt start the container.
+func (r *Record) starts() bool {
+	switch r.pending() {
+	case OpBoot, OpStart, OpReboot:
+		return true
+	}
+	return false
+}
+
+// hookPrepare readies what libvirt is about to start, or refuses it.
+func (m *Manager) hookPrepare(ctx context.Context, rec *Record, dom lxc.Definition) error {
+	for until := time.Now().Add(hookWait); ; {
+		// A command of ours that starts it has readied it: nothing but that is looked at.
+		if m.Store.Held(rec.ID) && rec.starts() {
+			return m.ready(rec, dom)
 		}
-		err := m.releaseRoot(ctx, h)
-		if err == nil {
-			err = m.walk(ctx, h, StepAttach, StepRoot)
+		h, err := m.openWithin(ctx, 50*time.Millisecond, dom.ID, OpStart)
+		if errors.Is(err, ErrBusy) && time.Now().Before(until) {
+			if now, err := m.Store.Find(dom.ID); err == nil {
+				*rec = now
+			}
+			continue
 		}
 		if err != nil {
+			return err
+		}
+		return errors.Join(m.prepare(ctx, h, dom), m.close(ctx, h))
+	}
+}
+
+// prepare does the steps of a start that come before the container's.
+func (m *Manager) prepare(ctx context.Context, h *Handle, dom lxc.Definition) error {
+	if err := m.defined(&h.Record, dom); err != nil {
+		return err
+	}
+	if err := h.begin(OpLibvirt); err != nil {
+		return err
+	}
+	for _, s := range steps[stepIndex(StepAttach):stepIndex(StepStart)] {
+		h.at = s.name
+		if err := s.do(m, ctx, h); err != nil {
 			return m.unstart(ctx, h, err)
 		}
-		return nil
-	case HookStarted:
-		var err error
-		if h.console, err = m.Consoles.Open(controller); err != nil {
-			return err
+	}
+	return h.Save()
+}
+
+// ready verifies that what a command of ours has readied is there.
+func (m *Manager) ready(r *Record, dom lxc.Definition) error {
+	if err := m.defined(r, dom); err != nil {
+		return err
+	}
+	for i := range r.Volumes {
+		v := &r.Volumes[i]
+		switch target := m.target(r, v); {
+		case target != "" && !mounted(target):
+			return failure.Of(ErrState, "nothing is mounted at %s", target)
+		case target == "":
+			if err := m.Store.checkLink(r.ID, v.Mapping.DeviceName, v.source()); err != nil {
+				return err
+			}
 		}
-		if h.Console, err = h.console.Start(h.Record); err != nil {
-			return err
+	}
+	return nil
+}
+
+// defined refuses a definition that leads anywhere but to what is the instance's own: an
+// older lxcboot named devices by numbers, which may be another's by now.
+func (m *Manager) defined(r *Record, dom lxc.Definition) error {
+	want := m.config(r)
+	ours := map[string]bool{want.Root: true, want.Launch: true}
+	for _, f := range want.Filesystems {
+		ours[f.Source] = true
+	}
+	for _, d := range want.Disks {
+		ours[d.Source] = true
+	}
+	for _, source := range dom.Sources {
+		if !ours[source] {
+			return failure.Of(ErrState, "libvirt's definition of instance %q names %s, which is not its own: start it with 'lxcboot start %s', which defines it anew", r.Name, source, r.Name)
 		}
-		if err := m.releaseMounts(ctx, h); err != nil {
-			return err
-		}
-		h.Up = true
-		return h.Save()
-	case HookRelease:
-		if err := m.releaseRoot(ctx, h); err != nil {
-			return err
-		}
-		return h.Save()
 	}
 	return nil
 }

@@ -2,29 +2,35 @@ package instance
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/proc"
 )
 
 // Manager boots instances and does all that comes after. It is the only place
 // that knows the order of things.
 type Manager struct {
 	Store    *Store
-	Volumes  Volumes
+	Volumes  Volumes // nil for what asks nothing of the volumes' store
 	Devices  Devices
 	Roots    Roots
 	Loops    Loops
-	Domains  Domains
+	Domains  Domains // nil in libvirt's hook
+	Kernel   Kernel
 	Consoles Consoles
 
-	Host string // this host's name
+	Host host.Host
 	// Stopping says whether the host is going down; nil: it never is.
-	Stopping    func(context.Context) bool
+	Stopping func(context.Context) bool
+	// Warn tells the user what does not make an operation fail; nil: nobody is told.
+	Warn        func(format string, args ...any)
 	MaxLocal    int           // local devices that an instance may have; bdm.DefaultMaxLocal
 	IDBase      uint32        // the first host id that containers get; 0: DefaultIDBase
 	UndoTimeout time.Duration // how long a rollback may take
@@ -34,17 +40,17 @@ type Manager struct {
 // The ids that containers have on the host: each instance has a range of its
 // own, so that one container's root is nobody to another.
 const (
-	DefaultIDBase = 1_000_000
-	idsPerSlot    = 65_536
-	maxSlots      = 60_000
+	DefaultIDBase  = 1_000_000
+	idsPerInstance = 65_536
+	maxInstances   = 60_000
 )
 
 // idMap is the range of host ids of an instance; nil when it is privileged.
-func (h *Handle) idMap() *lxc.IDMap {
-	if h.Spec.Privileged {
+func (r *Record) idMap() *lxc.IDMap {
+	if r.IDs.Count == 0 {
 		return nil
 	}
-	return &lxc.IDMap{HostID: h.IDBase + uint32(h.Slot)*idsPerSlot, Count: idsPerSlot}
+	return &lxc.IDMap{HostID: r.IDs.First, Count: r.IDs.Count}
 }
 
 // RollbackError says that an operation failed and that undoing it failed too:
@@ -68,23 +74,30 @@ func (e *RollbackError) Unwrap() []error { return []error{e.Cause, e.Undo} }
 func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 	rec := plan.record()
 	rec.Host = m.Host
-	rec.StoreID = m.Volumes.StoreID()
-	rec.IDBase = m.IDBase
-	rec.Operation = operation(OpBoot)
-	rec.Reached = lastStep
-	h, err := m.Store.Create(ctx, rec)
+	rec.Phase, rec.Want, rec.Op = Building, Up, newOperation(OpBoot)
+	for i := range rec.Volumes {
+		rec.Volumes[i].Store = m.Volumes.StoreID()
+	}
+	var seed []byte
+	var err error
+	if !plan.Spec.Seed.Empty() {
+		if seed, err = json.Marshal(plan.Spec.Seed); err != nil {
+			return View{}, err
+		}
+	}
+	h, err := m.Store.Create(ctx, rec, m.IDBase, seed)
 	if err != nil {
 		return View{}, err
 	}
-	defer h.Close()
+	defer m.close(ctx, h)
 	fault.Point("record created")
-	err = m.walk(ctx, h, StepCreate, lastStep)
+	err = m.walk(ctx, h, StepCreate)
 	if err == nil {
 		// The last moment at which an interrupt undoes it all.
 		err = context.Cause(ctx)
 	}
 	if err == nil {
-		h.Booted, h.Up = true, true
+		h.Phase = Built
 		err = m.conclude(ctx, h)
 	}
 	if err != nil {
@@ -94,28 +107,25 @@ func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 	return newView(h.Record, h.domain, false), nil
 }
 
-func operation(name string) Operation {
-	return Operation{Name: name, PID: os.Getpid(), At: time.Now().UTC().Truncate(time.Second)}
-}
-
 // begin saves that an operation is under way.
 func (h *Handle) begin(name string) error {
-	h.Operation = operation(name)
+	h.Op = newOperation(name)
 	return h.Save()
 }
 
 // finish saves that the operation is over, and that nothing is amiss.
 func (h *Handle) finish() error {
-	h.Operation, h.Fault = Operation{}, ""
+	h.Op = nil
 	return h.Save()
 }
 
 // rollback undoes a boot that failed. It has a time limit of its own: a
-// cancelled ctx is why it runs.
+// cancelled ctx is why it runs. What the boot made goes, even if the container ran for a
+// moment.
 func (m *Manager) rollback(ctx context.Context, h *Handle, cause error) error {
 	ctx, cancel := m.undoContext(ctx)
 	defer cancel()
-	h.RolledBack, h.Booted = true, false
+	h.Phase, h.Ran = Deleting, false
 	err := m.unwalk(ctx, h, StepCreate)
 	if err == nil {
 		err = h.Remove()
@@ -128,9 +138,8 @@ func (m *Manager) rollback(ctx context.Context, h *Handle, cause error) error {
 
 // left saves what remains after an undo that failed.
 func (m *Manager) left(h *Handle, cause, undo error) error {
-	h.Operation = Operation{}
-	h.Fault = fmt.Sprintf("%v; %v", cause, undo)
-	return &RollbackError{Instance: h.Name, Cause: cause, Undo: errors.Join(undo, h.Save())}
+	h.Op.Error = fmt.Sprintf("%v; %v", cause, undo)
+	return &RollbackError{Instance: h.Name, Cause: cause, Undo: errors.Join(undo, h.saveUndone())}
 }
 
 func (m *Manager) undoContext(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -142,146 +151,149 @@ func (m *Manager) undoContext(ctx context.Context) (context.Context, context.Can
 // it is, and removes its record. It can be called again when it failed or was
 // killed.
 func (m *Manager) Delete(ctx context.Context, ref string) (Record, error) {
-	h, err := m.hold(ctx, ref)
+	h, err := m.open(ctx, ref, OpDelete)
 	if err != nil {
 		return Record{}, err
 	}
-	defer h.Close()
+	defer m.close(ctx, h)
 	return h.Record, m.delete(ctx, h)
 }
 
 // Undo takes a boot back that went well, as if it had failed: all that it made goes.
 func (m *Manager) Undo(ctx context.Context, ref string) error {
-	h, err := m.hold(ctx, ref)
+	h, err := m.open(ctx, ref, OpDelete)
 	if err != nil {
 		return err
 	}
-	defer h.Close()
-	h.RolledBack = true
+	defer m.close(ctx, h)
+	h.Phase, h.Ran = Deleting, false
 	return m.delete(ctx, h)
 }
 
+// delete needs no space on the disk: what was undone is "not there" the next time.
 func (m *Manager) delete(ctx context.Context, h *Handle) error {
-	if h.Booted {
-		h.Reached = lastStep
+	if h.Phase != Deleting {
+		// A container that ran without its start having been recorded has run all
+		// the same: what its volumes are worth is not for us to guess.
+		h.Ran = h.Ran || h.lives()
+		if err := m.keepOthers(ctx, h); err != nil {
+			return err
+		}
+		h.Phase = Deleting
 	}
-	if err := h.begin(OpDelete); err != nil {
+	h.Op = newOperation(OpDelete)
+	if err := h.saveUndone(); err != nil {
 		return err
 	}
 	fault.Point("delete begun")
 	if err := m.unwalk(ctx, h, StepCreate); err != nil {
-		h.Operation, h.Fault = Operation{}, err.Error()
-		return errors.Join(err, h.Save())
+		h.Op.Error = err.Error()
+		return errors.Join(err, h.saveUndone())
 	}
 	return h.Remove()
+}
+
+// keepOthers sees to it that no volume is deleted with the instance that is not
+// attached to it any more: another host or instance has taken it over.
+func (m *Manager) keepOthers(ctx context.Context, h *Handle) error {
+	for i := range h.Volumes {
+		v := &h.Volumes[i]
+		if v.AttachmentID == "" || !h.deletes(v) {
+			continue
+		}
+		own, err := m.attached(ctx, h, v)
+		if err != nil {
+			return err
+		}
+		if !own {
+			v.Mapping.DeleteOnTermination = false
+			m.warn("volume %s is kept: it is not attached to instance %q any more", v.VolumeID, h.Name)
+		}
+	}
+	return nil
 }
 
 // Stop asks the container to end, and ends it when it has not after the time
 // that the Manager allows; then it releases what the host held for it. The
 // volumes stay attached. force ends it at once.
 func (m *Manager) Stop(ctx context.Context, ref string, force bool) (Record, error) {
-	h, err := m.Store.Hold(ctx, ref)
+	h, err := m.open(ctx, ref, OpStop)
 	if err != nil {
 		return Record{}, err
 	}
-	defer h.Close()
-	if err := h.whole(); err != nil {
-		return h.Record, err
+	defer m.close(ctx, h)
+	interrupted := h.pending() == OpStop || h.cut != ""
+	if !h.lives() && !interrupted && h.Want != Up {
+		return h.Record, failure.Of(ErrState, "instance %q is not running", h.Name)
 	}
-	interrupted := h.Operation.Name != ""
-	info, err := m.Domains.State(ctx, h.ID)
-	if err = ignore(err, lxc.ErrNotFound); err != nil {
-		return h.Record, err
+	// A volume's attach or detach that was cut short waits for who ends it.
+	waiting := h.Op
+	if waiting == nil || waiting.Name == OpStop {
+		waiting, h.Op = nil, newOperation(OpStop)
 	}
-	if !info.Active() && !interrupted && !h.Up {
-		return h.Record, fmt.Errorf("%w: instance %q is not running", ErrState, h.Name)
-	}
-	if err := h.begin(OpStop); err != nil {
+	if err := h.saveUndone(); err != nil {
 		return h.Record, err
 	}
 	fault.Point("stop begun")
 	if err := m.stop(ctx, h, force); err != nil {
 		return h.Record, err
 	}
-	h.Up = false
-	return h.Record, h.finish()
+	h.Op, h.Want = waiting, Down
+	return h.Record, h.saveUndone()
 }
 
 // stop ends the container and releases all that start made.
 func (m *Manager) stop(ctx context.Context, h *Handle, force bool) error {
-	if !force {
+	if !force && h.lives() {
 		asked, cancel := context.WithTimeout(ctx, m.StopTimeout)
-		err := m.Domains.Shutdown(asked, h.ID)
+		// Whatever keeps it from ending by itself, destroying it is the answer.
+		_ = m.Domains.Shutdown(asked, h.ID)
 		cancel()
 		if ctx.Err() != nil {
 			return fmt.Errorf("%w: the container was asked to end and may yet do so; stop it again, or start it", context.Cause(ctx))
 		}
-		// Whatever kept it from ending by itself, destroying it is the answer.
-		_ = err
 		fault.Point("shutdown asked")
 	}
 	if err := m.Domains.Destroy(ctx, h.ID); err != nil {
 		return err
 	}
+	h.live = lxc.Live{}
 	fault.Point("domain destroyed")
 	return m.settle(ctx, h)
-}
-
-// settle releases what the host holds for a container that no longer runs.
-func (m *Manager) settle(ctx context.Context, h *Handle) error {
-	if err := m.stopConsole(ctx, h); err != nil {
-		return err
-	}
-	fault.Point("console stopped")
-	return m.releaseRoot(ctx, h)
 }
 
 // Start starts a stopped instance from its volumes. When a step fails, what
 // start did is undone and the instance is stopped as before.
 func (m *Manager) Start(ctx context.Context, ref string) (Record, error) {
-	h, err := m.hold(ctx, ref)
+	h, err := m.open(ctx, ref, OpStart)
 	if err != nil {
 		return Record{}, err
 	}
-	defer h.Close()
-	if err := h.whole(); err != nil {
-		return h.Record, err
+	defer m.close(ctx, h)
+	if h.lives() {
+		if h.cut == OpStart || h.cut == OpReboot {
+			return h.Record, nil // the door has finished that one
+		}
+		return h.Record, failure.Of(ErrState, "instance %q is running already", h.Name)
 	}
-	interrupted := h.Operation.Name != ""
-	info, err := m.Domains.State(ctx, h.ID)
-	if err = ignore(err, lxc.ErrNotFound); err != nil {
-		return h.Record, err
-	}
-	if info.Active() && !interrupted {
-		return h.Record, fmt.Errorf("%w: instance %q is running already", ErrState, h.Name)
-	}
-	if err := h.begin(OpStart); err != nil {
-		return h.Record, err
-	}
-	fault.Point("start begun")
-	err = m.start(ctx, h, info.Active())
-	return h.Record, err
+	return h.Record, m.start(ctx, h, OpStart)
 }
 
-// start brings the container up. One that an interrupted operation left running
-// is stopped first: what the host holds for it is not known to be whole.
-func (m *Manager) start(ctx context.Context, h *Handle, running bool) error {
-	if running {
-		if err := m.Domains.Destroy(ctx, h.ID); err != nil {
-			return err
-		}
-	}
-	err := m.settle(ctx, h)
+// start brings the container up. That it is wanted is on disk before: a host that goes
+// down meanwhile starts it when it comes up again.
+func (m *Manager) start(ctx context.Context, h *Handle, op string) error {
+	was := h.Want
+	h.Want = Up
+	err := h.begin(op)
 	if err == nil {
-		err = m.walk(ctx, h, StepAttach, lastStep)
+		fault.Point(op + " begun")
+		err = m.walk(ctx, h, StepAttach)
+	}
+	if err == nil {
+		err = m.conclude(ctx, h)
 	}
 	if err != nil {
-		return m.unstart(ctx, h, err)
-	}
-	was := h.Up
-	h.Up = true
-	if err := m.conclude(ctx, h); err != nil {
-		h.Up = was
+		h.Want = was
 		return m.unstart(ctx, h, err)
 	}
 	return nil
@@ -294,104 +306,41 @@ func (m *Manager) unstart(ctx context.Context, h *Handle, cause error) error {
 	if err := m.unwalk(ctx, h, StepRoot); err != nil {
 		return m.left(h, cause, err)
 	}
-	h.Operation = Operation{}
-	return errors.Join(cause, h.Save())
+	h.Op = nil
+	return errors.Join(cause, h.saveUndone())
 }
 
 // Reboot stops the container and starts it again; hard ends it without asking.
 func (m *Manager) Reboot(ctx context.Context, ref string, hard bool) (Record, error) {
-	h, err := m.hold(ctx, ref)
+	h, err := m.open(ctx, ref, OpReboot)
 	if err != nil {
 		return Record{}, err
 	}
-	defer h.Close()
-	if err := h.whole(); err != nil {
-		return h.Record, err
-	}
-	if err := h.begin(OpReboot); err != nil {
-		return h.Record, err
+	defer m.close(ctx, h)
+	waiting := h.Op
+	if waiting == nil {
+		if err := h.begin(OpReboot); err != nil {
+			return h.Record, err
+		}
 	}
 	fault.Point("reboot begun")
 	if err := m.stop(ctx, h, hard); err != nil {
 		return h.Record, err
 	}
 	fault.Point("reboot stopped")
-	err = m.start(ctx, h, false)
-	return h.Record, err
-}
-
-// hold is Store.Hold for what changes volumes.
-func (m *Manager) hold(ctx context.Context, ref string) (*Handle, error) {
-	h, err := m.Store.Hold(ctx, ref)
-	if err != nil {
-		return nil, err
+	if err := m.recoverVolume(ctx, h); err != nil {
+		return h.Record, err
 	}
-	if err := m.sameStore(h); err != nil {
-		h.Close()
-		return nil, err
-	}
-	return h, nil
-}
-
-// sameStore refuses an instance whose volumes are in another store: they would be taken
-// for gone, and be left behind.
-func (m *Manager) sameStore(h *Handle) error {
-	if used := m.Volumes.StoreID(); h.StoreID != used {
-		return fmt.Errorf("%w: the volumes of instance %q are in the store %q, and this command uses %q; set the backend and the cloud as they were at its boot", ErrState, h.Name, h.StoreID, used)
-	}
-	return nil
-}
-
-// whole refuses an instance whose boot or delete was cut short.
-func (h *Handle) whole() error {
-	switch {
-	case !h.Booted:
-		return fmt.Errorf("%w: the boot of instance %q did not finish: delete it and boot again", ErrState, h.Name)
-	case h.Operation.Name == OpDelete:
-		return fmt.Errorf("%w: the delete of instance %q did not finish: delete it again", ErrState, h.Name)
-	}
-	return nil
-}
-
-// Ended releases what the host holds for an instance whose container has ended
-// by itself. It does nothing while another process changes the instance, which
-// then does the same.
-func (m *Manager) Ended(ctx context.Context, id string) error {
-	if rec, err := m.Store.Find(id); err == nil && rec.Operation.Name != "" && m.Store.Held(id) {
-		return nil
-	}
-	now, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	h, err := m.Store.Hold(now, id)
-	if errors.Is(err, ErrBusy) || errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	info, err := m.Domains.State(ctx, h.ID)
-	if err = ignore(err, lxc.ErrNotFound); err != nil || info.Active() {
-		return err
-	}
-	if err := m.releaseRoot(ctx, h); err != nil {
-		return err
-	}
-	// What ended by itself stays down when the host comes up again; what ended
-	// because the host goes down does not.
-	if info.Reason == "shutdown" || info.Reason == "destroyed" || info.Reason == lxc.Unnoticed {
-		h.Up = h.Up && m.Stopping != nil && m.Stopping(ctx)
-	}
-	return h.Save()
+	return h.Record, m.start(ctx, h, OpReboot)
 }
 
 // Change changes a record in what its user may change, and saves it.
 func (m *Manager) Change(ctx context.Context, ref string, do func(*Record) error) error {
-	h, err := m.Store.Hold(ctx, ref)
+	h, err := m.open(ctx, ref, "")
 	if err != nil {
 		return err
 	}
-	defer h.Close()
+	defer m.close(ctx, h)
 	if err := do(&h.Record); err != nil {
 		return err
 	}
@@ -407,35 +356,85 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
-	h, err := m.Store.Hold(ctx, ref)
+	h, err := m.open(ctx, ref, OpRename)
 	if err != nil {
 		return err
 	}
-	defer h.Close()
-	if err := h.whole(); err != nil {
-		return err
-	}
-	info, err := m.Domains.State(ctx, h.ID)
-	if err = ignore(err, lxc.ErrNotFound); err != nil {
-		return err
-	}
-	if info.Active() {
-		return fmt.Errorf("%w: instance %q is running: stop it to rename it", ErrState, h.Name)
+	defer m.close(ctx, h)
+	switch {
+	case h.lives():
+		return failure.Of(ErrState, "instance %q is running: stop it to rename it", h.Name)
+	case h.Op != nil:
+		return failure.Of(ErrState, "the %s of instance %q did not finish: lxcboot repair ends it", h.Op.Name, h.Name)
 	}
 	if other, err := m.Domains.ByName(ctx, name); err == nil && other.ID != h.ID {
-		return fmt.Errorf("%w: the name %q is taken by a libvirt domain (%s)", ErrExists, name, other.ID)
+		return failure.Of(ErrExists, "the name %q is taken by a libvirt domain (%s)", name, other.ID)
 	}
-	h.Undefined = true
+	h.Op = newOperation(OpRename)
 	if err := m.Store.Rename(ctx, h, name); err != nil {
 		return err
 	}
 	fault.Point("record renamed")
-	// start defines it again, under its new name. An interrupt is too late here.
+	// An interrupt is too late here.
 	undo, cancel := m.undoContext(ctx)
 	defer cancel()
-	// libvirt may take it for running still (lxc.Unnoticed).
-	if err := m.Domains.Destroy(undo, h.ID); err != nil {
+	if err := m.redefine(undo, h); err != nil {
 		return err
 	}
-	return m.Domains.Undefine(undo, h.ID)
+	return h.finish()
+}
+
+// redefine gives libvirt the definition of an instance that does not run, under its
+// present name alone.
+func (m *Manager) redefine(ctx context.Context, h *Handle) error {
+	// libvirt may take it for running still (lxc.Unnoticed).
+	if err := m.Domains.Destroy(ctx, h.ID); err != nil {
+		return err
+	}
+	if err := m.Domains.Undefine(ctx, h.ID); err != nil {
+		return err
+	}
+	fault.Point("old name undefined")
+	return m.Domains.Define(ctx, m.config(&h.Record))
+}
+
+// Adopt makes another host's instance this host's: after a reinstallation, or when that
+// host will never run it again. One whose container runs there, as far as the state
+// directory or the store of its volumes shows, is refused.
+func (m *Manager) Adopt(ctx context.Context, ref string) (Record, error) {
+	h, err := m.Store.hold(ctx, m.Store.Wait, ref)
+	if err != nil {
+		return Record{}, err
+	}
+	defer h.Close()
+	if m.mine(&h.Record) {
+		return h.Record, failure.Of(ErrState, "instance %q is this host's already", h.Name)
+	}
+	if err := m.sameStore(h); err != nil {
+		return h.Record, err
+	}
+	if m.Store.claimed(h.ID) {
+		return h.Record, failure.Of(ErrState, "instance %q runs on the host %s", h.Name, h.Host.Name)
+	}
+	for i := range h.Volumes {
+		v := &h.Volumes[i]
+		all, err := m.Volumes.AttachmentsOf(ctx, v.VolumeID, "")
+		if err != nil {
+			return h.Record, err
+		}
+		for _, a := range all {
+			if a.InstanceID != h.ID {
+				return h.Record, failure.Of(ErrState, "volume %s of instance %q is held by instance %s on the host %s", v.VolumeID, h.Name, a.InstanceID, a.Host)
+			}
+			if a.HostID != m.Host.ID && m.Volumes.Remote() {
+				return h.Record, failure.Of(ErrState, "volume %s of instance %q is attached to the host %s: take it from there first", v.VolumeID, h.Name, a.Host)
+			}
+		}
+	}
+	// What it held was of that host.
+	for i := range h.Volumes {
+		h.Volumes[i].Loop, h.Volumes[i].Device = nil, nil
+	}
+	h.Host, h.BootID, h.Console = m.Host, "", proc.Process{}
+	return h.Record, h.Save()
 }

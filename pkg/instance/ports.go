@@ -50,6 +50,8 @@ type Roots interface {
 	FindInit(root, init string) (string, error)
 	Format(ctx context.Context, device, fstype string) error
 	WriteFile(root string, f rootfs.File, ids *rootfs.IDMap) error
+	Keep(root, path, into string) error
+	Restore(root, from string) error
 }
 
 // Loops makes block devices of files. Attach's open file keeps an autoclear
@@ -66,7 +68,7 @@ type Domains interface {
 	ByName(ctx context.Context, name string) (lxc.Info, error)
 	Define(ctx context.Context, cfg lxc.Config) error
 	Start(ctx context.Context, id string) (lxc.Info, error)
-	WaitInit(ctx context.Context, info lxc.Info, hostname string) (lxc.Info, error)
+	WaitInit(ctx context.Context, info lxc.Info) (lxc.Info, error)
 	Shutdown(ctx context.Context, id string) error
 	Destroy(ctx context.Context, id string) error
 	Undefine(ctx context.Context, id string) error
@@ -75,16 +77,36 @@ type Domains interface {
 	DetachDisk(ctx context.Context, id string, d lxc.Disk) error
 }
 
+// Kernel is what is known of containers without asking libvirt.
+type Kernel interface {
+	// Look gives the container of a name; it runs when it has an init.
+	Look(name string) (lxc.Live, error)
+	// CheckInit says why an init below a root cannot be run.
+	CheckInit(root, init string) error
+	// Launch puts lxcboot-init and what it is told at a mountpoint; Unlaunch takes
+	// both away.
+	Launch(dir string, l lxc.Launch) error
+	Unlaunch(dir string) error
+	// Hold keeps the init from running until its Gate is released or this process
+	// ends; Release lets one go that nobody holds.
+	Hold(dir string) (Gate, error)
+	Release(ctx context.Context, dir string) error
+}
+
+// Gate holds a container's init.
+type Gate interface{ Release() }
+
 // Consoles keeps containers' consoles. Open takes hold of one before anything of it can
-// be lost, by the container's controller. Stop ends the process that keeps it.
+// be lost, by the container's controller. Stop waits until the process that keeps it has
+// written the container's last words, and ends it when it does not.
 type Consoles interface {
 	Open(controller int) (Console, error)
-	Stop(ctx context.Context, p proc.Process) error
+	Stop(ctx context.Context, id string, p proc.Process) error
 }
 
 // Console is an open console. Start starts the process that keeps it from then on; the
 // zero process where the container has ended. It must be closed.
 type Console interface {
-	Start(rec Record) (proc.Process, error)
+	Start(id string, init int) (proc.Process, error)
 	Close()
 }

@@ -1,13 +1,20 @@
 // Package instance knows the order of things: it turns a request into a plan,
 // walks the step table to boot it, walks it back to undo it, and keeps a record
 // of each instance on disk so that a killed process can be cleaned up after.
+//
+// Whoever wants to change an instance comes through one door, Manager.open: it takes
+// the instance's lock, reads the record again, looks whether the container lives, ends
+// what was cut short, and hands out the Handle. Nothing is decided from a record that
+// was read before.
 package instance
 
 import (
+	"os"
 	"time"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/flavor"
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
@@ -16,49 +23,42 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/volume/connector"
 )
 
-// recordVersion is the form of record that this code writes and reads.
-const recordVersion = 1
+// recordVersion is the form of record that this code writes. It reads version 1, too.
+const recordVersion = 2
 
-// Record is what is known of an instance: what was asked for, and each fact that
-// undoing it needs. Whether the container runs is not in it: libvirt says that.
+// Record is what is known of an instance: what was asked for, how far it has come, and
+// each fact that undoing it needs. Whether the container runs is not in it: the kernel
+// and libvirt say that.
 type Record struct {
 	Version   int       `json:"version"`
 	ID        string    `json:"id"`
 	Name      string    `json:"name"`
-	Host      string    `json:"host"`
+	Host      host.Host `json:"host"` // whose it is; another host leaves it alone
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 
 	Spec    Spec              `json:"spec"`
-	IDBase  uint32            `json:"idmap_base"` // the first id of all the ranges
-	Slot    int               `json:"idmap_slot"` // which range of host ids it has
+	Caller  Caller            `json:"caller,omitzero"`
+	IDs     IDRange           `json:"host_ids,omitzero"` // zero: privileged
 	Volumes []VolumeRecord    `json:"volumes"`
-	StoreID string            `json:"volume_store"` // where the volumes are
 	Meta    map[string]string `json:"metadata,omitempty"`
 
-	// Operation is what some process is doing, or was doing when it ended
-	// early. It is empty while nothing is under way.
-	Operation Operation `json:"operation,omitempty"`
-	// Reached is the last step of the table that may have been begun: undo starts there.
-	Reached Step `json:"reached"`
-	// Booted says that the boot went through to its end.
-	Booted bool `json:"booted"`
-	// Started says that the container has run: from then on
-	// delete-on-termination decides what becomes of a volume.
-	Started bool `json:"started"`
-	// RolledBack says that its boot failed and gave up what it had made, even
-	// if the container ran for a moment.
-	RolledBack bool `json:"rolled_back,omitempty"`
-	// Up says that the user wants it running: set by boot and start, cleared by
-	// stop. A host that comes up again starts what was up.
-	Up bool `json:"up"`
-	// Undefined says that its domain was given up by a rename, and that the next
-	// start defines it again.
-	Undefined bool `json:"undefined,omitempty"`
-	// Console is the process that keeps the console's log.
+	Phase Phase `json:"phase"`
+	// Want says whether a host that comes up again starts it.
+	Want Want `json:"wanted"`
+	// Op is what a process is doing, or was doing when it ended early; nil while
+	// nothing is under way.
+	Op *Operation `json:"pending,omitempty"`
+	// Ran says that the container has run: from then on delete-on-termination decides
+	// what becomes of a volume.
+	Ran bool `json:"ran,omitempty"`
+
+	// BootID is of the host's start in which the container was last started; Console is
+	// the process that keeps its console since.
+	BootID  string       `json:"boot_id,omitempty"`
 	Console proc.Process `json:"console,omitzero"`
-	// Fault says why the instance needs attention, in words for its user.
-	Fault string `json:"fault,omitempty"`
+	// Exit is how the container's init ended last; nil: it runs, or nobody knows.
+	Exit *Exit `json:"exit,omitempty"`
 }
 
 // Spec is what the user asked of the container itself.
@@ -68,53 +68,121 @@ type Spec struct {
 	Description string            `json:"description,omitempty"`
 	Tags        []string          `json:"tags"`
 	Privileged  bool              `json:"privileged,omitempty"`
-	Fsck        bool              `json:"fsck,omitempty"` // check each filesystem before it is first mounted
-	Init        string            `json:"init,omitempty"` // as asked; empty: found in the root
+	Unfiltered  bool              `json:"unfiltered,omitempty"` // no filter of system calls
+	Fsck        bool              `json:"fsck,omitempty"`       // check each filesystem before it is first mounted
+	Init        string            `json:"init,omitempty"`       // as asked; empty: found in the root
 	InitArgs    []string          `json:"init_args,omitempty"`
 	Env         map[string]string `json:"env,omitempty"`
 	NICs        []lxc.Interface   `json:"nics,omitempty"`
-	SwapMiB     int               `json:"swap,omitempty"` // that the memory's limit has beyond the flavor's
-	Seed        seed.Seed         `json:"seed,omitzero"`
+	SwapMiB     int               `json:"swap,omitempty"`    // that the memory's limit has beyond the flavor's
+	Restart     string            `json:"restart,omitempty"` // restart policy; empty: none
+	Seed        seed.Seed         `json:"seed,omitzero"`     // of a plan; a record has it in a file of its own
+}
+
+// Caller is who booted the instance; the zero one is a plain boot.
+type Caller struct {
+	Name   string       `json:"name,omitempty"`   // CallerRun, or an engine's
+	Remove bool         `json:"remove,omitempty"` // run --rm: it goes with its caller
+	Proc   proc.Process `json:"process,omitzero"` // while that lives, the instance is its business
+	BootID string       `json:"boot_id,omitempty"`
+}
+
+// CallerRun is the Caller of an instance that `run` booted: it is never autostarted.
+const CallerRun = "run"
+
+// IDRange is a range of the host's user and group ids that no other instance has.
+type IDRange struct {
+	First uint32 `json:"first"`
+	Count uint32 `json:"count"`
+}
+
+// Phase is how far an instance has come. It only goes forward.
+type Phase string
+
+// The phases. One that was cut short in Building or Deleting is undone by delete.
+const (
+	Building Phase = "building"
+	Built    Phase = "built"
+	Deleting Phase = "deleting"
+)
+
+// Want is what the user wants of a built instance.
+type Want string
+
+// What can be wanted: Up from boot and start on, Down from stop on, and when the
+// container ended by itself.
+const (
+	Up   Want = "up"
+	Down Want = "down"
+)
+
+// The names of operations.
+const (
+	OpBoot    = "boot"
+	OpStart   = "start"
+	OpStop    = "stop"
+	OpReboot  = "reboot"
+	OpDelete  = "delete"
+	OpAttach  = "volume attach"
+	OpDetach  = "volume detach"
+	OpRename  = "rename"
+	OpLibvirt = "start by libvirt" // between its hooks prepare and started
+
+	opRepair = "repair" // of the door, never of a record
+)
+
+// Operation is a change of an instance that is under way.
+type Operation struct {
+	Name   string    `json:"name"`
+	Volume string    `json:"volume,omitempty"` // that is attached or detached
+	PID    int       `json:"pid"`
+	At     time.Time `json:"at"`
+	// Error says why it failed, when it did and left something behind.
+	Error string `json:"error,omitempty"`
+}
+
+func newOperation(name string) *Operation {
+	return &Operation{Name: name, PID: os.Getpid(), At: time.Now().UTC()}
+}
+
+// pending is the name of the operation that the record shows; empty: none.
+func (r *Record) pending() string {
+	if r.Op == nil {
+		return ""
+	}
+	return r.Op.Name
+}
+
+// Exit is how an init ended.
+type Exit struct {
+	Status uint32    `json:"status"` // as wait(2) has it
+	At     time.Time `json:"at"`
 }
 
 // VolumeRecord is one block device mapping and what became of it.
 type VolumeRecord struct {
 	Mapping bdm.Mapping `json:"mapping"`
-	// Create is set for a volume that the boot makes itself.
-	Create bool `json:"create,omitempty"`
+	Store   string      `json:"store"` // where the volume is
 	// VolumeID is empty until the volume is made or was found.
 	VolumeID     string `json:"volume_id,omitempty"`
 	AttachmentID string `json:"attachment_id,omitempty"`
 	// Device is the path on this host, planned or connected.
 	Device *connector.Device `json:"device,omitempty"`
-	// Filesystem is what was found on it, for the root and for mounted volumes.
+	// Partition and Subvolume say where on the device the root is, where the default
+	// (the whole device, else the first partition) is not meant.
+	Partition int    `json:"partition,omitempty"`
+	Subvolume string `json:"subvolume,omitempty"`
+	// KeyRef names the key of an encrypted volume; the key itself is never kept.
+	KeyRef string `json:"key_ref,omitempty"`
+	// Filesystem is what was found or made on it.
 	Filesystem *rootfs.Filesystem `json:"filesystem,omitempty"`
-	// Moving says that it is being attached or detached by itself.
-	Moving bool `json:"moving,omitempty"`
-	// Formatted says that an ephemeral disk has its filesystem.
-	Formatted bool `json:"formatted,omitempty"`
 	// Loop is the loop device that a file-backed data volume has while the
 	// container runs. The root's loop device frees itself.
 	Loop *loop.Device `json:"loop,omitempty"`
 }
 
-// The names of operations.
-const (
-	OpBoot   = "boot"
-	OpStart  = "start"
-	OpStop   = "stop"
-	OpReboot = "reboot"
-	OpDelete = "delete"
-	OpAttach = "volume attach"
-	OpDetach = "volume detach"
-)
-
-// Operation is a change of an instance that is under way.
-type Operation struct {
-	Name string    `json:"name,omitempty"` // boot, start, stop, delete, …
-	PID  int       `json:"pid,omitempty"`
-	At   time.Time `json:"at,omitzero"`
-}
+// made says whether the boot made the volume, rather than its user.
+func (v *VolumeRecord) made() bool { return v.Mapping.Source != bdm.SourceVolume }
 
 // Step is a row of the step table, in the order of boot.
 type Step string

@@ -4,90 +4,125 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
-// Autostart starts every instance that was up when this host went down. Each that
-// fails is in the error, and the others are started all the same.
+// Autostart starts every instance of this host that was up when it went down, but for
+// those that are the business of who called `run`. Each that fails is in the error, and
+// the others are started all the same.
 func (m *Manager) Autostart(ctx context.Context) (started []string, err error) {
-	views, err := m.List(ctx)
-	if err != nil && !errors.Is(err, ErrDamaged) {
-		return nil, err
-	}
-	all := []error{err}
-	for _, v := range views {
-		if !v.Booted || !v.Up || v.Domain.Active() {
-			continue
+	return m.each(func(r Record) (string, error) {
+		if r.Phase != Built || r.Caller.Name == CallerRun {
+			return "", nil
 		}
-		if _, err := m.Start(ctx, v.Name); err != nil {
-			all = append(all, fmt.Errorf("instance %q: %w", v.Name, err))
-			continue
-		}
-		started = append(started, v.Name)
-	}
-	return started, errors.Join(all...)
-}
-
-// Repair finishes what was interrupted: a boot or a delete that was cut short is
-// undone, an instance whose start or stop was cut short is stopped, and what the host
-// holds for an ended container, or mounts of a running one, is released. It says what
-// it did.
-func (m *Manager) Repair(ctx context.Context) (did []string, err error) {
-	swept, err := m.Store.Sweep(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range swept {
-		did = append(did, fmt.Sprintf("instance %s has no record: removed the rest of it", id))
-	}
-	views, err := m.List(ctx)
-	if err != nil && !errors.Is(err, ErrDamaged) {
-		return did, err
-	}
-	all := []error{err}
-	for _, v := range views {
-		if m.Store.Held(v.ID) {
-			continue
-		}
-		what, err := m.repair(ctx, v)
-		if what != "" {
-			did = append(did, fmt.Sprintf("instance %s: %s", v.Name, what))
-		}
-		if err != nil {
-			all = append(all, fmt.Errorf("instance %q: %w", v.Name, err))
-		}
-	}
-	return did, errors.Join(all...)
-}
-
-func (m *Manager) repair(ctx context.Context, v View) (did string, err error) {
-	switch {
-	case !v.Booted && !v.RolledBack && v.Domain.Active():
-		return "", fmt.Errorf("%w: its boot was cut short and its container runs: delete it, or keep what is in it first", ErrState)
-	case !v.Booted, v.Operation.Name == OpDelete:
-		_, err = m.Delete(ctx, v.ID)
-		return fmt.Sprintf("undid its %s, which had been interrupted", orUnknown(v.Operation.Name)), err
-	case v.Operation.Name == OpStop:
-		_, err = m.Stop(ctx, v.ID, true)
-		return "finished its stop, which had been interrupted", err
-	case v.Operation.Name == OpAttach, v.Operation.Name == OpDetach:
-		for _, x := range v.Volumes {
-			if x.Moving {
-				_, err = m.DetachVolume(ctx, v.ID, x.VolumeID)
-			}
-		}
-		return fmt.Sprintf("detached the volume whose %s had been interrupted", v.Operation.Name), err
-	case v.Operation.Name != "":
-		_, err = m.Start(ctx, v.ID)
-		return fmt.Sprintf("finished its %s, which had been interrupted", v.Operation.Name), err
-	case !v.Domain.Active():
-		return "", m.Ended(ctx, v.ID)
-	case m.Store.hasMountpoints(v.ID):
-		h, err := m.Store.Hold(ctx, v.ID)
+		h, err := m.open(ctx, r.ID, OpStart)
 		if err != nil {
 			return "", err
 		}
-		defer h.Close()
-		return "unmounted on the host what its container has", m.releaseMounts(ctx, h)
+		defer m.close(ctx, h)
+		if h.lives() {
+			return "", m.tend(h)
+		}
+		if h.Want != Up {
+			return "", nil
+		}
+		return h.Name, m.start(ctx, h, OpStart)
+	})
+}
+
+// Repair finishes what was interrupted: a boot or a delete that was cut short is
+// undone, a start, stop or reboot is ended, and what the host holds for an ended
+// container, or mounts of a running one, is released. What another process works on is
+// left to it. It says what it did.
+func (m *Manager) Repair(ctx context.Context) (did []string, err error) {
+	swept, err := m.Store.Sweep(ctx)
+	for _, id := range swept {
+		did = append(did, fmt.Sprintf("instance %s has no record: removed the rest of it", id))
 	}
-	return "", nil
+	more, failed := m.each(func(r Record) (string, error) {
+		h, err := m.openWithin(ctx, 0, r.ID, opRepair)
+		if err != nil {
+			return "", err
+		}
+		defer m.close(ctx, h)
+		what, err := m.repair(ctx, h)
+		if what == "" {
+			return "", err
+		}
+		return fmt.Sprintf("instance %s: %s", h.Name, what), err
+	})
+	return append(did, more...), errors.Join(err, failed)
+}
+
+// each goes through the instances of this host. One that is gone or busy meanwhile is
+// passed over.
+func (m *Manager) each(do func(Record) (string, error)) (done []string, err error) {
+	records, damaged := m.Store.List()
+	if damaged != nil && !errors.Is(damaged, ErrDamaged) {
+		return nil, damaged
+	}
+	all := []error{damaged}
+	for _, r := range records {
+		if !m.mine(&r) {
+			continue
+		}
+		what, err := do(r)
+		if what != "" && err == nil {
+			done = append(done, what)
+		}
+		if err != nil && !errors.Is(err, ErrBusy) && !errors.Is(err, ErrNotFound) {
+			all = append(all, fmt.Errorf("instance %q: %w", r.Name, err))
+		}
+	}
+	return done, errors.Join(all...)
+}
+
+func (m *Manager) repair(ctx context.Context, h *Handle) (did string, err error) {
+	abandoned := h.Caller.Remove && !m.calls(&h.Record)
+	if h.Phase != Built || h.Op != nil || abandoned {
+		if err := m.sameStore(h); err != nil {
+			return "", err
+		}
+	}
+	switch {
+	case h.Phase == Building && h.lives():
+		return "", failure.Of(ErrState, "its boot was cut short and its container runs: delete it, or keep what is in it first")
+	case h.Phase == Building:
+		return "undid its boot, which had been interrupted", m.delete(ctx, h)
+	case h.Phase == Deleting:
+		return "finished its delete, which had been interrupted", m.delete(ctx, h)
+	case abandoned:
+		return "deleted it, as the run --rm that it belonged to has been killed", m.delete(ctx, h)
+	}
+	if err := m.recover(ctx, h); err != nil {
+		return strings.Join(h.did, "; "), err
+	}
+	if err := m.recoverVolume(ctx, h); err != nil {
+		return strings.Join(h.did, "; "), err
+	}
+	if h.lives() {
+		err = m.tend(h)
+	} else if h.Want == Up && (h.cut == OpStart || h.cut == OpReboot) {
+		err = m.start(ctx, h, OpStart)
+	}
+	return strings.Join(h.did, "; "), err
+}
+
+// calls says whether the process that an instance belongs to is still there.
+func (m *Manager) calls(r *Record) bool {
+	return r.Caller.BootID == m.Host.BootID && r.Caller.Proc.Alive()
+}
+
+// tend gives a running container a process that keeps its console, if it has none.
+func (m *Manager) tend(h *Handle) error {
+	if m.hasConsole(&h.Record) {
+		return nil
+	}
+	if err := m.keepConsole(h); err != nil {
+		return err
+	}
+	h.did = append(h.did, "gave its console a new process, as the one that kept it had ended")
+	return h.Save()
 }

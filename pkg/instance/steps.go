@@ -2,8 +2,10 @@ package instance
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
@@ -12,6 +14,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
@@ -38,29 +41,15 @@ var steps = []step{
 	{StepStart, (*Manager).startContainer, (*Manager).stopContainer},
 }
 
-// lastStep is what a whole boot reaches.
-var lastStep = steps[len(steps)-1].name
-
-// stepIndex is the place of a step in the table. One that is not in it is of another
-// version of lxcboot: any of ours may have been begun.
+// stepIndex is the place of a step in the table.
 func stepIndex(name Step) int {
-	i := slices.IndexFunc(steps, func(s step) bool { return s.name == name })
-	if i < 0 && name != StepNone {
-		i = len(steps) - 1
-	}
-	return i
+	return slices.IndexFunc(steps, func(s step) bool { return s.name == name })
 }
 
-// walk does the steps from one to another, both included. That they may have been begun
-// is on disk before they are; how far it really came, this process alone knows.
-func (m *Manager) walk(ctx context.Context, h *Handle, from, to Step) error {
-	if stepIndex(h.Reached) < stepIndex(to) {
-		h.Reached = to
-		if err := h.Save(); err != nil {
-			return err
-		}
-	}
-	for _, s := range steps[stepIndex(from) : stepIndex(to)+1] {
+// walk does the steps from one to the last. The record says before that they may have
+// been begun (its phase, or its operation); how far it really came, this process knows.
+func (m *Manager) walk(ctx context.Context, h *Handle, from Step) error {
+	for _, s := range steps[stepIndex(from):] {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
@@ -74,41 +63,40 @@ func (m *Manager) walk(ctx context.Context, h *Handle, from, to Step) error {
 	return nil
 }
 
-// unwalk undoes the steps from the last one begun back to the named one, and
-// stops at the first that fails: what is left stays in the record.
+// unwalk undoes the steps back to the named one, from the one that this process has come
+// to, else from the last: any may have been begun. It stops at the first that fails:
+// what is left stays in the record.
 func (m *Manager) unwalk(ctx context.Context, h *Handle, to Step) error {
-	last := h.Reached
+	last := len(steps) - 1
 	if h.at != StepNone {
-		last = h.at
+		last = stepIndex(h.at)
 	}
-	for i := stepIndex(last); i >= stepIndex(to); i-- {
+	for i := last; i >= stepIndex(to); i-- {
 		if err := steps[i].undo(m, ctx, h); err != nil {
 			return fmt.Errorf("cannot undo %q: %w", steps[i].name, err)
 		}
 		fault.Point("undone " + string(steps[i].name))
-		h.Reached = StepNone
-		if i > 0 {
-			h.Reached = steps[i-1].name
-		}
-		h.at = h.Reached
-		if err := h.Save(); err != nil {
+		if err := h.saveUndone(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// prepareRoot mounts the root and every volume that has a mount path, and makes
-// block devices of the other volumes.
+// prepareRoot mounts the root and every volume that has a mount path, makes block
+// devices of the other volumes, and puts beside it what is to run first.
 func (m *Manager) prepareRoot(ctx context.Context, h *Handle) error {
+	gid := 0
+	if ids := h.idMap(); ids != nil {
+		gid = int(ids.HostID)
+	}
+	if err := m.Store.makeRunDir(h.ID, gid); err != nil {
+		return err
+	}
 	for i := range h.Volumes {
 		v := &h.Volumes[i]
-		target := m.Store.RootDir(h.ID)
-		switch {
-		case v.Mapping.Root():
-		case v.Mapping.MountPath != "":
-			target = m.Store.MountDir(h.ID, i)
-		default:
+		target := m.target(&h.Record, v)
+		if target == "" {
 			if err := m.attachLoop(ctx, h, v); err != nil {
 				return err
 			}
@@ -122,7 +110,39 @@ func (m *Manager) prepareRoot(ctx context.Context, h *Handle) error {
 	if err := m.checkMountpoints(h); err != nil {
 		return err
 	}
-	return m.inject(h)
+	if err := m.inject(h); err != nil {
+		return err
+	}
+	return m.launch(h)
+}
+
+// target is where a volume is mounted on the host; empty for a block device.
+func (m *Manager) target(r *Record, v *VolumeRecord) string {
+	switch {
+	case v.Mapping.Root():
+		return m.Store.RootDir(r.ID)
+	case v.Mapping.MountPath != "":
+		return m.Store.MountDir(r.ID, v.Mapping.DeviceName)
+	}
+	return ""
+}
+
+// launch puts lxcboot-init, and what it is told, where libvirt's definition has it.
+func (m *Manager) launch(h *Handle) error {
+	root := m.Store.RootDir(h.ID)
+	init, err := m.Roots.FindInit(root, h.Spec.Init)
+	if err == nil {
+		err = m.Kernel.CheckInit(root, init)
+	}
+	if err != nil {
+		return err
+	}
+	dir := m.Store.launchDir(h.ID)
+	if err := m.Store.makeMountpoint(dir); err != nil {
+		return err
+	}
+	return m.Kernel.Launch(dir, lxc.Launch{Init: init, Args: h.Spec.InitArgs, Env: h.Spec.Env, Hostname: h.Spec.Hostname,
+		Privileged: h.Spec.Privileged, Unfiltered: h.Spec.Unfiltered})
 }
 
 // checkMountpoints looks at the directories that libvirt mounts at, each in the
@@ -131,7 +151,7 @@ func (m *Manager) checkMountpoints(h *Handle) error {
 	dirs := map[string]string{"/": m.Store.RootDir(h.ID)} // by the path in the container
 	for i, v := range h.Volumes {
 		if v.Mapping.MountPath != "" {
-			dirs[path.Clean(v.Mapping.MountPath)] = m.Store.MountDir(h.ID, i)
+			dirs[path.Clean(v.Mapping.MountPath)] = m.target(&h.Record, &h.Volumes[i])
 		}
 	}
 	targets := append(slices.Sorted(maps.Keys(dirs)), "/.oldroot", "/dev", "/proc", "/sys")
@@ -151,31 +171,69 @@ func (m *Manager) checkMountpoints(h *Handle) error {
 }
 
 // inject writes the seed into the root, before the first start only: what the
-// container makes of its files afterwards is its own.
+// container makes of its files afterwards is its own. On a volume that the user brought,
+// what stood there is kept until the container has run.
 func (m *Manager) inject(h *Handle) error {
-	if h.Started || h.Spec.Seed.Empty() {
-		return nil
+	data, err := h.seed()
+	if err != nil || data == nil {
+		return err
 	}
 	if h.root().readOnly() {
 		return errReadOnlyRoot
 	}
-	s := h.Spec.Seed
+	var s seed.Seed
+	if err := json.Unmarshal(data, &s); err != nil {
+		return failure.Of(ErrDamaged, "the seed of instance %q cannot be read: %w", h.Name, err)
+	}
 	s.InstanceID, s.Meta, s.NICs = h.ID, h.Meta, seedNICs(h.Spec.NICs)
 	files, err := s.Render()
 	if err != nil {
 		return err
 	}
-	var ids *rootfs.IDMap
-	if m := h.idMap(); m != nil {
-		ids = &rootfs.IDMap{HostID: m.HostID, Count: m.Count}
-	}
+	root := m.Store.RootDir(h.ID)
 	for _, f := range files {
-		if err := m.Roots.WriteFile(m.Store.RootDir(h.ID), rootfs.File{Path: f.Path, Data: f.Data, Mode: f.Mode}, ids); err != nil {
+		if !h.root().made() {
+			if err := m.Roots.Keep(root, f.Path, m.Store.keptDir(h.ID)); err != nil {
+				return err
+			}
+		}
+		if err := m.Roots.WriteFile(root, rootfs.File{Path: f.Path, Data: f.Data, Mode: f.Mode}, h.rootIDs()); err != nil {
 			return err
 		}
 		fault.Point("file injected")
 	}
 	return nil
+}
+
+// restore puts back on the root what the seed's files replaced, when the container has
+// not run.
+func (m *Manager) restore(ctx context.Context, h *Handle) error {
+	kept := m.Store.keptDir(h.ID)
+	if _, err := os.Lstat(kept); errors.Is(err, fs.ErrNotExist) || h.root().Device == nil {
+		return nil
+	}
+	root := m.Store.RootDir(h.ID)
+	if !mounted(root) {
+		if err := m.Store.makeRunDir(h.ID, 0); err != nil {
+			return err
+		}
+		if err := m.mount(ctx, h, h.root(), root); err != nil {
+			return err
+		}
+	}
+	if err := m.Roots.Restore(root, kept); err != nil {
+		return err
+	}
+	fault.Point("files put back")
+	return nil
+}
+
+// rootIDs is how the filesystems of the instance are mounted.
+func (r *Record) rootIDs() *rootfs.IDMap {
+	if r.IDs.Count == 0 {
+		return nil
+	}
+	return &rootfs.IDMap{HostID: r.IDs.First, Count: r.IDs.Count}
 }
 
 func seedNICs(nics []lxc.Interface) (all []seed.NIC) {
@@ -203,64 +261,84 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *VolumeRecord, target 
 		fault.Point("filesystem checked")
 	}
 	v.Filesystem = &found
-	opts, gid := rootfs.MountOptions{ReadOnly: v.readOnly()}, 0
-	if ids := h.idMap(); ids != nil {
-		opts.IDMap, gid = &rootfs.IDMap{HostID: ids.HostID, Count: ids.Count}, int(ids.HostID)
-	}
-	if err := m.Store.makeMountpoint(h.ID, target, gid); err != nil {
+	if err := m.Store.makeMountpoint(target); err != nil {
 		return err
 	}
 	fault.Point("mountpoint made")
-	return m.Roots.Mount(ctx, v.Device.Path, found, target, opts)
+	return m.Roots.Mount(ctx, v.Device.Path, found, target, rootfs.MountOptions{ReadOnly: v.readOnly(), IDMap: h.rootIDs()})
 }
 
 func (v *VolumeRecord) readOnly() bool {
 	return v.Mapping.ReadOnly || (v.Device != nil && v.Device.ReadOnly) || (v.Filesystem != nil && v.Filesystem.ReadOnly)
 }
 
-// attachLoop gives a file-backed volume a loop device that stays until it is
-// detached: nothing but the container's device node refers to it, so with
-// autoclear it would vanish under the container. It is attached with autoclear
-// all the same, which is taken off once the record knows the device: a process
-// killed in between leaves nothing.
+// attachLoop makes a block device of a volume, and the link by which the container's
+// definition has it. A file gets a loop device that stays until it is detached: nothing
+// but the container's device node refers to it, so with autoclear it would vanish under
+// the container. It is attached with autoclear all the same, which is taken off once the
+// record knows the device: a process killed in between leaves nothing.
 func (m *Manager) attachLoop(ctx context.Context, h *Handle, v *VolumeRecord) error {
 	info, err := os.Stat(v.Device.Path)
 	if err != nil {
 		return err
 	}
-	if !info.Mode().IsRegular() {
+	if info.Mode().IsRegular() && v.Loop == nil {
+		dev, held, err := m.Loops.Attach(ctx, v.Device.Path, loop.Options{ReadOnly: v.readOnly(), Autoclear: true})
+		if err != nil {
+			return err
+		}
+		defer held.Close()
+		fault.Point("loop device made")
+		v.Loop = &dev
+		if err := h.Save(); err != nil {
+			return err
+		}
+		fault.Point("loop device attached")
+		if err := m.Loops.Keep(held); err != nil {
+			return err
+		}
+	}
+	return m.Store.link(h.ID, v.Mapping.DeviceName, v.source())
+}
+
+// source is the block device that a volume is now.
+func (v *VolumeRecord) source() string {
+	if v.Loop != nil {
+		return v.Loop.Path
+	}
+	return v.Device.Path
+}
+
+// detachLoop undoes attachLoop.
+func (m *Manager) detachLoop(h *Handle, v *VolumeRecord) error {
+	if err := m.Store.remove(h.ID, m.Store.DeviceLink(h.ID, v.Mapping.DeviceName)); err != nil {
+		return err
+	}
+	if v.Loop == nil {
 		return nil
 	}
-	dev, held, err := m.Loops.Attach(ctx, v.Device.Path, loop.Options{ReadOnly: v.readOnly(), Autoclear: true})
-	if err != nil {
-		return err
+	if err := m.Loops.Detach(*v.Loop); err != nil {
+		return fmt.Errorf("loop device %s of volume %s is left: %w", v.Loop.Path, v.VolumeID, err)
 	}
-	defer held.Close()
-	fault.Point("loop device made")
-	v.Loop = &dev
-	if err := h.Save(); err != nil {
-		return err
-	}
-	fault.Point("loop device attached")
-	return m.Loops.Keep(held)
+	fault.Point("loop device detached")
+	v.Loop = nil
+	return nil
 }
 
 func (m *Manager) releaseRoot(ctx context.Context, h *Handle) error {
+	if err := m.restore(ctx, h); err != nil {
+		return err
+	}
 	if err := m.releaseMounts(ctx, h); err != nil {
 		return err
 	}
 	for i := range h.Volumes {
-		v := &h.Volumes[i]
-		if v.Loop == nil {
-			continue
+		if err := m.detachLoop(h, &h.Volumes[i]); err != nil {
+			return err
 		}
-		if err := m.Loops.Detach(*v.Loop); err != nil {
-			return fmt.Errorf("loop device %s of volume %s is left: %w", v.Loop.Path, v.VolumeID, err)
-		}
-		fault.Point("loop device detached")
-		v.Loop = nil
 	}
-	return nil
+	// Only a process that was killed leaves it without anything in it.
+	return m.Store.remove(h.ID, m.Store.RootDir(h.ID))
 }
 
 // conclude is what is left to do once the container runs, or has ended already: the host
@@ -291,36 +369,47 @@ func together(save, do func() error) error {
 // releaseMounts unmounts on the host. A running container keeps its own copy of
 // each mount, and the kernel frees the loop devices when that ends.
 func (m *Manager) releaseMounts(_ context.Context, h *Handle) error {
-	for i := range h.Volumes {
-		target := m.Store.MountDir(h.ID, i)
-		if h.Volumes[i].Mapping.Root() {
-			target = m.Store.RootDir(h.ID)
+	for _, target := range m.mounts(h) {
+		unmount := m.Roots.Unmount
+		if target == m.Store.launchDir(h.ID) {
+			unmount = m.Kernel.Unlaunch
 		}
-		if err := m.Roots.Unmount(target); err != nil {
+		if err := unmount(target); err != nil {
 			return err
 		}
 		fault.Point("filesystem unmounted")
-		if err := m.Store.removeMountpoint(h.ID, target); err != nil {
+		if err := m.Store.remove(h.ID, target); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// startContainer starts the container and the process that keeps what it says, and
-// returns once its init runs, or has ended.
-func (m *Manager) startContainer(ctx context.Context, h *Handle) error {
-	cfg, err := m.config(h)
-	if err != nil {
-		return err
-	}
-	if h.Undefined {
-		// The rename may have been cut short before libvirt forgot the old name.
-		if err := m.Domains.Undefine(ctx, h.ID); err != nil {
-			return err
+// mounts are the mountpoints that a start makes.
+func (m *Manager) mounts(h *Handle) []string {
+	all := []string{m.Store.launchDir(h.ID)}
+	for i := range h.Volumes {
+		if target := m.target(&h.Record, &h.Volumes[i]); target != "" {
+			all = append(all, target)
 		}
 	}
-	if err := m.Domains.Define(ctx, cfg); err != nil {
+	return all
+}
+
+func (m *Manager) hasMounts(h *Handle) bool {
+	return slices.ContainsFunc(m.mounts(h), func(target string) bool {
+		_, err := os.Lstat(target)
+		return err == nil
+	})
+}
+
+// startContainer starts the container and the process that keeps what it says, and
+// returns once its init runs, or has ended. The init is held until its terminal is.
+func (m *Manager) startContainer(ctx context.Context, h *Handle) (err error) {
+	if h.gate, err = m.Kernel.Hold(m.Store.launchDir(h.ID)); err != nil {
+		return err
+	}
+	if err := m.Domains.Define(ctx, m.config(&h.Record)); err != nil {
 		return err
 	}
 	fault.Point("domain defined")
@@ -328,55 +417,55 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) error {
 		return err
 	}
 	fault.Point("domain started")
-	h.Started, h.Undefined = true, false
+	if err := m.look(h); err != nil {
+		return err
+	}
+	if h.console, err = m.Consoles.Open(h.domain.PID); err != nil {
+		return err
+	}
+	h.gate.Release()
+	h.Ran, h.Exit, h.BootID = true, nil, m.Host.BootID
 	// What follows is done while the init comes up.
-	rec := h.Record
-	var keeper proc.Process
+	keeper := h.Console
 	err = together(h.Save, func() (err error) {
-		if h.console, err = m.Consoles.Open(h.domain.PID); err != nil {
-			return err
-		}
-		if keeper, err = h.console.Start(rec); err != nil {
+		if keeper, err = h.console.Start(h.ID, h.live.Init); err != nil {
 			return err
 		}
 		fault.Point("console started")
-		h.domain, err = m.Domains.WaitInit(ctx, h.domain, rec.Spec.Hostname)
+		h.domain, err = m.Domains.WaitInit(ctx, h.domain)
 		return err
 	})
 	h.Console = keeper
-	return err
+	if err != nil {
+		return err
+	}
+	return h.forgetSeed()
 }
 
-// config is the domain of an instance whose root is mounted.
-func (m *Manager) config(h *Handle) (lxc.Config, error) {
-	dir := m.Store.RootDir(h.ID)
-	init, err := m.Roots.FindInit(dir, h.Spec.Init)
-	if err != nil {
-		return lxc.Config{}, err
-	}
-	cfg := h.container(dir, init)
-	cfg.IDMap = h.idMap()
-	for i := range h.Volumes {
-		v := &h.Volumes[i]
+// config is an instance's domain. It names nothing but paths of the instance's own, so
+// that it stays good whatever the host's devices are called.
+func (m *Manager) config(r *Record) lxc.Config {
+	cfg := r.container(m.Store.RootDir(r.ID))
+	cfg.IDMap, cfg.Launch = r.idMap(), m.Store.launchDir(r.ID)
+	for i := range r.Volumes {
+		v := &r.Volumes[i]
 		switch {
 		case v.Mapping.Root():
 		case v.Mapping.MountPath != "":
-			cfg.Filesystems = append(cfg.Filesystems, lxc.Filesystem{Source: m.Store.MountDir(h.ID, i), Target: v.Mapping.MountPath, ReadOnly: v.readOnly()})
+			cfg.Filesystems = append(cfg.Filesystems, lxc.Filesystem{Source: m.Store.MountDir(r.ID, v.Mapping.DeviceName), Target: v.Mapping.MountPath, ReadOnly: v.readOnly()})
 		default:
-			cfg.Disks = append(cfg.Disks, v.disk())
+			cfg.Disks = append(cfg.Disks, m.disk(r, v))
 		}
 	}
-	return cfg, nil
+	return cfg
 }
 
 // container is the domain of an instance without what it has of this host, besides its
 // root.
-func (r *Record) container(root, init string) lxc.Config {
+func (r *Record) container(root string) lxc.Config {
 	return lxc.Config{
 		UUID: r.ID, Name: r.Name, Description: r.Spec.Description,
-		Hostname:  r.Spec.Hostname,
 		MemoryMiB: r.Spec.Flavor.MemoryMiB, VCPUs: r.Spec.Flavor.VCPUs,
-		Init: init, InitArgs: r.Spec.InitArgs, InitEnv: r.Spec.Env,
 		Root:       root, // a read-only root is mounted so: nothing in the container could change that
 		Interfaces: r.Spec.NICs,
 		SwapMiB:    r.Spec.SwapMiB,
@@ -384,38 +473,21 @@ func (r *Record) container(root, init string) lxc.Config {
 }
 
 // disk is the volume as the container has it.
-func (v *VolumeRecord) disk() lxc.Disk {
-	source := v.Device.Path
-	if v.Loop != nil {
-		source = v.Loop.Path
-	}
-	return lxc.Disk{Source: source, Target: v.Mapping.DeviceName, ReadOnly: v.readOnly()}
+func (m *Manager) disk(r *Record, v *VolumeRecord) lxc.Disk {
+	return lxc.Disk{Source: m.Store.DeviceLink(r.ID, v.Mapping.DeviceName), Target: v.Mapping.DeviceName, ReadOnly: v.readOnly()}
 }
 
 func (m *Manager) stopContainer(ctx context.Context, h *Handle) error {
-	// A container that ran without its start having been recorded has run all
-	// the same: what its volumes are worth is not for us to guess.
-	info, err := m.Domains.State(ctx, h.ID)
-	switch {
-	case errors.Is(err, lxc.ErrNotFound):
-		return m.stopConsole(ctx, h)
-	case err != nil:
-		return err
-	case info.State == lxc.Running && !h.Started:
-		h.Started = true
-		if err := h.Save(); err != nil {
-			return err
-		}
-	}
 	if err := m.Domains.Destroy(ctx, h.ID); err != nil {
 		return err
 	}
+	h.live = lxc.Live{}
 	fault.Point("domain destroyed")
 	if err := m.stopConsole(ctx, h); err != nil {
 		return err
 	}
 	fault.Point("console stopped")
-	if h.Booted && h.Operation.Name != OpDelete {
+	if h.Phase == Built {
 		return nil
 	}
 	if err := m.Domains.Undefine(ctx, h.ID); err != nil {
@@ -428,8 +500,18 @@ func (m *Manager) stopContainer(ctx context.Context, h *Handle) error {
 // stopConsole ends the process that keeps the log, once its container has ended: its
 // last words are in the log then. One whose id was lost ends by itself.
 func (m *Manager) stopConsole(ctx context.Context, h *Handle) error {
-	if err := m.Consoles.Stop(ctx, h.Console); err != nil {
-		return err
+	if h.gate != nil {
+		h.gate.Release()
+		h.gate = nil
+	}
+	if h.console != nil {
+		h.console.Close()
+		h.console = nil
+	}
+	if m.hasConsole(&h.Record) {
+		if err := m.Consoles.Stop(ctx, h.ID, h.Console); err != nil {
+			return err
+		}
 	}
 	h.Console = proc.Process{}
 	return nil

@@ -8,33 +8,37 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/durable"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/proc"
 )
 
 // The kinds of failure of the record store and the Manager.
 var (
-	ErrNotFound  = errors.New("instance not found")
-	ErrExists    = errors.New("instance exists")
-	ErrAmbiguous = errors.New("ambiguous instance")
-	ErrBusy      = errors.New("instance is busy")
-	ErrState     = errors.New("wrong state")
-	ErrInvalid   = errors.New("invalid request")
-	// ErrDamaged wraps the path of a record that cannot be read.
+	ErrNotFound = errors.New("instance not found")
+	ErrExists   = errors.New("instance exists")
+	ErrBusy     = errors.New("instance is busy")
+	ErrState    = errors.New("wrong state")
+	// ErrDamaged is of a record that cannot be read.
 	ErrDamaged = errors.New("damaged record")
 )
 
 const (
 	recordFile = "record.json"
 	lockFile   = "lock"
+	seedFile   = "seed.json" // until the container has run
+	keptDir    = "kept"      // what the seed's files replaced, until the container has run
+	claimFile  = "claim"     // locked by the console's process
 	logFile    = "console.log"
 	socketFile = "console.sock"
 )
@@ -42,7 +46,14 @@ const (
 // Store keeps the records: a directory of mode 0700 for each instance, named
 // after its id, below STATE/instances. The mountpoints are elsewhere, because a
 // container's root, who is nobody on the host, has to be able to reach them.
-type Store struct{ dir, runDir string }
+type Store struct {
+	dir    string
+	names  index // by name
+	ranges index // by the first id of the range of host ids
+	runDir string
+	// Wait is how long a lock is waited for that another process holds.
+	Wait time.Duration
+}
 
 // DefaultRunDir is where the mountpoints are.
 const DefaultRunDir = "/run/lxcboot"
@@ -50,72 +61,25 @@ const DefaultRunDir = "/run/lxcboot"
 // OpenStore opens the records below stateDir, making the directory when it is
 // not there. Mountpoints are made below runDir.
 func OpenStore(stateDir, runDir string) (*Store, error) {
-	dir := filepath.Join(stateDir, "instances")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	s := &Store{dir: filepath.Join(stateDir, "instances"), names: index(filepath.Join(stateDir, "names")),
+		ranges: index(filepath.Join(stateDir, "host-ids")), runDir: runDir, Wait: 10 * time.Minute}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the state directory: %w", err)
 	}
-	return &Store{dir: dir, runDir: runDir}, nil
+	return s, nil
 }
 
 // Dir is the directory of an instance.
 func (s *Store) Dir(id string) string { return filepath.Join(s.dir, id) }
-
-// RootDir is where an instance's root filesystem is mounted on the host.
-func (s *Store) RootDir(id string) string { return filepath.Join(s.runDir, id, "root") }
-
-// MountDir is where an instance's i-th volume is mounted on the host.
-func (s *Store) MountDir(id string, i int) string {
-	return filepath.Join(s.runDir, id, fmt.Sprint("volume-", i))
-}
-
-// makeMountpoint makes a mountpoint of an instance, and the directory above it, into
-// which nobody but root and the container's root group can go.
-func (s *Store) makeMountpoint(id, target string, gid int) error {
-	if err := os.MkdirAll(s.runDir, 0o711); err != nil {
-		return err
-	}
-	dir := filepath.Join(s.runDir, id)
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if gid != 0 {
-		if err := os.Chown(dir, 0, gid); err != nil {
-			return err
-		}
-		if err := os.Chmod(dir, 0o710); err != nil {
-			return err
-		}
-	}
-	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
-}
-
-// hasMountpoints says whether an instance has mountpoints on the host, which it has while
-// it is started.
-func (s *Store) hasMountpoints(id string) bool {
-	_, err := os.Lstat(filepath.Join(s.runDir, id))
-	return err == nil
-}
-
-// removeMountpoint removes a mountpoint, which has to be empty and no mountpoint any
-// more, and with the last one the directory above.
-func (s *Store) removeMountpoint(id, target string) error {
-	if err := removeEmpty(target); err != nil {
-		return err
-	}
-	if err := removeEmpty(filepath.Join(s.runDir, id)); err != nil && !errors.Is(err, unix.ENOTEMPTY) {
-		return err
-	}
-	return nil
-}
 
 // LogPath is the console log of an instance.
 func (s *Store) LogPath(id string) string { return filepath.Join(s.dir, id, logFile) }
 
 // SocketPath is where a running instance's console can be reached.
 func (s *Store) SocketPath(id string) string { return filepath.Join(s.dir, id, socketFile) }
+
+func (s *Store) claimPath(id string) string { return filepath.Join(s.dir, id, claimFile) }
+func (s *Store) keptDir(id string) string   { return filepath.Join(s.dir, id, keptDir) }
 
 // List reads every record, sorted by name. Records that cannot be read are in
 // the error, each with its path, and the others are still returned.
@@ -139,7 +103,7 @@ func (s *Store) List() ([]Record, error) {
 			records = append(records, rec)
 		}
 	}
-	sort.Slice(records, func(i, j int) bool { return records[i].Name < records[j].Name })
+	slices.SortFunc(records, func(a, b Record) int { return strings.Compare(a.Name, b.Name) })
 	return records, errors.Join(damaged...)
 }
 
@@ -151,14 +115,25 @@ func (s *Store) Find(ref string) (Record, error) {
 			return rec, err
 		}
 	}
-	records, damaged := s.List()
-	for _, rec := range records {
-		if rec.Name == ref {
-			return rec, nil
+	if !s.indexed() {
+		records, damaged := s.List()
+		for _, rec := range records {
+			if rec.Name == ref {
+				return rec, nil
+			}
+		}
+		return Record{}, errors.Join(notFound(ref), damaged)
+	}
+	if id := s.names.get(ref); id != "" {
+		rec, err := s.read(id)
+		if err == nil && rec.Name == ref || err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return rec, err
 		}
 	}
-	return Record{}, errors.Join(fmt.Errorf("%w: %q", ErrNotFound, ref), damaged)
+	return Record{}, notFound(ref)
 }
+
+func notFound(ref string) error { return failure.Of(ErrNotFound, "instance %q not found", ref) }
 
 func (s *Store) read(id string) (Record, error) {
 	path := filepath.Join(s.dir, id, recordFile)
@@ -167,11 +142,19 @@ func (s *Store) read(id string) (Record, error) {
 		return Record{}, err
 	}
 	var rec Record
-	if err := json.Unmarshal(data, &rec); err != nil {
-		return Record{}, fmt.Errorf("%w %s: %w", ErrDamaged, path, err)
+	var head struct{ Version int }
+	if err = json.Unmarshal(data, &head); err == nil && head.Version == 1 {
+		rec, err = upgrade(data)
+	} else if err == nil && head.Version == recordVersion {
+		err = json.Unmarshal(data, &rec)
 	}
-	if rec.Version != recordVersion || rec.ID != id || rec.Name == "" {
-		return Record{}, fmt.Errorf("%w %s: it is of version %d and names instance %q", ErrDamaged, path, rec.Version, rec.ID)
+	switch {
+	case err != nil:
+		return Record{}, failure.Of(ErrDamaged, "damaged record %s: %w", path, err)
+	case head.Version > recordVersion:
+		return Record{}, failure.Of(ErrDamaged, "the record %s is of a newer lxcboot (version %d; this one knows %d): use that one", path, head.Version, recordVersion)
+	case head.Version < 1 || rec.ID != id || rec.Name == "":
+		return Record{}, failure.Of(ErrDamaged, "damaged record %s: it is of version %d and names instance %q", path, head.Version, rec.ID)
 	}
 	return rec, nil
 }
@@ -181,104 +164,156 @@ type Handle struct {
 	Record
 	store   *Store
 	lock    *os.File
-	domain  lxc.Info // what libvirt said when the container was started
-	at      Step     // the step that this process has come to
-	console Console  // held, and not kept by a process yet
+	live    lxc.Live     // what the door saw of the container, and what this process did to it
+	last    proc.Process // that kept the console when the door was passed
+	cut     string       // the operation that the door found cut short, and ended
+	did     []string     // what the door did, in words
+	domain  lxc.Info     // what libvirt said when the container was started
+	at      Step         // the step that this process has come to
+	console Console      // held, and not kept by a process yet
+	gate    Gate         // holds the container's init
+	unsaved error        // why the record on disk is older than this one
 }
 
-// Create claims rec's name and a range of host ids, and saves the record. The
-// name being taken by another instance is ErrExists.
-func (s *Store) Create(ctx context.Context, rec Record) (*Handle, error) {
-	all, err := lock(ctx, filepath.Join(s.dir, lockFile), os.O_CREATE)
+// Create claims rec's name and, unless it is privileged, a range of host ids from base
+// on, and saves the record and the seed. The name being taken is ErrExists.
+func (s *Store) Create(ctx context.Context, rec Record, base uint32, seed []byte) (h *Handle, err error) {
+	all, err := s.lockAll(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer all.Close()
-	s.sweep()
-	// A record that cannot be read may hold the name: refusing is the only
-	// answer that cannot start a volume or a name twice.
-	records, err := s.List()
-	if err != nil {
+	if err := s.buildIndex(); err != nil {
 		return nil, err
 	}
-	slots := map[int]bool{}
-	for _, r := range records {
-		if r.Name == rec.Name {
-			return nil, fmt.Errorf("%w: the name %q is taken by instance %s", ErrExists, rec.Name, r.ID)
+	h = &Handle{Record: rec, store: s}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.Remove())
 		}
-		slots[r.Slot] = true
+	}()
+	if err := s.claimName(rec.Name, rec.ID); err != nil {
+		return nil, err
 	}
-	for rec.Slot = 0; slots[rec.Slot]; {
-		rec.Slot++
-	}
-	if rec.Slot >= maxSlots {
-		return nil, fmt.Errorf("%w: all %d ranges of host ids are taken", ErrState, maxSlots)
+	if !rec.Spec.Privileged {
+		if h.IDs, err = s.claimRange(base, rec.ID); err != nil {
+			return nil, err
+		}
 	}
 	if err := os.Mkdir(s.Dir(rec.ID), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the instance's directory: %w", err)
 	}
 	fault.Point("record/create/after-mkdir")
-	h := &Handle{Record: rec, store: s}
-	h.lock, err = lock(ctx, filepath.Join(s.Dir(rec.ID), lockFile), os.O_CREATE)
-	if err == nil {
-		err = h.Save()
+	if h.lock, err = lock.File(ctx, filepath.Join(s.Dir(rec.ID), lockFile), os.O_CREATE); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		err = syncDir(s.dir)
+	if seed != nil {
+		if err := durable.WriteFile(filepath.Join(s.Dir(rec.ID), seedFile), seed, 0o600); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, errors.Join(err, h.Remove())
+	if err := h.Save(); err != nil {
+		return nil, err
 	}
-	return h, nil
+	return h, durable.SyncDir(s.dir)
 }
 
-// Rename gives the held record another name; a taken one is ErrExists.
+// Rename gives the held record another name and saves it; a taken one is ErrExists.
 func (s *Store) Rename(ctx context.Context, h *Handle, name string) error {
-	all, err := lock(ctx, filepath.Join(s.dir, lockFile), os.O_CREATE)
+	all, err := s.lockAll(ctx)
 	if err != nil {
 		return err
 	}
 	defer all.Close()
-	records, err := s.List()
-	if err != nil {
+	if err := s.buildIndex(); err != nil {
 		return err
 	}
-	for _, r := range records {
-		if r.Name == name && r.ID != h.ID {
-			return fmt.Errorf("%w: the name %q is taken by instance %s", ErrExists, name, r.ID)
-		}
+	if err := s.claimName(name, h.ID); err != nil {
+		return err
 	}
 	old := h.Name
 	h.Name = name
 	if err := h.Save(); err != nil {
 		h.Name = old
-		return err
+		return errors.Join(err, s.names.drop(name, h.ID))
 	}
-	return nil
+	return s.names.drop(old, h.ID)
 }
 
-// Hold waits until no other process changes the instance that ref names, and
-// returns its record to change. When ctx ends first the error is ErrBusy and
-// says what the other process is doing.
-func (s *Store) Hold(ctx context.Context, ref string) (*Handle, error) {
+func (s *Store) claimName(name, id string) error {
+	holder, err := s.names.claim(name, id, func(holder string) bool { return s.hasName(name, holder) })
+	if holder != "" {
+		return failure.Of(ErrExists, "the name %q is taken by instance %s", name, holder)
+	}
+	return err
+}
+
+// claimRange claims the first range from base on that overlaps nobody's.
+func (s *Store) claimRange(base uint32, id string) (IDRange, error) {
+	taken, err := s.ranges.numbers()
+	if err != nil {
+		return IDRange{}, err
+	}
+	first := uint64(base)
+	for _, t := range taken { // sorted
+		if first+idsPerInstance <= t {
+			break
+		}
+		if first < t+idsPerInstance {
+			// The next of ours that begins after it.
+			first += (t + idsPerInstance - first + idsPerInstance - 1) / idsPerInstance * idsPerInstance
+		}
+	}
+	if first+idsPerInstance > uint64(base)+maxInstances*idsPerInstance {
+		return IDRange{}, failure.Of(ErrState, "all %d ranges of host ids from %d on are taken", maxInstances, base)
+	}
+	_, err = s.ranges.claim(fmt.Sprint(first), id, func(string) bool { return true })
+	return IDRange{First: uint32(first), Count: idsPerInstance}, err
+}
+
+// lockAll takes the lock under which names and ranges are claimed.
+func (s *Store) lockAll(ctx context.Context) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.Wait)
+	defer cancel()
+	f, err := lock.File(ctx, filepath.Join(s.dir, lockFile), os.O_CREATE)
+	if errors.Is(err, lock.ErrHeld) {
+		return nil, failure.Of(ErrBusy, "another process has claimed names for longer than %v: %w", s.Wait, err)
+	}
+	return f, err
+}
+
+// hold takes the lock of the instance that ref names, and reads its record under it.
+// When it cannot be had within wait, the error is ErrBusy and says what the other process
+// is doing.
+func (s *Store) hold(ctx context.Context, wait time.Duration, ref string) (*Handle, error) {
+	limited, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
 	for {
-		rec, err := s.Find(ref)
+		before, err := s.Find(ref)
 		if err != nil {
 			return nil, err
 		}
-		held, err := lock(ctx, filepath.Join(s.Dir(rec.ID), lockFile), 0)
+		held, err := lock.File(limited, filepath.Join(s.Dir(before.ID), lockFile), 0)
 		switch {
+		case ctx.Err() != nil && err != nil:
+			return nil, context.Cause(ctx)
 		case errors.Is(err, fs.ErrNotExist):
-			return nil, fmt.Errorf("%w: %q", ErrNotFound, ref)
-		case errors.Is(err, ErrBusy):
-			return nil, fmt.Errorf("%w: %s (%s) is under way in process %d", ErrBusy, rec.Name, orUnknown(rec.Operation.Name), rec.Operation.PID)
+			return nil, notFound(ref)
+		case errors.Is(err, lock.ErrHeld):
+			if now, err := s.read(before.ID); err == nil {
+				before = now
+			}
+			return nil, before.busy()
 		case err != nil:
 			return nil, err
 		}
 		// What was read before the lock was had may be old.
-		now, err := s.read(rec.ID)
+		now, err := s.read(before.ID)
 		if err == nil {
-			return &Handle{Record: now, store: s, lock: held}, nil
+			if !now.UpdatedAt.Equal(before.UpdatedAt) {
+				fault.Point("door/changed meanwhile")
+			}
+			return &Handle{Record: now, store: s, lock: held, last: now.Console}, nil
 		}
 		held.Close()
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -287,16 +322,22 @@ func (s *Store) Hold(ctx context.Context, ref string) (*Handle, error) {
 	}
 }
 
-func orUnknown(s string) string {
-	if s == "" {
-		return "an operation"
+// busy says that another process works on the instance.
+func (r *Record) busy() error {
+	if r.Op == nil {
+		return failure.Of(ErrBusy, "instance %q is busy: another process works on it", r.Name)
 	}
-	return s
+	return failure.Of(ErrBusy, "instance %q is busy: %s is under way in process %d", r.Name, r.Op.Name, r.Op.PID)
 }
 
 // Held says whether some process holds the instance now.
-func (s *Store) Held(id string) bool {
-	f, err := os.OpenFile(filepath.Join(s.Dir(id), lockFile), os.O_RDONLY, 0)
+func (s *Store) Held(id string) bool { return locked(filepath.Join(s.Dir(id), lockFile)) }
+
+// claimed says whether a process keeps the instance's console, on whatever host.
+func (s *Store) claimed(id string) bool { return locked(s.claimPath(id)) }
+
+func locked(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
 		return false
 	}
@@ -304,123 +345,130 @@ func (s *Store) Held(id string) bool {
 	return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == unix.EWOULDBLOCK
 }
 
-// lock takes the exclusive lock of a file, waiting until ctx ends. A lock
-// belongs to the open file, so the kernel drops it with the process. An
-// instance's lock is made with its directory only: made again by one who waits
-// for it, it would keep the directory from being removed.
-func lock(ctx context.Context, path string, create int) (*os.File, error) {
-	wait := time.Millisecond
-	for {
-		f, err := os.OpenFile(path, os.O_RDWR|create, 0o600)
-		if err != nil {
-			return nil, err
-		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil && sameFile(f, path) {
-			return f, nil
-		}
-		f.Close()
-		switch {
-		case err == nil: // removed while we opened it
-		case err != unix.EWOULDBLOCK && err != unix.EINTR:
-			return nil, fmt.Errorf("cannot lock %s: %w", path, err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", ErrBusy, context.Cause(ctx))
-		case <-time.After(wait):
-			wait = min(2*wait, 100*time.Millisecond)
-		}
-	}
-}
-
-func sameFile(f *os.File, path string) bool {
-	a, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	b, err := os.Stat(path)
-	return err == nil && os.SameFile(a, b)
-}
-
 // Save writes the record to disk: when it returns, the record survives a crash.
 func (h *Handle) Save() error {
-	h.UpdatedAt = time.Now().UTC().Truncate(time.Millisecond)
+	h.UpdatedAt = time.Now().UTC()
 	data, err := json.MarshalIndent(h.Record, "", "  ")
 	if err != nil {
 		return err
 	}
-	dir := h.store.Dir(h.ID)
-	if err := renameio.WriteFile(filepath.Join(dir, recordFile), append(data, '\n'), 0o600, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o600)); err != nil {
-		return fmt.Errorf("cannot save the instance's record: %w", err)
+	if h.unsaved = durable.WriteFile(filepath.Join(h.store.Dir(h.ID), recordFile), append(data, '\n'), 0o600); h.unsaved != nil {
+		return fmt.Errorf("cannot save the instance's record: %w", h.unsaved)
 	}
-	return syncDir(dir)
+	return nil
+}
+
+// saveUndone is Save for what was given back: a disk without space does not stop that,
+// as undo takes "not there" as done. Close tells that the record is old.
+func (h *Handle) saveUndone() error {
+	err := h.Save()
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return nil
+	}
+	return err
+}
+
+// seed is the seed that the instance was booted with; nil when the container has run.
+func (h *Handle) seed() ([]byte, error) {
+	data, err := os.ReadFile(filepath.Join(h.store.Dir(h.ID), seedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return data, err
+}
+
+// forgetSeed removes the seed, and what its files replaced, once the container has run.
+func (h *Handle) forgetSeed() error {
+	return errors.Join(removeFiles(h.store.keptDir(h.ID), ""), removeIfThere(filepath.Join(h.store.Dir(h.ID), seedFile)))
 }
 
 // Remove removes the record and everything in its directory.
 func (h *Handle) Remove() error {
-	dir := h.store.Dir(h.ID)
+	s, dir := h.store, h.store.Dir(h.ID)
 	// The record goes before its lock: a directory without a record is rubbish
-	// that the next Create sweeps away.
-	if err := removeEmpty(filepath.Join(dir, recordFile)); err != nil {
+	// that repair sweeps away.
+	if err := removeIfThere(filepath.Join(dir, recordFile)); err != nil {
 		return err
 	}
+	h.unsaved = nil
 	fault.Point("record/remove/after-record")
-	return h.store.clear(dir)
+	return errors.Join(s.names.drop(h.Name, h.ID), s.ranges.drop(fmt.Sprint(h.IDs.First), h.ID), s.clear(dir))
 }
 
 // clear removes a directory that holds no record.
 func (s *Store) clear(dir string) error {
+	if err := removeFiles(filepath.Join(dir, keptDir), ""); err != nil {
+		return err
+	}
+	if err := removeFiles(dir, lockFile); err != nil {
+		return err
+	}
+	return durable.SyncDir(s.dir)
+}
+
+// removeFiles removes the files of a directory, one of them last, and the directory.
+func removeFiles(dir, last string) error {
 	files, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, f := range files {
-		if f.Name() != lockFile {
-			if err := removeEmpty(filepath.Join(dir, f.Name())); err != nil {
+		if f.Name() != last {
+			if err := removeIfThere(filepath.Join(dir, f.Name())); err != nil {
 				return err
 			}
 		}
 	}
-	for _, path := range []string{filepath.Join(dir, lockFile), dir} {
-		if err := removeEmpty(path); err != nil {
+	if last != "" {
+		if err := removeIfThere(filepath.Join(dir, last)); err != nil {
 			return err
 		}
 	}
-	return syncDir(s.dir)
+	return removeIfThere(dir)
 }
 
-// sweep removes the directories that a process left when it was killed before
-// it had a record or after it had removed it. The caller holds the store's lock.
-func (s *Store) sweep() (swept []string) {
-	entries, _ := os.ReadDir(s.dir)
-	for _, e := range entries {
-		if uuid.Validate(e.Name()) != nil || s.Held(e.Name()) {
-			continue
-		}
-		dir := s.Dir(e.Name())
-		if _, err := os.Lstat(filepath.Join(dir, recordFile)); errors.Is(err, fs.ErrNotExist) {
-			if s.clear(dir) == nil {
-				swept = append(swept, e.Name())
-			}
-		}
-	}
-	return swept
-}
-
-// Sweep removes directories that hold no record and that no process holds, and
-// gives their ids.
-func (s *Store) Sweep(ctx context.Context) ([]string, error) {
-	all, err := lock(ctx, filepath.Join(s.dir, lockFile), os.O_CREATE)
+// Sweep removes directories that hold no record and that no process holds, and entries
+// of the indexes that lead to none, and gives their ids.
+func (s *Store) Sweep(ctx context.Context) (swept []string, err error) {
+	all, err := s.lockAll(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer all.Close()
-	return s.sweep(), nil
+	entries, _ := os.ReadDir(s.dir)
+	for _, e := range entries {
+		if uuid.Validate(e.Name()) != nil || s.Held(e.Name()) || s.hasRecord(e.Name()) {
+			continue
+		}
+		if s.clear(s.Dir(e.Name())) == nil {
+			swept = append(swept, e.Name())
+		}
+	}
+	err = errors.Join(s.buildIndex(), s.names.sweep(s.hasName), s.ranges.sweep(func(_, id string) bool { return s.hasRecord(id) }))
+	records, _ := s.List()
+	for _, r := range records { // of a backup, perhaps
+		_, lost := s.names.claim(r.Name, r.ID, func(holder string) bool { return s.hasName(r.Name, holder) })
+		err = errors.Join(err, lost)
+	}
+	return swept, err
+}
+
+// hasName says whether an instance has a name, or may have it: its record cannot be read.
+func (s *Store) hasName(name, id string) bool {
+	rec, err := s.read(id)
+	return err == nil && rec.Name == name || err != nil && !errors.Is(err, fs.ErrNotExist)
+}
+
+func (s *Store) hasRecord(id string) bool {
+	_, err := os.Lstat(filepath.Join(s.Dir(id), recordFile))
+	return err == nil
 }
 
 // Close lets other processes change the instance again.
 func (h *Handle) Close() error {
+	if h.gate != nil {
+		h.gate.Release()
+	}
 	if h.console != nil {
 		h.console.Close()
 	}
@@ -430,18 +478,9 @@ func (h *Handle) Close() error {
 	return h.lock.Close()
 }
 
-func removeEmpty(path string) error {
+func removeIfThere(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

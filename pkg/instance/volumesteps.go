@@ -8,6 +8,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/rootfs"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/connector"
 )
@@ -15,7 +16,7 @@ import (
 func (m *Manager) createVolumes(ctx context.Context, h *Handle) error {
 	for i := range h.Volumes {
 		v := &h.Volumes[i]
-		if !v.Create || v.VolumeID != "" {
+		if !v.made() || v.VolumeID != "" {
 			continue
 		}
 		made, err := m.Volumes.CreateVolume(ctx, createRequest(v.Mapping, h.ID, h.Name))
@@ -31,7 +32,7 @@ func (m *Manager) createVolumes(ctx context.Context, h *Handle) error {
 	// All are made side by side before the first is waited for.
 	for i := range h.Volumes {
 		v := &h.Volumes[i]
-		if !v.Create {
+		if !v.made() {
 			continue
 		}
 		if _, err := m.Volumes.WaitVolume(ctx, v.VolumeID); err != nil {
@@ -64,7 +65,7 @@ func createRequest(mp bdm.Mapping, instanceID, name string) volume.CreateVolume 
 // instance. A volume that the user brought outlives an instance that never ran.
 func (m *Manager) deleteVolumes(ctx context.Context, h *Handle) error {
 	// Only a boot that was cut short can have lost an id.
-	if slices.ContainsFunc(h.Volumes, func(v VolumeRecord) bool { return v.Create && v.VolumeID == "" }) {
+	if slices.ContainsFunc(h.Volumes, func(v VolumeRecord) bool { return v.made() && v.VolumeID == "" }) {
 		lost, err := m.Volumes.VolumesOf(ctx, h.ID)
 		if err != nil {
 			return err
@@ -95,10 +96,16 @@ func (m *Manager) deleteVolumes(ctx context.Context, h *Handle) error {
 // deletes says whether undoing the instance deletes the volume: once it has run,
 // delete-on-termination says so; before, what the boot made goes again.
 func (r *Record) deletes(v *VolumeRecord) bool {
-	if r.Started && !r.RolledBack {
+	if r.Ran {
 		return v.Mapping.DeleteOnTermination
 	}
-	return v.Create
+	return v.made()
+}
+
+// attached says whether a volume is still attached to the instance by its own attachment.
+func (m *Manager) attached(ctx context.Context, h *Handle, v *VolumeRecord) (bool, error) {
+	all, err := m.Volumes.AttachmentsOf(ctx, v.VolumeID, h.ID)
+	return slices.ContainsFunc(all, func(a volume.Attachment) bool { return a.ID == v.AttachmentID }), ignore(err, volume.ErrNotFound)
 }
 
 func (m *Manager) attachVolumes(ctx context.Context, h *Handle) error {
@@ -160,7 +167,7 @@ func (m *Manager) attachVolume(ctx context.Context, h *Handle, v *VolumeRecord) 
 
 // format makes the filesystem of a blank device, once.
 func (m *Manager) format(ctx context.Context, h *Handle, v *VolumeRecord) error {
-	if !v.Mapping.NeedsFilesystem() || v.Formatted {
+	if !v.Mapping.NeedsFilesystem() || v.Filesystem != nil {
 		return nil
 	}
 	fstype := v.Mapping.GuestFormat
@@ -171,7 +178,7 @@ func (m *Manager) format(ctx context.Context, h *Handle, v *VolumeRecord) error 
 		return err
 	}
 	fault.Point("device formatted")
-	v.Formatted = true
+	v.Filesystem = &rootfs.Filesystem{Type: fstype}
 	return h.Save()
 }
 
@@ -191,7 +198,7 @@ func (m *Manager) detachVolume(ctx context.Context, h *Handle, v *VolumeRecord) 
 		}
 		fault.Point("device disconnected")
 		v.Device = nil
-		if err := h.Save(); err != nil {
+		if err := h.saveUndone(); err != nil {
 			return err
 		}
 	}
@@ -213,5 +220,5 @@ func (m *Manager) detachVolume(ctx context.Context, h *Handle, v *VolumeRecord) 
 		fault.Point("volume detached")
 	}
 	v.AttachmentID = ""
-	return h.Save()
+	return h.saveUndone()
 }

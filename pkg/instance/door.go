@@ -1,0 +1,330 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/proc"
+)
+
+// A lock's holder is asked nothing by libvirt, and may ask libvirt: libvirt calls its
+// hook with the domain locked, and what asks for the domain's state waits for that. So
+// whether a container lives is read from the kernel, and the hook waits for the lock no
+// longer than hookWait, which is less than any call of libvirt may take.
+const hookWait = 5 * time.Second
+
+// open is the door to an instance: it waits for the lock, reads the record, looks
+// whether the container lives, and ends what was cut short. op is what the caller is
+// about to do. The Handle must be closed with Manager.close.
+func (m *Manager) open(ctx context.Context, ref, op string) (*Handle, error) {
+	return m.openWithin(ctx, m.Store.Wait, ref, op)
+}
+
+// openWithin is open that waits so long for the lock.
+func (m *Manager) openWithin(ctx context.Context, wait time.Duration, ref, op string) (*Handle, error) {
+	var asked *Operation // an operation of which libvirt says that it is none
+	for {
+		h, err := m.Store.hold(ctx, wait, ref)
+		if err != nil {
+			return nil, err
+		}
+		if err := m.ours(h); err != nil {
+			h.Close()
+			return nil, err
+		}
+		if err := m.look(h); err != nil {
+			h.Close()
+			return nil, err
+		}
+		// libvirt starts it: prepared by its hook, and not yet running.
+		if h.pending() == OpLibvirt && !h.lives() && m.Domains != nil && (asked == nil || !asked.At.Equal(h.Op.At)) {
+			asked = h.Op
+			h.Close()
+			if _, err := m.Domains.State(ctx, h.ID); ignore(err, lxc.ErrNotFound) != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err := m.enter(ctx, h, op); err != nil {
+			return nil, errors.Join(err, m.close(ctx, h))
+		}
+		return h, nil
+	}
+}
+
+// enter ends what was cut short, as far as op does not end it anyway, and refuses op
+// where it does not go.
+func (m *Manager) enter(ctx context.Context, h *Handle, op string) error {
+	switch {
+	case op == opRepair:
+		return nil
+	case op == OpDelete:
+		return m.sameStore(h)
+	case h.Phase != Built:
+		return h.whole()
+	case op == OpStop && h.pending() == OpStop:
+		return nil // it is what the caller is about to do
+	}
+	if err := m.recover(ctx, h); err != nil && op != OpStop {
+		return err
+	}
+	switch op {
+	case OpStart, OpAttach, OpDetach:
+		if err := m.sameStore(h); err != nil {
+			return err
+		}
+		return m.recoverVolume(ctx, h)
+	case OpReboot:
+		return m.sameStore(h)
+	}
+	return nil
+}
+
+// ours refuses the record of another host: what it holds is there, and its container
+// may run there.
+func (m *Manager) ours(h *Handle) error {
+	if m.mine(&h.Record) {
+		return nil
+	}
+	return failure.Of(ErrState, "instance %q is of the host %s (%s), and this is %s: use it there, or take it over with 'lxcboot adopt %s' when that host will never run it again",
+		h.Name, h.Host.Name, h.Host.ID, m.Host.Name, h.Name)
+}
+
+// mine says whether a record is of this host. One of version 1 has no host id.
+func (m *Manager) mine(r *Record) bool {
+	return r.Host.ID == m.Host.ID || r.Host.ID == "" && r.Host.Name == m.Host.Name
+}
+
+// sameStore refuses an instance whose volumes are in another store: they would be taken
+// for gone, and be left behind.
+func (m *Manager) sameStore(h *Handle) error {
+	used := m.Volumes.StoreID()
+	for _, v := range h.Volumes {
+		if v.Store != used {
+			return failure.Of(ErrState, "the volumes of instance %q are in the store %q, and this command uses %q; set the backend and the cloud as they were at its boot", h.Name, v.Store, used)
+		}
+	}
+	return nil
+}
+
+// whole refuses an instance whose boot or delete was cut short.
+func (h *Handle) whole() error {
+	switch h.Phase {
+	case Building:
+		return failure.Of(ErrState, "the boot of instance %q did not finish: delete it and boot again", h.Name)
+	case Deleting:
+		return failure.Of(ErrState, "the delete of instance %q did not finish: delete it again", h.Name)
+	}
+	return nil
+}
+
+// look reads from the kernel whether the container lives.
+func (m *Manager) look(h *Handle) (err error) {
+	h.live, err = m.Kernel.Look(h.Name)
+	return err
+}
+
+// lives says whether the container has an init.
+func (h *Handle) lives() bool { return h.live.Init != 0 }
+
+// recover ends what was cut short of an instance that was built, and releases what the
+// host holds for nothing. What is left to do for a volume is recoverVolume's.
+func (m *Manager) recover(ctx context.Context, h *Handle) error {
+	undo, cancel := m.undoContext(ctx)
+	defer cancel()
+	op := h.pending()
+	if h.lives() {
+		switch op {
+		case OpStop:
+			if m.Domains == nil {
+				return nil
+			}
+			if err := m.Domains.Destroy(undo, h.ID); err != nil {
+				return err
+			}
+			h.live = lxc.Live{}
+			return m.recover(ctx, h)
+		case OpStart, OpReboot, OpLibvirt:
+			if err := m.complete(undo, h); err != nil {
+				return err
+			}
+			return m.finished(h, op)
+		}
+		if m.hasMounts(h) {
+			h.did = append(h.did, "unmounted on the host what its container has")
+			return m.releaseMounts(undo, h)
+		}
+		return nil
+	}
+	if op == OpRename {
+		if m.Domains == nil {
+			return nil
+		}
+		if err := m.redefine(undo, h); err != nil {
+			return err
+		}
+		return m.finished(h, op)
+	}
+	if err := m.settle(undo, h); err != nil {
+		return err
+	}
+	switch op {
+	case OpStop:
+		h.Want = Down
+		fallthrough
+	case OpStart, OpReboot, OpLibvirt:
+		return m.finished(h, op)
+	}
+	return nil
+}
+
+// finished saves that an operation that was cut short is over.
+func (m *Manager) finished(h *Handle, op string) error {
+	fault.Point("door/ended " + op)
+	h.Op, h.cut = nil, op
+	h.did = append(h.did, "finished its "+op+", which had been interrupted")
+	return h.saveUndone()
+}
+
+// recoverVolume ends an attach or detach that was cut short: the volume goes again. One
+// that the running container uses by now stays, as if nothing had cut its attach short.
+func (m *Manager) recoverVolume(ctx context.Context, h *Handle) error {
+	op := h.pending()
+	if op != OpAttach && op != OpDetach {
+		return nil
+	}
+	i := h.volume(h.Op.Volume)
+	if i < 0 {
+		return m.finished(h, op)
+	}
+	undo, cancel := m.undoContext(ctx)
+	defer cancel()
+	err := m.takeVolume(undo, h, i)
+	if err != nil && op == OpAttach && h.lives() {
+		err = m.giveVolume(undo, h, &h.Volumes[i])
+	}
+	if err != nil {
+		return fmt.Errorf("its %s, which had been interrupted, cannot be undone: %w", op, err)
+	}
+	return m.finished(h, op)
+}
+
+// settle releases what the host holds for a container that does not live, and notes
+// that it ended.
+func (m *Manager) settle(ctx context.Context, h *Handle) error {
+	held := h.holds()
+	if err := m.stopConsole(ctx, h); err != nil {
+		return err
+	}
+	fault.Point("console stopped")
+	if err := m.releaseRoot(ctx, h); err != nil {
+		return err
+	}
+	// What ended by itself stays down when the host comes up again; what ended with the
+	// host, or because that goes down, does not.
+	if h.Op == nil && h.Want == Up && h.BootID == m.Host.BootID && !m.stopping(ctx) {
+		h.Want, held = Down, true
+	}
+	if !held {
+		return nil
+	}
+	h.did = append(h.did, "released what the host held for its container, which has ended")
+	return h.saveUndone()
+}
+
+func (m *Manager) stopping(ctx context.Context) bool { return m.Stopping != nil && m.Stopping(ctx) }
+
+// holds says whether the host may hold anything for the container.
+func (h *Handle) holds() bool {
+	held := h.Console != proc.Process{} || h.store.hasRunDir(h.ID)
+	for _, v := range h.Volumes {
+		held = held || v.Loop != nil
+	}
+	return held
+}
+
+// complete does what is left of a start once the container lives: its console is kept,
+// its init is let go, and the host's mounts are released.
+func (m *Manager) complete(ctx context.Context, h *Handle) error {
+	if err := m.keepConsole(h); err != nil {
+		return err
+	}
+	if mounted(m.Store.launchDir(h.ID)) {
+		if err := m.Kernel.Release(ctx, m.Store.launchDir(h.ID)); err != nil {
+			return err
+		}
+	}
+	h.Ran, h.Want, h.Exit = true, Up, nil
+	return m.releaseMounts(ctx, h)
+}
+
+// keepConsole gives a running container a process that keeps its console, unless it has
+// one.
+func (m *Manager) keepConsole(h *Handle) (err error) {
+	if m.hasConsole(&h.Record) {
+		return nil
+	}
+	c, err := m.Consoles.Open(h.live.Controller)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	h.Console, err = c.Start(h.ID, h.live.Init)
+	h.BootID = m.Host.BootID
+	return err
+}
+
+func (m *Manager) hasConsole(r *Record) bool {
+	return (r.BootID == "" || r.BootID == m.Host.BootID) && r.Console.Alive()
+}
+
+// close lets go of an instance. The hook does not wait for the lock when a container
+// ends, nor for long when libvirt has started one: who held it looks once more.
+func (m *Manager) close(ctx context.Context, h *Handle) (err error) {
+	if h.Phase == Built && h.lock != nil && m.Store.hasRecord(h.ID) {
+		before := h.lives()
+		if err = m.look(h); err == nil && (before && !h.lives() || h.pending() == OpLibvirt) {
+			err = m.recover(ctx, h)
+		}
+	}
+	if h.unsaved != nil {
+		m.warn("the record of instance %q could not be saved, and shows it as it was before: %v", h.Name, h.unsaved)
+	}
+	return errors.Join(err, h.Close())
+}
+
+func (m *Manager) warn(format string, args ...any) {
+	if m.Warn != nil {
+		m.Warn(format, args...)
+	}
+}
+
+// Ended does what follows the end of a container, in the process that kept its console:
+// the host releases what it holds. status is the init's, as wait(2) has it; nil: nobody
+// knows. It is of the container's present life only when this process kept that.
+func (m *Manager) Ended(ctx context.Context, id string, status *uint32) error {
+	h, err := m.open(ctx, id, "")
+	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrState) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	self, err := proc.Of(os.Getpid())
+	if err == nil && h.last == self && !h.lives() {
+		if status != nil {
+			h.Exit = &Exit{Status: *status, At: time.Now().UTC()}
+		}
+		if h.Op == nil && !m.stopping(ctx) {
+			h.Want = Down
+		}
+		err = h.saveUndone()
+	}
+	return errors.Join(err, m.close(ctx, h))
+}

@@ -1,0 +1,116 @@
+package instance
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
+)
+
+// What libvirt's definition of a container names is below RUN/ID, and nothing else: the
+// mountpoints while it is started, and a link for each block device, to wherever that is
+// now. A host that restarts has them no more, so that a definition never leads to a
+// device that has become another's.
+
+// RootDir is where an instance's root filesystem is mounted on the host.
+func (s *Store) RootDir(id string) string { return filepath.Join(s.runDir, id, "root") }
+
+// launchDir is where lxcboot-init and its orders are.
+func (s *Store) launchDir(id string) string { return filepath.Join(s.runDir, id, "launch") }
+
+// MountDir is where a volume is mounted on the host, by the name of its device.
+func (s *Store) MountDir(id, device string) string {
+	return filepath.Join(s.runDir, id, "mount-"+path.Base(device))
+}
+
+// DeviceLink leads to the block device of a volume, by the name that it has inside.
+func (s *Store) DeviceLink(id, device string) string {
+	return filepath.Join(s.runDir, id, "dev", path.Base(device))
+}
+
+// makeRunDir makes the directory of an instance, into which nobody but root and the
+// container's root group can go. The modes are set, whatever the umask, and whatever an
+// earlier process made.
+func (s *Store) makeRunDir(id string, gid int) error {
+	if err := os.MkdirAll(s.runDir, 0o711); err != nil {
+		return err
+	}
+	if err := os.Chmod(s.runDir, 0o711); err != nil {
+		return err
+	}
+	dir := filepath.Join(s.runDir, id)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if gid == 0 {
+		return nil
+	}
+	return errors.Join(os.Chown(dir, 0, gid), os.Chmod(dir, 0o710))
+}
+
+// makeMountpoint makes a mountpoint in the directory of an instance.
+func (s *Store) makeMountpoint(target string) error {
+	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// link makes the link to a device; one that is there is replaced.
+func (s *Store) link(id, device, to string) error {
+	name := s.DeviceLink(id, device)
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		return err
+	}
+	if err := removeIfThere(name); err != nil {
+		return err
+	}
+	return os.Symlink(to, name)
+}
+
+// checkLink fails unless the link leads to a device, and to that one.
+func (s *Store) checkLink(id, device, to string) error {
+	name := s.DeviceLink(id, device)
+	if now, err := os.Readlink(name); err != nil || now != to {
+		return failure.Of(ErrState, "%s does not lead to %s", name, to)
+	}
+	if info, err := os.Stat(name); err != nil || info.Mode()&fs.ModeDevice == 0 {
+		return failure.Of(ErrState, "%s, where %s leads, is no device", to, name)
+	}
+	return nil
+}
+
+// mounted says whether something is mounted at a path.
+func mounted(target string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW, 0, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+}
+
+// hasRunDir says whether the host holds anything for an instance's container there.
+func (s *Store) hasRunDir(id string) bool {
+	_, err := os.Lstat(filepath.Join(s.runDir, id))
+	return err == nil
+}
+
+// remove removes what stands at a path of an instance, an empty directory or a link, and
+// the directories above it that are empty then.
+func (s *Store) remove(id, target string) error {
+	if err := removeIfThere(target); err != nil {
+		return fmt.Errorf("cannot remove %s: %w", target, err)
+	}
+	for dir := filepath.Dir(target); dir != s.runDir; dir = filepath.Dir(dir) {
+		if err := removeIfThere(dir); errors.Is(err, unix.ENOTEMPTY) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
