@@ -22,18 +22,21 @@ func TestImports(t *testing.T) {
 		"pkg/volume/imagefile":  {"pkg/volume"},
 		"pkg/rootfs":            {"pkg/loop", "pkg/fault"},
 		"pkg/loop":              {"pkg/fault"},
+		"pkg/durable":           {"pkg/fault"},
 		"pkg/lxc":               {"pkg/console", "pkg/proc", "pkg/fault"},
 		"pkg/console":           {"pkg/proc"},
 		"pkg/proc":              nil,
 		"pkg/host":              nil,
 		"pkg/failure":           nil,
+		"pkg/lock":              nil,
+		"pkg/wait":              nil,
 		"pkg/fault":             nil,
 		"pkg/bdm":               nil,
 		"pkg/flavor":            nil,
 		"pkg/volume":            nil,
 		"pkg/lazyregexp":        nil,
 	}
-	anywhere := []string{"pkg/lazyregexp", "pkg/failure"} // which are of the standard library alone
+	anywhere := []string{"pkg/lazyregexp", "pkg/failure", "pkg/durable", "pkg/lock", "pkg/wait"} // which are of the standard library alone
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}}`, "./pkg/...").Output()
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lxcboot/lxcboot/pkg/proc"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // searchPath is where programs are looked for.
@@ -144,7 +145,7 @@ func Stop(ctx context.Context, p proc.Process) error {
 			if time.Now().After(until) {
 				break
 			}
-			if err := pause(ctx, 5*time.Millisecond); err != nil {
+			if err := wait.For(ctx, 5*time.Millisecond); err != nil {
 				return err
 			}
 		}
@@ -153,14 +154,4 @@ func Stop(ctx context.Context, p proc.Process) error {
 		}
 	}
 	return fmt.Errorf("the console process %d cannot be ended", p.PID)
-}
-
-// pause waits, unless ctx ends first.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
+	"github.com/lxcboot/lxcboot/pkg/durable"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
@@ -143,7 +143,7 @@ func (k kernelISCSI) writeLogin(t iscsiTarget, login chap) error {
 		if err != nil {
 			return err
 		}
-		if err := renameio.WriteFile(path, withLogin(b, login), 0o600); err != nil {
+		if err := durable.WriteFile(path, withLogin(b, login), 0o600); err != nil {
 			return fmt.Errorf("writing the login into %s: %w", path, err)
 		}
 		written++

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lxcboot/lxcboot/pkg/durable"
 	"golang.org/x/sys/unix"
 )
 
@@ -109,17 +110,7 @@ func makeInitiator(path string) error {
 	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(dir)
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.SyncDir(dir)
 }
 
 // fcNames lists the port and node names of the fibre channel ports that are up.

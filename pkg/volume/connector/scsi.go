@@ -12,8 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gofrs/flock"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -100,11 +100,11 @@ func (h *Host) exclusive(ctx context.Context, name string, f func() error) error
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	lock := flock.New(filepath.Join(dir, "."+name+".lock"), flock.SetPermissions(0o600))
-	defer lock.Close()
-	if _, err := lock.TryLockContext(ctx, 20*time.Millisecond); err != nil {
-		return fmt.Errorf("waiting for the lock %s: %w", lock.Path(), err)
+	held, err := lock.File(ctx, filepath.Join(dir, "."+name+".lock"), os.O_CREATE)
+	if err != nil {
+		return err
 	}
+	defer held.Close()
 	return f()
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -80,7 +81,7 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 		if len(v.Attachments) == 0 {
 			// Somebody who copies the volume must not have it changed meanwhile.
 			f, err := s.volumes.content(ctx, volumeID, unix.LOCK_EX)
-			if errors.Is(err, errLocked) {
+			if errors.Is(err, lock.ErrHeld) {
 				return fmt.Errorf("volume %s is %w: it is being copied; try again when that has ended", volumeID, volume.ErrInUse)
 			}
 			if err != nil {

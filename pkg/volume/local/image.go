@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/imagefile"
 )
@@ -135,7 +136,7 @@ func (s *shelf[T]) delete(ctx context.Context, id string, may func(*record[T]) e
 	switch {
 	case err == nil:
 		defer f.Close()
-	case errors.Is(err, errLocked):
+	case errors.Is(err, lock.ErrHeld):
 		if rec.PID != 0 {
 			busy = fmt.Sprintf("process %d is making it", rec.PID)
 		}

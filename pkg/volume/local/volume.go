@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -116,7 +117,7 @@ func (s *Store) openSource(ctx context.Context, from source) (*os.File, error) {
 		}
 		f, err = s.volumes.content(ctx, from.id, unix.LOCK_SH)
 	}
-	if errors.Is(err, errLocked) {
+	if errors.Is(err, lock.ErrHeld) {
 		return nil, fmt.Errorf("%s %s is %w: it is being deleted", from.kind, from.id, volume.ErrInUse)
 	}
 	if err != nil {

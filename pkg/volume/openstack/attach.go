@@ -14,6 +14,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // reservation is the request for an attachment without a connector. Unlike
@@ -140,7 +141,7 @@ func (s *Store) AttachmentsOf(ctx context.Context, volumeID, instanceID string) 
 		if err != nil || !unclear || time.Now().After(deadline) {
 			return all, err
 		}
-		if err := sleep(ctx, 200*time.Millisecond); err != nil {
+		if err := wait.For(ctx, 200*time.Millisecond); err != nil {
 			return nil, s.translate(ctx, "cinder", "listing the attachments of volume "+volumeID, err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // Metadata keys of ours, beside volume.MetaInstance.
@@ -238,7 +239,7 @@ func (s *Store) badState(ctx context.Context, v volume.Volume, want string) erro
 // is written about when the state changes, so a missing one is waited for a little.
 func (s *Store) lastMessage(ctx context.Context, id string) string {
 	for try := range 3 {
-		if try > 0 && sleep(ctx, 300*time.Millisecond) != nil {
+		if try > 0 && wait.For(ctx, 300*time.Millisecond) != nil {
 			return ""
 		}
 		var got struct {
