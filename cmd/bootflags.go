@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -15,7 +16,6 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/instance"
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/seed"
 )
@@ -167,7 +167,7 @@ func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (ins
 		return req, err
 	}
 	for key := range s.Env {
-		if !validEnv().MatchString(key) {
+		if !validEnv.MatchString(key) {
 			return req, usagef("--env: %q is not the name of a variable", key)
 		}
 	}
@@ -211,7 +211,7 @@ func checkInterfaces(nics []lxc.Interface, count int) error {
 	return nil
 }
 
-var validEnv = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*$`)
+var validEnv = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // instanceTags reads --tags by Nova's rules for them.
 func instanceTags(given []string) ([]string, error) {

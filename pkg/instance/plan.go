@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -14,7 +15,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
@@ -40,15 +40,15 @@ type Plan struct {
 // Names become domain names, host names and parts of volume names. Their lengths are
 // looked at apart: a repetition that is counted takes the package long to start.
 var (
-	validName  = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
-	validLabel = lazyregexp.New(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$`)
-	notInHost  = lazyregexp.New(`[^A-Za-z0-9-]+`)
+	validName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	validLabel = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$`)
+	notInHost  = regexp.MustCompile(`[^A-Za-z0-9-]+`)
 )
 
 // validHost says whether a name is a host's (RFC 1123), and fits into the kernel's.
 func validHost(name string) bool {
 	for label := range strings.SplitSeq(name, ".") {
-		if len(label) > 63 || !validLabel().MatchString(label) {
+		if len(label) > 63 || !validLabel.MatchString(label) {
 			return false
 		}
 	}
@@ -58,7 +58,7 @@ func validHost(name string) bool {
 // CheckName says whether a name can be an instance's.
 func CheckName(name string) error {
 	switch {
-	case len(name) > 63 || !validName().MatchString(name):
+	case len(name) > 63 || !validName.MatchString(name):
 		return fmt.Errorf("%w: the instance name %q must be of 1 to 63 letters, digits, '.', '_' and '-', and begin with a letter or a digit", ErrInvalid, name)
 	case uuid.Validate(name) == nil:
 		return fmt.Errorf("%w: the instance name %q has the form of an id, and would be taken for one", ErrInvalid, name)
@@ -173,7 +173,7 @@ func (m *Manager) local(spec *Spec, mappings []bdm.Mapping) ([]bdm.Mapping, erro
 
 // hostnameFor makes a host name of an instance's name, as Nova does.
 func hostnameFor(name string) string {
-	host := notInHost().ReplaceAllString(name, "-")
+	host := notInHost.ReplaceAllString(name, "-")
 	for len(host) > 1 && host[len(host)-1] == '-' {
 		host = host[:len(host)-1]
 	}

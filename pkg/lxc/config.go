@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -17,8 +18,6 @@ import (
 
 	"github.com/google/uuid"
 	"libvirt.org/go/libvirtxml"
-
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 )
 
 // MetadataURI is the XML namespace of our own part of a domain's metadata.
@@ -245,9 +244,9 @@ func family(a netip.Addr) string {
 }
 
 var (
-	deviceName = lazyregexp.New(`^(/dev/)?[a-z][a-z0-9]{0,15}$`)
-	envName    = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	ifaceName  = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
+	deviceName = regexp.MustCompile(`^(/dev/)?[a-z][a-z0-9]{0,15}$`)
+	envName    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	ifaceName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
 )
 
 // check refuses what XML cannot carry or libvirt would take for something else.
@@ -274,7 +273,7 @@ func (c Config) check() error {
 		absolute["init directory"] = c.InitDir
 	}
 	for name, value := range c.InitEnv {
-		if !envName().MatchString(name) {
+		if !envName.MatchString(name) {
 			return invalid("%q is not the name of an environment variable", name)
 		}
 		// libvirt (9.0 at least) writes these without escaping into the file that
@@ -295,7 +294,7 @@ func (c Config) check() error {
 	for _, d := range c.Disks {
 		texts["disk"] = append(texts["disk"], d.Source)
 		absolute["disk "+d.Source] = d.Source
-		if !deviceName().MatchString(d.Target) {
+		if !deviceName.MatchString(d.Target) {
 			return invalid("%q is not the name of a disk: use one like vdb", d.Target)
 		}
 	}
@@ -327,9 +326,9 @@ func (n Interface) check() error {
 	switch {
 	case (n.Bridge == "") == (n.Network == ""):
 		return invalid("a network interface needs a bridge or a network, and one only")
-	case !printable(n.Network, false) || n.Bridge != "" && !ifaceName().MatchString(n.Bridge):
+	case !printable(n.Network, false) || n.Bridge != "" && !ifaceName.MatchString(n.Bridge):
 		return invalid("there can be no bridge or network named %q", n.Bridge+n.Network)
-	case n.Name != "" && !ifaceName().MatchString(n.Name):
+	case n.Name != "" && !ifaceName.MatchString(n.Name):
 		return invalid("%q is not the name of a network interface", n.Name)
 	}
 	if n.MAC != "" {

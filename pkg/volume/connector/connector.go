@@ -16,11 +16,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -194,7 +194,7 @@ func (h *Host) pick(name string) (choice, error) {
 	return choice{}, fmt.Errorf("%w on this host: volume driver type %s: %s", volume.ErrUnsupported, name, strings.Join(lacks, "; "))
 }
 
-var attachmentID = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+var attachmentID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
 // Prepare decides how the volume will be connected and names everything that
 // will be used. It changes nothing; its result is to be saved before Connect.
@@ -202,7 +202,7 @@ var attachmentID = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 // be had here, volume.ErrInvalid for a connection that makes no sense.
 func (h *Host) Prepare(ctx context.Context, req Request) (Device, error) {
 	conn := req.Connection
-	if len(req.AttachmentID) > 128 || !attachmentID().MatchString(req.AttachmentID) {
+	if len(req.AttachmentID) > 128 || !attachmentID.MatchString(req.AttachmentID) {
 		return Device{}, fmt.Errorf("%w: attachment id %q", volume.ErrInvalid, req.AttachmentID)
 	}
 	if !filepath.IsAbs(h.o.StateDir) {

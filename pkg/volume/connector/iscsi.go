@@ -3,9 +3,9 @@ package connector
 import (
 	"fmt"
 	"net"
+	"regexp"
 	"strings"
 
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -25,7 +25,7 @@ type chap struct{ user, password string }
 
 // iscsiName is what RFC 3720 lets an iSCSI name be; none can be mistaken for an
 // option or a path.
-var iscsiName = lazyregexp.New(`^(iqn|eui|naa)\.[A-Za-z0-9.:_-]+$`)
+var iscsiName = regexp.MustCompile(`^(iqn|eui|naa)\.[A-Za-z0-9.:_-]+$`)
 
 // iscsiTargets reads the ways to an iSCSI volume in the order they are to be
 // tried: the lists of a multipath connection, else the single one (the keys are
@@ -49,14 +49,14 @@ func iscsiTargets(i info) ([]iscsiTarget, error) {
 	}
 	out := make([]iscsiTarget, len(portals))
 	for n, portal := range portals {
-		if !iscsiName().MatchString(iqns[n]) {
+		if !iscsiName.MatchString(iqns[n]) {
 			return nil, fmt.Errorf("%w: target_iqn %q is no iSCSI name", volume.ErrInvalid, iqns[n])
 		}
 		host, port, err := net.SplitHostPort(portal)
 		if err != nil { // no port
 			host, port = strings.Trim(portal, "[]"), "3260"
 		}
-		if !hostName().MatchString(host) || !portNumber().MatchString(port) {
+		if !hostName.MatchString(host) || !portNumber.MatchString(port) {
 			return nil, fmt.Errorf("%w: target_portal %q is not an address and port", volume.ErrInvalid, portal)
 		}
 		var lun any = 0
@@ -77,8 +77,8 @@ func iscsiTargets(i info) ([]iscsiTarget, error) {
 
 // hostName matches a name or an address of either kind, and no option.
 var (
-	hostName   = lazyregexp.New(`^[A-Za-z0-9:][A-Za-z0-9._:%-]*$`)
-	portNumber = lazyregexp.New(`^[0-9]{1,5}$`)
+	hostName   = regexp.MustCompile(`^[A-Za-z0-9:][A-Za-z0-9._:%-]*$`)
+	portNumber = regexp.MustCompile(`^[0-9]{1,5}$`)
 )
 
 // iscsiCHAP reads the login of the given kind: "auth" for the session,

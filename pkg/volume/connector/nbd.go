@@ -35,7 +35,7 @@ func nbdNodes(_ *Host, conn volume.Connection, readOnly bool) (stack, error) {
 		if i["port"] != nil {
 			port, ok = number(i["port"])
 		}
-		if !ok || port == 0 || port > 65535 || !hostName().MatchString(host) {
+		if !ok || port == 0 || port > 65535 || !hostName.MatchString(host) {
 			return stack{}, fmt.Errorf("%w: host %q, port %v is no address of an nbd server", volume.ErrInvalid, host, i["port"])
 		}
 		addr := net.JoinHostPort(host, strconv.Itoa(port))

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -43,7 +43,7 @@ func (n nfsDriver) prepare(_ context.Context, req Request, dev Device) (Device, 
 	if err := checkExport(st.Export); err != nil {
 		return Device{}, err
 	}
-	if !fileName().MatchString(st.Name) {
+	if !fileName.MatchString(st.Name) {
 		return Device{}, fmt.Errorf("%w: name %q is not the plain name of a file", volume.ErrInvalid, st.Name)
 	}
 	if st.Options, err = nfsOptions(i.str("options")); err != nil {
@@ -135,9 +135,9 @@ func (n nfsDriver) disconnect(ctx context.Context, dev Device) error {
 }
 
 // fileName is a plain name, neither an option nor a way to another directory.
-var fileName = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9_.+-]*$`)
+var fileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]*$`)
 
-var exportPath = lazyregexp.New(`^/[A-Za-z0-9_./+:@~-]*$`)
+var exportPath = regexp.MustCompile(`^/[A-Za-z0-9_./+:@~-]*$`)
 
 // checkExport refuses an export that mount(8) could take for anything else, or
 // that leaves the directory it names.
@@ -145,7 +145,7 @@ func checkExport(export string) error {
 	at := strings.Index(export, ":/")
 	if at > 0 {
 		host, path := strings.TrimSuffix(strings.TrimPrefix(export[:at], "["), "]"), export[at+1:]
-		if hostName().MatchString(host) && exportPath().MatchString(path) && !strings.Contains(path+"/", "/../") {
+		if hostName.MatchString(host) && exportPath.MatchString(path) && !strings.Contains(path+"/", "/../") {
 			return nil
 		}
 	}
@@ -167,7 +167,7 @@ var nfsWords = func() map[string]bool {
 	return m
 }()
 
-var nfsValue = lazyregexp.New(`^[A-Za-z0-9_.:/%@-]*$`)
+var nfsValue = regexp.MustCompile(`^[A-Za-z0-9_.:/%@-]*$`)
 
 // nfsOptions reads the options of a connection, in the form of arguments of
 // mount(8) ("-o vers=4,soft"), and returns them comma-separated. Whatever is not
@@ -180,7 +180,7 @@ func nfsOptions(s string) (string, error) {
 				continue
 			}
 			key, value, _ := strings.Cut(opt, "=")
-			if !nfsWords[key] || !nfsValue().MatchString(value) {
+			if !nfsWords[key] || !nfsValue.MatchString(value) {
 				return "", fmt.Errorf("%w: mount option %q is not one of NFS", volume.ErrInvalid, opt)
 			}
 			all = append(all, opt)

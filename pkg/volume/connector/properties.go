@@ -61,7 +61,7 @@ func (h *Host) initiator() (string, error) {
 	if b, err := os.ReadFile(h.fs("etc/iscsi/initiatorname.iscsi")); err == nil {
 		for line := range strings.Lines(string(b)) {
 			name, ok := strings.CutPrefix(strings.TrimSpace(line), "InitiatorName=")
-			if ok && iscsiName().MatchString(name) {
+			if ok && iscsiName.MatchString(name) {
 				return name, nil
 			}
 		}
@@ -71,7 +71,7 @@ func (h *Host) initiator() (string, error) {
 		b, err := os.ReadFile(path)
 		if err == nil {
 			name := strings.TrimSpace(string(b))
-			if !iscsiName().MatchString(name) {
+			if !iscsiName.MatchString(name) {
 				return "", fmt.Errorf("%s holds %q, which is no iSCSI name; remove the file to have a new one made", path, name)
 			}
 			return name, nil

@@ -103,7 +103,7 @@ func qcow2Chain(dir *os.Root, path, name string, readOnly bool) ([]args, error) 
 		if h.Backing == "" {
 			break
 		}
-		if !fileName().MatchString(h.Backing) {
+		if !fileName.MatchString(h.Backing) {
 			return nil, fmt.Errorf("%w: %s has the backing file %q, which is not a plain name in the same directory", volume.ErrUnsupported, next.name, h.Backing)
 		}
 		if h.BackingFormat != "raw" && h.BackingFormat != "qcow2" {

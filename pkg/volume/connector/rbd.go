@@ -8,9 +8,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -25,7 +25,7 @@ type rbdVolume struct {
 
 // cephName is what a pool, image, user or cluster may be called here; none can be
 // mistaken for an option or a path.
-var cephName = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9_.+-]*$`)
+var cephName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]*$`)
 
 // rbdConnection reads a connection of Cinder's RBD driver, and finds the key
 // where Ceph's own clients look.
@@ -41,7 +41,7 @@ func rbdConnection(h *Host, i info) (rbdVolume, error) {
 	case 3:
 		v.pool, v.namespace, v.image = parts[0], parts[1], parts[2]
 	}
-	if !cephName().MatchString(v.pool) || !cephName().MatchString(v.image) || v.namespace != "" && !cephName().MatchString(v.namespace) {
+	if !cephName.MatchString(v.pool) || !cephName.MatchString(v.image) || v.namespace != "" && !cephName.MatchString(v.namespace) {
 		return rbdVolume{}, fmt.Errorf("%w: name %q is not POOL/IMAGE", volume.ErrInvalid, name)
 	}
 	hosts, ports := i.strs("hosts"), i.strs("ports")
@@ -50,7 +50,7 @@ func rbdConnection(h *Host, i info) (rbdVolume, error) {
 	}
 	for n, host := range hosts {
 		host = strings.Trim(host, "[]")
-		if !hostName().MatchString(host) || !portNumber().MatchString(ports[n]) {
+		if !hostName.MatchString(host) || !portNumber.MatchString(ports[n]) {
 			return rbdVolume{}, fmt.Errorf("%w: Ceph monitor %q, port %q", volume.ErrInvalid, host, ports[n])
 		}
 		v.monitors = append(v.monitors, net.JoinHostPort(host, ports[n]))
@@ -60,7 +60,7 @@ func rbdConnection(h *Host, i info) (rbdVolume, error) {
 		cluster = "ceph"
 	}
 	user := i.str("auth_username")
-	if !cephName().MatchString(cluster) || user != "" && !cephName().MatchString(user) {
+	if !cephName.MatchString(cluster) || user != "" && !cephName.MatchString(user) {
 		return rbdVolume{}, fmt.Errorf("%w: Ceph cluster %q, user %q", volume.ErrInvalid, cluster, user)
 	}
 	if v.conf, err = h.cephConf(cluster); err != nil {

@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -99,7 +99,7 @@ var signatures = []struct {
 }
 
 // vmdkText begins a vmdk descriptor, a text that names the files with the data.
-var vmdkText = lazyregexp.New(`(?i)^\s*(#[^\n]*\n\s*)*(#\s*disk\s+descriptor\s*file|version\s*=\s*[123]\s*\n)`)
+var vmdkText = regexp.MustCompile(`(?i)^\s*(#[^\n]*\n\s*)*(#\s*disk\s+descriptor\s*file|version\s*=\s*[123]\s*\n)`)
 
 // detect tells the format by its signature. What has none is raw.
 func detect(r io.ReaderAt, size int64) (string, error) {
@@ -129,7 +129,7 @@ func detect(r io.ReaderAt, size int64) (string, error) {
 	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
 		return "", fmt.Errorf("reading it: %w", err)
 	}
-	if vmdkText().Match(head) {
+	if vmdkText.Match(head) {
 		return "", refused("it is a vmdk descriptor, which names other files; convert the disk with 'qemu-img convert -f vmdk -O qcow2 OLD NEW' first")
 	}
 	return formatRaw, nil
@@ -223,10 +223,10 @@ func qcow2Extensions(r io.ReaderAt, at int64) error {
 }
 
 var (
-	vmdkType   = lazyregexp.New(`(?im)^\s*createType\s*=\s*"?([^"\r\n]*)"?`)
-	vmdkParent = lazyregexp.New(`(?im)^\s*parentFileNameHint\s*=`)
-	vmdkCID    = lazyregexp.New(`(?im)^\s*parentCID\s*=\s*([0-9a-f]*)`)
-	vmdkExtent = lazyregexp.New(`(?im)^\s*(RW|RDONLY|NOACCESS)\s+\d+\s+([A-Z]+)\b.*$`)
+	vmdkType   = regexp.MustCompile(`(?im)^\s*createType\s*=\s*"?([^"\r\n]*)"?`)
+	vmdkParent = regexp.MustCompile(`(?im)^\s*parentFileNameHint\s*=`)
+	vmdkCID    = regexp.MustCompile(`(?im)^\s*parentCID\s*=\s*([0-9a-f]*)`)
+	vmdkExtent = regexp.MustCompile(`(?im)^\s*(RW|RDONLY|NOACCESS)\s+\d+\s+([A-Z]+)\b.*$`)
 )
 
 // inspectVMDK reads the header of a sparse extent and the descriptor within it,
@@ -250,7 +250,7 @@ func inspectVMDK(r io.ReaderAt) (int64, error) {
 		return 0, err
 	}
 	text, _, _ = bytes.Cut(text, []byte{0})
-	kind := vmdkType().FindSubmatch(text)
+	kind := vmdkType.FindSubmatch(text)
 	if kind == nil {
 		return 0, refused("it is a vmdk image that does not say its type")
 	}
@@ -259,10 +259,10 @@ func inspectVMDK(r io.ReaderAt) (int64, error) {
 	default:
 		return 0, refused("it is a vmdk image of type %q, which may name other files; only monolithicSparse and streamOptimized are one file", kind[1])
 	}
-	if cid := vmdkCID().FindSubmatch(text); vmdkParent().Match(text) || cid != nil && !strings.EqualFold(string(cid[1]), "ffffffff") {
+	if cid := vmdkCID.FindSubmatch(text); vmdkParent.Match(text) || cid != nil && !strings.EqualFold(string(cid[1]), "ffffffff") {
 		return 0, refused("it is a vmdk image that is the difference to a parent, which is not part of it; flatten it first")
 	}
-	extents := vmdkExtent().FindAllSubmatch(text, -1)
+	extents := vmdkExtent.FindAllSubmatch(text, -1)
 	if len(extents) != 1 || !strings.EqualFold(string(extents[0][2]), "SPARSE") {
 		return 0, refused("it is a vmdk image with %d extents, where one sparse extent is allowed", len(extents))
 	}

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack/config/clouds"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -154,7 +154,7 @@ func environment() ([]byte, error) {
 	return text, nil
 }
 
-var yamlLine = lazyregexp.New(`line \d+`)
+var yamlLine = regexp.MustCompile(`line \d+`)
 
 // plainParseError says what is wrong with clouds.yaml without quoting from it: a
 // YAML error shows the text that it stumbled over, which may be a password.
@@ -165,7 +165,7 @@ func plainParseError(err error) string {
 			return text
 		}
 	}
-	if line := yamlLine().FindString(text); line != "" {
+	if line := yamlLine.FindString(text); line != "" {
 		return "it can not be read, see " + line
 	}
 	return "it can not be read; check its syntax"

@@ -10,12 +10,12 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"unicode"
 
 	"github.com/gophercloud/gophercloud/v2"
 
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -140,7 +140,7 @@ func kindOf(status int, text string) error {
 	return volume.ErrInvalid
 }
 
-var tags = lazyregexp.New(`(?s)<(title|head|style).*?</(title|head|style)>|<[^>]*>`)
+var tags = regexp.MustCompile(`(?s)<(title|head|style).*?</(title|head|style)>|<[^>]*>`)
 
 // answerText finds the words meant for people in the body of an answer: JSON as
 // each service has its own, or a page of HTML, for instance of a proxy.
@@ -160,7 +160,7 @@ func answerText(body []byte) string {
 			text = inner.Message
 		}
 	}
-	text = html.UnescapeString(tags().ReplaceAllString(text, " "))
+	text = html.UnescapeString(tags.ReplaceAllString(text, " "))
 	text = strings.Join(strings.FieldsFunc(text, notText), " ")
 	if r := []rune(text); len(r) > 500 {
 		text = string(r[:500]) + "…"
