@@ -38,7 +38,7 @@ func (a *App) newHookCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			id, controller, err := lxc.ParseDomain(string(text))
+			domain, err := lxc.ParseDomain(string(text))
 			if err != nil {
 				return fmt.Errorf("cannot read the domain that libvirt gave: %w", err)
 			}
@@ -46,7 +46,7 @@ func (a *App) newHookCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if rec, err := m.Store.Find(id); err != nil || m.Store.Held(rec.ID) {
+			if rec, err := m.Store.Find(domain.ID); err != nil || m.Store.Held(rec.ID) {
 				return nil // not ours, or in the hands of a command of ours
 			}
 			if m.Volumes, err = a.openStore(c.Context()); err != nil {
@@ -54,7 +54,7 @@ func (a *App) newHookCmd() *cobra.Command {
 			}
 			ctx, cancel := context.WithTimeout(c.Context(), a.settings.Timeout)
 			defer cancel()
-			return m.Hook(ctx, id, args[1], controller)
+			return m.Hook(ctx, domain.ID, args[1], domain.Controller)
 		},
 	}
 }

@@ -200,7 +200,7 @@ func (k Disk) device() libvirtxml.DomainDisk {
 	d := libvirtxml.DomainDisk{
 		Device: "disk",
 		Source: &libvirtxml.DomainDiskSource{Block: &libvirtxml.DomainDiskSourceBlock{Dev: k.Source}},
-		Target: &libvirtxml.DomainDiskTarget{Dev: strings.TrimPrefix(k.Target, "/dev/")}, // no bus: libvirt refuses lxc
+		Target: &libvirtxml.DomainDiskTarget{Dev: deviceTarget(k.Target)}, // no bus: libvirt refuses lxc
 	}
 	if k.ReadOnly {
 		d.ReadOnly = &libvirtxml.DomainDiskReadOnly{}
