@@ -14,6 +14,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/console"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 func (a *App) newLogsCmd() *cobra.Command {
@@ -39,7 +40,7 @@ part is dropped. What could change a terminal is escaped, unless --raw is given.
 			if raw {
 				return a.logs(c.Context(), rec, path, length, follow, a.Out)
 			}
-			out := console.Sanitize(a.Out)
+			out := tty.Writer(a.Out)
 			return errors.Join(a.logs(c.Context(), rec, path, length, follow, out), out.Close())
 		},
 	}

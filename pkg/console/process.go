@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lxcboot/lxcboot/pkg/proc"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
@@ -60,11 +61,11 @@ func Start(program []string, t *Terminal, o Options) (proc.Process, error) {
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=" + searchPath}
 	cmd.Stderr = log.f
-	inner := t.owner.inner
+	inner := t.Inner
 	if inner == nil { // its place must not be another file's
 		inner = log.f
 	}
-	cmd.ExtraFiles = []*os.File{t.tty, t.owner.pidfd, t.owner.master, socket, inner}
+	cmd.ExtraFiles = []*os.File{t.Host, t.controller, t.Master, socket, inner}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return proc.Process{}, errors.Join(fmt.Errorf("cannot start the console process: %w", err), os.Remove(o.SocketPath))
@@ -115,9 +116,9 @@ func inherit() (*Terminal, net.Listener, error) {
 	if err != nil {
 		return nil, nil, errNotStarted
 	}
-	t := &Terminal{os.NewFile(ttyFD, "console"), &ttyOwner{pidfd: os.NewFile(pidFD, "pidfd"), master: os.NewFile(masterFD, "ptmx")}}
+	t := &Terminal{tty.Ends{Host: os.NewFile(ttyFD, "console"), Master: os.NewFile(masterFD, "ptmx")}, os.NewFile(pidFD, "pidfd")}
 	if term.IsTerminal(innerFD) {
-		t.owner.inner = os.NewFile(innerFD, "ptmx")
+		t.Inner = os.NewFile(innerFD, "ptmx")
 	}
 	return t, l, nil
 }

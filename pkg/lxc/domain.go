@@ -10,8 +10,8 @@ import (
 
 	"libvirt.org/go/libvirt"
 
-	"github.com/lxcboot/lxcboot/pkg/console"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
@@ -342,7 +342,7 @@ func (h *Host) whyEnded(ctx context.Context, id string) error {
 		}
 		defer root.Close()
 		if why := unrunnable(root, desc.Init); why != "" {
-			return &StartError{ID: id, Reason: fmt.Sprintf("its init %s cannot be run: %s", console.Clean(desc.Init), why)}
+			return &StartError{ID: id, Reason: fmt.Sprintf("its init %s cannot be run: %s", tty.Line(desc.Init), why)}
 		}
 	}
 	return nil

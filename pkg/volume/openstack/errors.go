@@ -16,6 +16,7 @@ import (
 
 	"github.com/gophercloud/gophercloud/v2"
 
+	"github.com/lxcboot/lxcboot/pkg/tty"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -169,7 +170,7 @@ func answerText(body []byte) string {
 }
 
 // notText is what separates words: spaces, and what would do harm on a terminal.
-func notText(r rune) bool { return unicode.IsSpace(r) || !unicode.IsGraphic(r) }
+func notText(r rune) bool { return unicode.IsSpace(r) || !tty.Printable(r) }
 
 // networkText says why there was no answer, and from where, without the request's
 // address, which holds more than anyone wants to read.
