@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
@@ -218,7 +219,7 @@ func (s *shelf[T]) lock(ctx context.Context, id string) (unlock func(), err erro
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, s.notFound(id)
 	case errors.Is(err, errLocked):
-		return nil, fmt.Errorf("%s %s: another process has been changing it for %v: %w", s.kind, id, lockWait, volume.ErrConflict)
+		return nil, failure.Of(volume.ErrConflict, "%s %s: another process has been changing it for %v", s.kind, id, lockWait)
 	case err != nil:
 		return nil, err
 	}
@@ -390,7 +391,7 @@ func (s *shelf[T]) lockShelf(ctx context.Context, how int) (unlock func(), err e
 	if err := flock(ctx, f, how, lockWait); err != nil {
 		f.Close()
 		if errors.Is(err, errLocked) {
-			err = fmt.Errorf("%s has been locked by another process for %v: %w", s.dir, lockWait, volume.ErrConflict)
+			err = failure.Of(volume.ErrConflict, "%s has been locked by another process for %v", s.dir, lockWait)
 		}
 		return nil, err
 	}
