@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/volume"
@@ -251,7 +252,7 @@ func TestSettings(t *testing.T) {
 func TestExitCodes(t *testing.T) {
 	for want, errs := range map[int][]error{
 		exitFailure:     {errors.New("something"), &volume.StateError{Status: volume.StatusError}},
-		exitUsage:       {usagef("x"), instance.ErrInvalid, volume.ErrInvalid},
+		exitUsage:       {usagef("x"), instance.ErrInvalid, failure.ErrInvalid},
 		exitNotFound:    {&volume.NotFoundError{Kind: "volume"}, instance.ErrNotFound, volume.ErrNotFound, fmt.Errorf("a: %w", lxc.ErrNotFound)},
 		exitConflict:    {instance.ErrExists, instance.ErrBusy, instance.ErrState, volume.ErrInUse, &volume.AmbiguousError{}, &volume.StateError{}, volume.ErrQuota},
 		exitUnreachable: {lxc.ErrNoDaemon, volume.ErrUnreachable},

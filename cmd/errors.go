@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/flavor"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
@@ -197,7 +198,7 @@ var classes = []struct {
 	{seed.ErrInvalid, exitUsage, ""},
 	{flavor.ErrInvalid, exitUsage, ""},
 	{lxc.ErrInvalid, exitUsage, ""},
-	{volume.ErrInvalid, exitUsage, ""},
+	{failure.ErrInvalid, exitUsage, ""},
 	{volume.ErrUnsupported, exitUnfit, ""},
 	{context.DeadlineExceeded, exitFailure, "--timeout allows more time"},
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/wait"
 )
@@ -51,7 +52,7 @@ func runCommand(ctx context.Context, argv ...string) (string, error) {
 	defer cancel()
 	path, err := findTool(argv[0])
 	if err != nil {
-		return "", fmt.Errorf("%w: the program %s is not installed", volume.ErrUnsupported, argv[0])
+		return "", failure.Of(volume.ErrUnsupported, "the program %s is not installed", argv[0])
 	}
 	cmd := exec.CommandContext(ctx, path, argv[1:]...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/lxcboot/lxcboot/pkg/durable"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
@@ -149,7 +150,7 @@ func (k kernelISCSI) writeLogin(t iscsiTarget, login chap) error {
 		written++
 	}
 	if written == 0 {
-		return fmt.Errorf("%w: open-iscsi's record of %s is not where it is looked for (/etc/iscsi/nodes, /var/lib/iscsi/nodes)", volume.ErrNotFound, t.IQN)
+		return failure.Of(volume.ErrNotFound, "open-iscsi's record of %s is not where it is looked for (/etc/iscsi/nodes, /var/lib/iscsi/nodes)", t.IQN)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
@@ -44,7 +45,7 @@ func (n nfsDriver) prepare(_ context.Context, req Request, dev Device) (Device, 
 		return Device{}, err
 	}
 	if !fileName.MatchString(st.Name) {
-		return Device{}, fmt.Errorf("%w: name %q is not the plain name of a file", volume.ErrInvalid, st.Name)
+		return Device{}, failure.Invalid("name %q is not the plain name of a file", st.Name)
 	}
 	if st.Options, err = nfsOptions(i.str("options")); err != nil {
 		return Device{}, err
@@ -54,13 +55,13 @@ func (n nfsDriver) prepare(_ context.Context, req Request, dev Device) (Device, 
 		dev.Path = filepath.Join(st.share(n.h).target(), st.Name)
 	case "qcow2":
 		if _, err := findTool(storageDaemon); err != nil {
-			return Device{}, fmt.Errorf("%w: a qcow2 volume needs the program %s", volume.ErrUnsupported, storageDaemon)
+			return Device{}, failure.Of(volume.ErrUnsupported, "a qcow2 volume needs the program %s", storageDaemon)
 		}
 		dev.Path = n.h.daemon(st.Attachment).path()
 	case "":
-		return Device{}, fmt.Errorf("%w: the connection does not say the format of %s, and lxcboot does not guess it", volume.ErrInvalid, st.Name)
+		return Device{}, failure.Invalid("the connection does not say the format of %s, and lxcboot does not guess it", st.Name)
 	default:
-		return Device{}, fmt.Errorf("%w: format %q of %s; known are raw and qcow2", volume.ErrUnsupported, st.Format, st.Name)
+		return Device{}, failure.Of(volume.ErrUnsupported, "format %q of %s; known are raw and qcow2", st.Format, st.Name)
 	}
 	return encode(dev, st)
 }
@@ -84,10 +85,10 @@ func (n nfsDriver) connect(ctx context.Context, _ Request, dev Device) (Device, 
 		defer dir.Close()
 		fi, err := dir.Lstat(st.Name)
 		if err != nil {
-			return fmt.Errorf("%w: volume file in %s: %v", volume.ErrNotFound, st.Export, err)
+			return failure.Of(volume.ErrNotFound, "the export %s has no such volume file: %v", st.Export, err)
 		}
 		if !fi.Mode().IsRegular() {
-			return fmt.Errorf("%w: %s in %s is not a regular file", volume.ErrInvalid, st.Name, st.Export)
+			return failure.Invalid("%s in %s is not a regular file", st.Name, st.Export)
 		}
 		if st.Format == "qcow2" {
 			chain, err = qcow2Chain(dir, s.target(), st.Name, dev.ReadOnly)
@@ -149,7 +150,7 @@ func checkExport(export string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: export %q is not HOST:/PATH", volume.ErrInvalid, export)
+	return failure.Invalid("export %q is not HOST:/PATH", export)
 }
 
 // nfsWords are the mount options a connection may ask for: those of nfs(5) and
@@ -181,7 +182,7 @@ func nfsOptions(s string) (string, error) {
 			}
 			key, value, _ := strings.Cut(opt, "=")
 			if !nfsWords[key] || !nfsValue.MatchString(value) {
-				return "", fmt.Errorf("%w: mount option %q is not one of NFS", volume.ErrInvalid, opt)
+				return "", failure.Invalid("mount option %q is not one of NFS", opt)
 			}
 			all = append(all, opt)
 		}

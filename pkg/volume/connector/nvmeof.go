@@ -9,8 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
-	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 // nvmeDriver connects NVMe over fabrics by the nvme tool, and finds the namespace
@@ -43,7 +43,7 @@ func (n nvmeDriver) prepare(_ context.Context, req Request, dev Device) (Device,
 		st.NQN = i.str("nqn")
 	}
 	if !nqnName.MatchString(st.NQN) {
-		return Device{}, fmt.Errorf("%w: %q is no NVMe qualified name", volume.ErrInvalid, st.NQN)
+		return Device{}, failure.Invalid("%q is no NVMe qualified name", st.NQN)
 	}
 	for _, p := range i.list("portals") {
 		if t, ok := p.([]any); ok && len(t) == 3 {
@@ -57,7 +57,7 @@ func (n nvmeDriver) prepare(_ context.Context, req Request, dev Device) (Device,
 	for k, p := range st.Portals {
 		transport := map[string]string{"tcp": "tcp", "NVMe-oF-TCP": "tcp", "": "tcp", "rdma": "rdma", "RoCEv2": "rdma"}[p.Transport]
 		if !hostName.MatchString(p.Address) || !portNumber.MatchString(p.Port) || transport == "" {
-			return Device{}, fmt.Errorf("%w: NVMe portal %q, port %q, transport %q", volume.ErrInvalid, p.Address, p.Port, p.Transport)
+			return Device{}, failure.Invalid("the NVMe portal %q, port %q, transport %q, is no address", p.Address, p.Port, p.Transport)
 		}
 		st.Portals[k].Transport = transport
 	}
@@ -65,7 +65,7 @@ func (n nvmeDriver) prepare(_ context.Context, req Request, dev Device) (Device,
 	if st.UUID == "" && st.NGUID == "" {
 		st.NSID, _ = number(i["ns_id"])
 		if st.NSID == 0 {
-			return Device{}, fmt.Errorf("%w: the connection says no vol_uuid, volume_nguid or ns_id, so the namespace could only be guessed", volume.ErrInvalid)
+			return Device{}, failure.Invalid("the connection says no vol_uuid, volume_nguid or ns_id, so the namespace could only be guessed")
 		}
 	}
 	return encode(dev, st)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/durable"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
@@ -212,7 +213,7 @@ func (s *shelf[T]) lock(ctx context.Context, id string) (unlock func(), err erro
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, s.notFound(id)
 	case errors.Is(err, lock.ErrHeld):
-		return nil, fmt.Errorf("%s %s: another process has been changing it for %v: %w", s.kind, id, lockWait, volume.ErrConflict)
+		return nil, failure.Of(volume.ErrConflict, "%s %s: another process has been changing it for %v", s.kind, id, lockWait)
 	case err != nil:
 		return nil, err
 	}
@@ -342,7 +343,7 @@ func (s *shelf[T]) remove(ctx context.Context, id string) error {
 func (s *shelf[T]) lockShelf(ctx context.Context, how int) (unlock func(), err error) {
 	f, err := lockFile(ctx, s.dir, os.O_RDONLY, how, lockWait)
 	if errors.Is(err, lock.ErrHeld) {
-		return nil, fmt.Errorf("%s has been locked by another process for %v: %w", s.dir, lockWait, volume.ErrConflict)
+		return nil, failure.Of(volume.ErrConflict, "%s has been locked by another process for %v", s.dir, lockWait)
 	}
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gophercloud/gophercloud/v2"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/tty"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
@@ -77,7 +78,7 @@ func (s *Store) translate(ctx context.Context, service, doing string, err error)
 		// There was no request, or an answer that makes no sense.
 		e.Kind = volume.ErrUnsupported
 		if service == "keystone" {
-			e.Kind = volume.ErrInvalid
+			e.Kind = failure.ErrInvalid
 		}
 	}
 	return e
@@ -86,7 +87,7 @@ func (s *Store) translate(ctx context.Context, service, doing string, err error)
 // isKind says whether an error is already one of package volume's.
 func isKind(err error) bool {
 	for _, kind := range []error{
-		volume.ErrNotFound, volume.ErrAmbiguous, volume.ErrInUse, volume.ErrConflict, volume.ErrInvalid,
+		volume.ErrNotFound, volume.ErrAmbiguous, volume.ErrInUse, volume.ErrConflict, failure.ErrInvalid,
 		volume.ErrQuota, volume.ErrUnreachable, volume.ErrAuth, volume.ErrUnsupported,
 	} {
 		if errors.Is(err, kind) {
@@ -138,7 +139,7 @@ func kindOf(status int, text string) error {
 	case status == http.StatusTooManyRequests || status >= 500:
 		return volume.ErrUnreachable
 	}
-	return volume.ErrInvalid
+	return failure.ErrInvalid
 }
 
 var tags = regexp.MustCompile(`(?s)<(title|head|style).*?</(title|head|style)>|<[^>]*>`)
