@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 
@@ -179,28 +178,4 @@ func (a *App) printPlans(plans []instance.Plan) error {
 		}
 	}
 	return a.printList(l)
-}
-
-// jsonFiles reads the JSON files, as openstack server create takes them, that are
-// named in the place of block devices: by their names, as typed. What begins with a
-// key of a spec is one, whatever files there are.
-func jsonFiles(ctx context.Context, devices []string) (map[string][]byte, error) {
-	files := map[string][]byte{}
-	for _, d := range devices {
-		key, _, pair := strings.Cut(d, "=")
-		if d == "" || strings.ContainsAny(d[:1], "{[") || pair && bdm.IsKey(key) {
-			continue
-		}
-		data, _, err := readInput(ctx, d, bdm.MaxJSON)
-		switch {
-		case err == nil:
-			files[d] = data
-		case pair: // then it is a spec, and a wrong one
-		case errors.Is(err, os.ErrNotExist):
-			return nil, usagef("--block-device %q: Expected a comma-separated list of key=value pairs, or a JSON file. '%s' is not a key=value pair, and there is no such file", d, d)
-		default:
-			return nil, inputError("--block-device", err)
-		}
-	}
-	return files, nil
 }

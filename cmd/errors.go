@@ -10,8 +10,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/spf13/cobra"
-
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/flavor"
 	"github.com/lxcboot/lxcboot/pkg/instance"
@@ -34,26 +32,6 @@ const (
 	exitIncomplete  = 7
 	exitSignal      = 128 // and the signal's number
 )
-
-const exitCodesText = `The exit codes of lxcboot:
-
-  0    done
-  1    it failed, and what it had done was undone
-  2    the command line or the configuration is wrong; nothing was done
-  3    an instance, image, volume, snapshot or flavor was not found
-  4    conflict: in use, taken, ambiguous, or not in a state for this
-  5    libvirtd or the cloud cannot be reached
-  6    not permitted, or this host lacks something
-  7    it failed, and not all could be undone: lxcboot delete finishes it
-  130  interrupted (143: by SIGTERM; 129: its terminal ended); what was done was undone
-
-exec ends with the exit code of the program inside: 127 when there is none of that
-name, 126 when it cannot be executed, 128 and the signal when one ended it. run ends
-with 0 when the container ended by itself, or by a signal to run.`
-
-func exitCodesTopic() *cobra.Command {
-	return &cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesText}
-}
 
 // interruptedError is the cause of a context that a signal cancelled.
 type interruptedError struct{ signal syscall.Signal }
@@ -107,6 +85,7 @@ type hintError struct {
 }
 
 func (e *hintError) Error() string { return e.err.Error() }
+
 func (e *hintError) Unwrap() error { return e.err }
 
 var errNotRoot = errors.New("this needs root")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -63,4 +64,20 @@ func inputError(what string, err error) error {
 		return err
 	}
 	return usagef("%s: %v", what, err)
+}
+
+// keyValues reads the KEY=VALUE pairs of a flag; the value may hold further '='.
+func keyValues(flag string, pairs []string) (map[string]string, error) {
+	all := map[string]string{}
+	for _, p := range pairs {
+		k, v, ok := strings.Cut(p, "=")
+		if !ok || k == "" {
+			return nil, usagef("%s: '['%s']' is not in the format of 'key=value'", flag, p)
+		}
+		if _, twice := all[k]; twice {
+			return nil, usagef("%s %q: the key %q is given twice", flag, p, k)
+		}
+		all[k] = v
+	}
+	return all, nil
 }
