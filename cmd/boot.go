@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 )
 
@@ -36,11 +37,11 @@ The keys of --block-device are described in docs/bdm.md.`,
 func nameArg(_ *cobra.Command, args []string) error {
 	switch len(args) {
 	case 0:
-		return usagef("the following arguments are required: name")
+		return failure.Invalid("the following arguments are required: name")
 	case 1:
 		return nil
 	}
-	return usagef("one name is expected, and there are %d arguments: %s", len(args), strings.Join(args, " "))
+	return failure.Invalid("one name is expected, and there are %d arguments: %s", len(args), strings.Join(args, " "))
 }
 
 func (a *App) boot(ctx context.Context, o *bootOptions, name string) error {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 	"github.com/lxcboot/lxcboot/pkg/seed"
@@ -21,7 +22,7 @@ func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (ins
 	var req instance.BootRequest
 	for _, flag := range slices.Sorted(maps.Keys(unsupported)) {
 		if o.changed(flag) && !o.ignoreUnsupported {
-			return req, usagef("--%s has no meaning here: %s; --ignore-unsupported passes over it", flag, unsupported[flag])
+			return req, failure.Invalid("--%s has no meaning here: %s; --ignore-unsupported passes over it", flag, unsupported[flag])
 		}
 	}
 	if err := o.blocks.CheckFlags(); err != nil {
@@ -44,7 +45,7 @@ func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (ins
 	}
 	for key := range s.Env {
 		if !validEnv().MatchString(key) {
-			return req, usagef("--env: %q is not the name of a variable", key)
+			return req, failure.Invalid("--env: %q is not the name of a variable", key)
 		}
 	}
 	if s.Seed, err = a.seed(ctx, o); err != nil {
@@ -75,15 +76,15 @@ func instanceTags(given []string) ([]string, error) {
 		for tag := range strings.SplitSeq(text, ",") {
 			switch {
 			case !bdm.ValidTag(tag):
-				return nil, usagef("--tags %q: a tag has 1 to 60 characters, and no '/'; %q is none", text, tag)
+				return nil, failure.Invalid("--tags %q: a tag has 1 to 60 characters, and no '/'; %q is none", text, tag)
 			case slices.Contains(tags, tag):
-				return nil, usagef("--tags %q: the tag %q is given twice", text, tag)
+				return nil, failure.Invalid("--tags %q: the tag %q is given twice", text, tag)
 			}
 			tags = append(tags, tag)
 		}
 	}
 	if len(tags) > most {
-		return nil, usagef("--tags: %d tags are given, and an instance has at most %d", len(tags), most)
+		return nil, failure.Invalid("--tags: %d tags are given, and an instance has at most %d", len(tags), most)
 	}
 	return tags, nil
 }
@@ -94,9 +95,9 @@ func (a *App) seed(ctx context.Context, o *bootOptions) (seed.Seed, error) {
 	flag, keyFile := "--ssh-key", o.sshKey
 	switch {
 	case o.sshKey != "" && o.changed("key-name") && o.keyName != "":
-		return s, usagef("--key-name and --ssh-key both say what the key is; give one of them")
+		return s, failure.Invalid("--key-name and --ssh-key both say what the key is; give one of them")
 	case o.sshKey == "" && strings.ContainsAny(o.keyName, "/\x00"):
-		return s, usagef("--key-name %q is not the name of a key; --ssh-key takes a file", o.keyName)
+		return s, failure.Invalid("--key-name %q is not the name of a key; --ssh-key takes a file", o.keyName)
 	case o.sshKey == "" && o.keyName != "": // typed, or of the environment
 		flag, keyFile = "--key-name "+o.keyName, filepath.Join(a.settings.StateDir, "keypairs", o.keyName+".pub")
 	}
@@ -121,12 +122,12 @@ func (a *App) seed(ctx context.Context, o *bootOptions) (seed.Seed, error) {
 		s.NoCloud = true
 	case "", "false", "0", "none":
 	default:
-		return s, usagef("The value of the '--config-drive' option must be a boolean value. It is %q; say true or false", o.configDrive)
+		return s, failure.Invalid("The value of the '--config-drive' option must be a boolean value. It is %q; say true or false", o.configDrive)
 	}
 	for _, f := range o.files {
 		dst, src, ok := strings.Cut(f, "=")
 		if !ok {
-			return s, usagef("--file %q is not in the form DST=SRC", f)
+			return s, failure.Invalid("--file %q is not in the form DST=SRC", f)
 		}
 		data, mode, err := readInput(ctx, src, maxFile)
 		if err != nil {
@@ -153,7 +154,7 @@ func jsonFiles(ctx context.Context, devices []string) (map[string][]byte, error)
 			files[d] = data
 		case pair: // then it is a spec, and a wrong one
 		case errors.Is(err, os.ErrNotExist):
-			return nil, usagef("--block-device %q: Expected a comma-separated list of key=value pairs, or a JSON file. '%s' is not a key=value pair, and there is no such file", d, d)
+			return nil, failure.Invalid("--block-device %q: Expected a comma-separated list of key=value pairs, or a JSON file. '%s' is not a key=value pair, and there is no such file", d, d)
 		default:
 			return nil, inputError("--block-device", err)
 		}

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/console"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 func (a *App) newConsoleCmd() *cobra.Command {
@@ -13,7 +14,7 @@ func (a *App) newConsoleCmd() *cobra.Command {
 		Long: "Join the console of a running instance. The detach key, Ctrl-] unless --detach-key says another letter, ends it and leaves the container running.",
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(key) != 2 || key[0] != '^' || key[1] < '@' || key[1] > '_' {
-				return usagef("--detach-key %q is not of the form ^X, with X an upper-case letter or one of @[\\]^_", key)
+				return failure.Invalid("--detach-key %q is not of the form ^X, with X an upper-case letter or one of @[\\]^_", key)
 			}
 			v, err := a.running(c.Context(), args[0])
 			if err != nil {

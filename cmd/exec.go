@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 )
 
@@ -22,7 +23,7 @@ exit code is the command's: 127 when it is not there, 126 when it cannot be exec
 		Example: "  lxcboot exec web1 -- ps",
 		RunE: func(c *cobra.Command, args []string) error {
 			if tty && noTTY {
-				return usagef("--tty and --no-tty exclude each other")
+				return failure.Invalid("--tty and --no-tty exclude each other")
 			}
 			var err error
 			if o.Env, err = keyValues("--env", env); err != nil {
@@ -37,7 +38,7 @@ exit code is the command's: 127 when it is not there, 126 when it cannot be exec
 				o.Argv = o.Argv[1:]
 			}
 			if len(o.Argv) == 0 {
-				return usagef("exec needs a command to run after --")
+				return failure.Invalid("exec needs a command to run after --")
 			}
 			o.TTY = tty || !noTTY && term.IsTerminal(int(a.In.Fd())) && term.IsTerminal(int(a.Out.Fd()))
 			o.Stdin, o.Stdout, o.Stderr = a.In, a.Out, a.Err

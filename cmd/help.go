@@ -2,6 +2,8 @@ package cmd
 
 import (
 	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // newHelpCmd is cobra's help command, but that it knows what there is no help for.
@@ -22,7 +24,7 @@ func newHelpCmd() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			of, rest, err := c.Root().Find(args)
 			if err != nil {
-				return usagef("%v", err)
+				return failure.Invalid("%v", err)
 			}
 			if len(rest) > 0 {
 				return unknownCommand(of, rest[0])

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -29,10 +30,10 @@ image that names another file (a backing file, a data file) is refused.`,
 				return err
 			}
 			if req.Path == "" {
-				return usagef("image import: the FILE is empty; give the path of an image")
+				return failure.Invalid("image import: the FILE is empty; give the path of an image")
 			}
 			if _, err := os.Stat(req.Path); err != nil {
-				return usagef("cannot read the image file: %v", err)
+				return failure.Invalid("cannot read the image file: %v", err)
 			}
 			var done func()
 			req.Progress, done = a.progress("importing " + filepath.Base(req.Path))

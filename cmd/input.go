@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // The most bytes that are read of a file that was named on the command line. What a
@@ -63,7 +65,7 @@ func inputError(what string, err error) error {
 	if _, ok := errors.AsType[*interruptedError](err); ok {
 		return err
 	}
-	return usagef("%s: %v", what, err)
+	return failure.Invalid("%s: %v", what, err)
 }
 
 // keyValues reads the KEY=VALUE pairs of a flag; the value may hold further '='.
@@ -72,10 +74,10 @@ func keyValues(flag string, pairs []string) (map[string]string, error) {
 	for _, p := range pairs {
 		k, v, ok := strings.Cut(p, "=")
 		if !ok || k == "" {
-			return nil, usagef("%s: '['%s']' is not in the format of 'key=value'", flag, p)
+			return nil, failure.Invalid("%s: '['%s']' is not in the format of 'key=value'", flag, p)
 		}
 		if _, twice := all[k]; twice {
-			return nil, usagef("%s %q: the key %q is given twice", flag, p, k)
+			return nil, failure.Invalid("%s %q: the key %q is given twice", flag, p, k)
 		}
 		all[k] = v
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 )
 
@@ -19,7 +20,7 @@ func (a *App) newListCmd() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			for _, s := range statuses {
 				if !slices.Contains(instance.Statuses, strings.ToUpper(s)) {
-					return usagef("--status %q is not one of %s", s, strings.Join(instance.Statuses, ", "))
+					return failure.Invalid("--status %q is not one of %s", s, strings.Join(instance.Statuses, ", "))
 				}
 			}
 			m, err := a.manager(c.Context())

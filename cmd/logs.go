@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/console"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 )
 
@@ -19,7 +20,7 @@ func (a *App) newLogsCmd() *cobra.Command {
 part is dropped. What could change a terminal is escaped, unless --raw is given.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if length < 0 {
-				return usagef("--length %d: it is a number of lines, from 1 on; 0 is all of them", length)
+				return failure.Invalid("--length %d: it is a number of lines, from 1 on; 0 is all of them", length)
 			}
 			store, err := a.records()
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 )
 
@@ -23,7 +24,7 @@ func (a *App) interfaces(ctx context.Context, nics []string) ([]lxc.Interface, e
 	for _, text := range nics {
 		if text == "none" || text == "auto" {
 			if len(nics) > 1 {
-				return nil, usagef("--nic %s cannot be combined with other --nic", text)
+				return nil, failure.Invalid("--nic %s cannot be combined with other --nic", text)
 			}
 			if text == "none" || needRoot() != nil {
 				return nil, nil
@@ -52,7 +53,7 @@ func (a *App) nic(ctx context.Context, text string) (lxc.Interface, error) {
 	var prefix netip.Prefix
 	var err error
 	fail := func(format string, args ...any) (lxc.Interface, error) {
-		return n, usagef("--nic %q: %s", text, fmt.Sprintf(format, args...))
+		return n, failure.Invalid("--nic %q: %s", text, fmt.Sprintf(format, args...))
 	}
 	var seen []string
 	for piece := range strings.SplitSeq(text, ",") {
@@ -136,16 +137,16 @@ func checkInterfaces(nics []lxc.Interface, count int) error {
 	for i, n := range nics {
 		switch {
 		case count > 1 && n.MAC != "":
-			return usagef("--nic mac=%s is the address of one card, and %d instances are asked for; leave mac out", n.MAC, count)
+			return failure.Invalid("--nic mac=%s is the address of one card, and %d instances are asked for; leave mac out", n.MAC, count)
 		case count > 1 && len(n.Addresses) > 0:
-			return usagef("--nic v4-fixed-ip=%s is the address of one instance, and %d are asked for; leave v4-fixed-ip out", n.Addresses[0], count)
+			return failure.Invalid("--nic v4-fixed-ip=%s is the address of one instance, and %d are asked for; leave v4-fixed-ip out", n.Addresses[0], count)
 		}
 		for _, other := range nics[:i] {
 			switch {
 			case n.MAC != "" && n.MAC == other.MAC:
-				return usagef("the mac %s is given twice; each --nic needs one of its own", n.MAC)
+				return failure.Invalid("the mac %s is given twice; each --nic needs one of its own", n.MAC)
 			case n.Gateway != "" && other.Gateway != "":
-				return usagef("the gateways %s and %s are given, and there is one default route; leave one out", other.Gateway, n.Gateway)
+				return failure.Invalid("the gateways %s and %s are given, and there is one default route; leave one out", other.Gateway, n.Gateway)
 			}
 		}
 	}

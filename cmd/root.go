@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/viper"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 )
 
@@ -123,7 +124,7 @@ where a cloud is configured, and from an embedded store otherwise.`,
 // prepare is done before every command that runs.
 func (a *App) prepare(c *cobra.Command, _ []string) error {
 	if !slices.Contains(formats, a.format) {
-		return usagef("--format %q is not one of %s", a.format, strings.Join(formats, ", "))
+		return failure.Invalid("--format %q is not one of %s", a.format, strings.Join(formats, ", "))
 	}
 	if err := cmp.Or(missingFlags(c), emptyFlags(c)); err != nil {
 		return err
@@ -149,7 +150,7 @@ func settingless(c *cobra.Command) bool {
 // needRoot refuses what only root can do.
 func needRoot() error {
 	if os.Geteuid() != 0 {
-		return &hintError{err: errNotRoot, hint: "run it with sudo"}
+		return errNotRoot
 	}
 	return nil
 }

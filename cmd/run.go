@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/console"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 )
 
@@ -34,7 +35,7 @@ func (a *App) run(ctx context.Context, o *bootOptions, name string, rm bool) err
 		return err
 	}
 	if req.Count > 1 {
-		return usagef("run boots one instance; leave --min-count and --max-count out")
+		return failure.Invalid("run boots one instance; leave --min-count and --max-count out")
 	}
 	m, err := a.dialingManager(ctx)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 )
 
@@ -19,7 +20,7 @@ func (a *App) newSetCmd() *cobra.Command {
 				return err
 			}
 			if len(meta) == 0 && !c.Flags().Changed("description") {
-				return usagef("set needs --property KEY=VALUE or --description TEXT")
+				return failure.Invalid("set needs --property KEY=VALUE or --description TEXT")
 			}
 			return a.change(c.Context(), args[0], func(r *instance.Record) error {
 				if r.Meta == nil {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 const (
@@ -72,7 +74,7 @@ libvirtd notices a new hook when it restarts; running containers go on meanwhile
 			}
 			for _, w := range words {
 				if strings.ContainsAny(w, "'\"\\$\n") {
-					return usagef("%q cannot be written into the hook and the unit: it has a quote, a $, a \\ or a newline in it", w)
+					return failure.Invalid("%q cannot be written into the hook and the unit: it has a quote, a $, a \\ or a newline in it", w)
 				}
 			}
 			if err := install(hookPath, hookScript(words), 0o755); err != nil {

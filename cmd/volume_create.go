@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -26,9 +27,9 @@ func (a *App) newVolumeCreateCmd() *cobra.Command {
 			}
 			switch {
 			case sources > 1:
-				return usagef("only one of --image, --snapshot and --source may be given: each of them is what the volume is made from")
+				return failure.Invalid("only one of --image, --snapshot and --source may be given: each of them is what the volume is made from")
 			case c.Flags().Changed("size") && req.Size < 1:
-				return usagef("--size %d: a volume has at least 1 GiB", req.Size)
+				return failure.Invalid("--size %d: a volume has at least 1 GiB", req.Size)
 			}
 			store, err := a.openStore(ctx)
 			if err != nil {
@@ -36,7 +37,7 @@ func (a *App) newVolumeCreateCmd() *cobra.Command {
 			}
 			if len(args) > 0 {
 				if req.Name != "" {
-					return usagef("the name is given twice, as %q and as --name %q", args[0], req.Name)
+					return failure.Invalid("the name is given twice, as %q and as --name %q", args[0], req.Name)
 				}
 				req.Name = args[0]
 			}
@@ -53,7 +54,7 @@ func (a *App) newVolumeCreateCmd() *cobra.Command {
 				return err
 			}
 			if req.Size == 0 && sources == 0 {
-				return usagef("volume create needs --size, in GiB, or what it is to be made from")
+				return failure.Invalid("volume create needs --size, in GiB, or what it is to be made from")
 			}
 			if err := store.CheckCreate(ctx, []volume.CreateVolume{req}); err != nil {
 				return err

@@ -3,6 +3,7 @@ package cmd
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -22,7 +23,7 @@ blank one is not, until somebody who put a root filesystem on it says so.`,
 			}
 			switch {
 			case bootable && notBootable:
-				return usagef("--bootable and --no-bootable exclude each other")
+				return failure.Invalid("--bootable and --no-bootable exclude each other")
 			case bootable || notBootable:
 				req.Bootable = &bootable
 			}
@@ -31,7 +32,7 @@ blank one is not, until somebody who put a root filesystem on it says so.`,
 				return err
 			}
 			if req.Name == nil && req.Bootable == nil && len(req.Metadata) == 0 {
-				return usagef("volume set needs --name, --property, --bootable or --no-bootable")
+				return failure.Invalid("volume set needs --name, --property, --bootable or --no-bootable")
 			}
 			store, err := a.openStore(c.Context())
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 )
 
@@ -21,7 +22,7 @@ func (a *App) newWaitCmd() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			want := strings.ToUpper(status)
 			if !slices.Contains(known, want) {
-				return usagef("--for %q is not one of %s", status, strings.Join(known, ", "))
+				return failure.Invalid("--for %q is not one of %s", status, strings.Join(known, ", "))
 			}
 			m, err := a.manager(c.Context())
 			if err != nil {

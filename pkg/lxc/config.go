@@ -4,7 +4,6 @@ package lxc
 
 import (
 	"encoding/xml"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -18,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"libvirt.org/go/libvirtxml"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 )
 
@@ -25,7 +25,7 @@ import (
 const MetadataURI = "https://github.com/lxcboot/lxcboot/instance/1"
 
 // ErrInvalid is wrapped by errors about a Config or options that cannot be.
-var ErrInvalid = errors.New("invalid request")
+var ErrInvalid = failure.ErrInvalid
 
 // cpuPeriod is the period of the CPU quota in microseconds, the kernel's default.
 const cpuPeriod = 100_000
