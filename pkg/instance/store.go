@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 )
@@ -27,7 +28,7 @@ var (
 	ErrAmbiguous = errors.New("ambiguous instance")
 	ErrBusy      = errors.New("instance is busy")
 	ErrState     = errors.New("wrong state")
-	ErrInvalid   = errors.New("invalid request")
+	ErrInvalid   = failure.ErrInvalid
 	// ErrDamaged wraps the path of a record that cannot be read.
 	ErrDamaged = errors.New("damaged record")
 )

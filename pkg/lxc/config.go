@@ -4,7 +4,6 @@ package lxc
 
 import (
 	"encoding/xml"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -17,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"libvirt.org/go/libvirtxml"
 )
 
@@ -24,7 +24,7 @@ import (
 const MetadataURI = "https://github.com/lxcboot/lxcboot/instance/1"
 
 // ErrInvalid is wrapped by errors about a Config or options that cannot be.
-var ErrInvalid = errors.New("invalid request")
+var ErrInvalid = failure.ErrInvalid
 
 // cpuPeriod is the period of the CPU quota in microseconds, the kernel's default.
 const cpuPeriod = 100_000

@@ -2,6 +2,7 @@ package lxc
 
 import (
 	"context"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,7 +24,7 @@ func looks(t *testing.T, name string, ok func(Live) bool) Live {
 		if ok(live) {
 			return live
 		}
-		if err := pause(ctx, time.Millisecond); err != nil {
+		if err := wait.For(ctx, time.Millisecond); err != nil {
 			t.Fatalf("%s: %+v: %v", name, live, err)
 		}
 	}
