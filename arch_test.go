@@ -16,24 +16,27 @@ func TestImports(t *testing.T) {
 	allowed := map[string][]string{
 		"pkg/instance":          {"pkg/bdm", "pkg/volume", "pkg/volume/connector", "pkg/rootfs", "pkg/loop", "pkg/lxc", "pkg/console", "pkg/proc", "pkg/flavor", "pkg/seed", "pkg/fault"},
 		"pkg/volume/local":      {"pkg/volume", "pkg/volume/imagefile", "pkg/loop", "pkg/fault"},
-		"pkg/volume/openstack":  {"pkg/volume", "pkg/volume/imagefile", "pkg/fault"},
-		"pkg/volume/connector":  {"pkg/volume", "pkg/loop", "pkg/fault"},
+		"pkg/volume/openstack":  {"pkg/volume", "pkg/volume/imagefile", "pkg/fault", "pkg/tty"},
+		"pkg/volume/connector":  {"pkg/volume", "pkg/loop", "pkg/fault", "pkg/host"},
 		"pkg/volume/volumetest": {"pkg/volume"},
 		"pkg/volume/imagefile":  {"pkg/volume"},
-		"pkg/rootfs":            {"pkg/loop", "pkg/fault"},
+		"pkg/rootfs":            {"pkg/loop", "pkg/fault", "pkg/tty"},
 		"pkg/loop":              {"pkg/fault"},
-		"pkg/lxc":               {"pkg/console", "pkg/proc", "pkg/fault"},
-		"pkg/console":           {"pkg/proc"},
+		"pkg/durable":           {"pkg/fault"},
+		"pkg/lxc":               {"pkg/tty", "pkg/proc", "pkg/fault"},
+		"pkg/console":           {"pkg/tty", "pkg/proc", "pkg/host"},
+		"pkg/tty":               nil,
 		"pkg/proc":              nil,
 		"pkg/host":              nil,
 		"pkg/failure":           nil,
+		"pkg/lock":              nil,
+		"pkg/wait":              nil,
 		"pkg/fault":             nil,
 		"pkg/bdm":               nil,
 		"pkg/flavor":            nil,
 		"pkg/volume":            nil,
-		"pkg/lazyregexp":        nil,
 	}
-	anywhere := []string{"pkg/lazyregexp", "pkg/failure"} // which are of the standard library alone
+	anywhere := []string{"pkg/failure", "pkg/durable", "pkg/lock", "pkg/wait"} // which are of the standard library alone
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}}`, "./pkg/...").Output()
 	if err != nil {
 		t.Fatal(err)

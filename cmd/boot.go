@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 )
 
@@ -37,11 +37,11 @@ The keys of --block-device are described in docs/bdm.md.`,
 func nameArg(_ *cobra.Command, args []string) error {
 	switch len(args) {
 	case 0:
-		return usagef("the following arguments are required: name")
+		return failure.Invalid("the following arguments are required: name")
 	case 1:
 		return nil
 	}
-	return usagef("one name is expected, and there are %d arguments: %s", len(args), strings.Join(args, " "))
+	return failure.Invalid("one name is expected, and there are %d arguments: %s", len(args), strings.Join(args, " "))
 }
 
 func (a *App) boot(ctx context.Context, o *bootOptions, name string) error {
@@ -179,28 +179,4 @@ func (a *App) printPlans(plans []instance.Plan) error {
 		}
 	}
 	return a.printList(l)
-}
-
-// jsonFiles reads the JSON files, as openstack server create takes them, that are
-// named in the place of block devices: by their names, as typed. What begins with a
-// key of a spec is one, whatever files there are.
-func jsonFiles(ctx context.Context, devices []string) (map[string][]byte, error) {
-	files := map[string][]byte{}
-	for _, d := range devices {
-		key, _, pair := strings.Cut(d, "=")
-		if d == "" || strings.ContainsAny(d[:1], "{[") || pair && bdm.IsKey(key) {
-			continue
-		}
-		data, _, err := readInput(ctx, d, bdm.MaxJSON)
-		switch {
-		case err == nil:
-			files[d] = data
-		case pair: // then it is a spec, and a wrong one
-		case errors.Is(err, os.ErrNotExist):
-			return nil, usagef("--block-device %q: Expected a comma-separated list of key=value pairs, or a JSON file. '%s' is not a key=value pair, and there is no such file", d, d)
-		default:
-			return nil, inputError("--block-device", err)
-		}
-	}
-	return files, nil
 }

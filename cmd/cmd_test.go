@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/volume"
@@ -251,9 +253,9 @@ func TestSettings(t *testing.T) {
 func TestExitCodes(t *testing.T) {
 	for want, errs := range map[int][]error{
 		exitFailure:     {errors.New("something"), &volume.StateError{Status: volume.StatusError}},
-		exitUsage:       {usagef("x"), instance.ErrInvalid, volume.ErrInvalid},
+		exitUsage:       {failure.Invalid("x"), fmt.Errorf("a: %w", failure.Invalid("x"))},
 		exitNotFound:    {&volume.NotFoundError{Kind: "volume"}, instance.ErrNotFound, volume.ErrNotFound, fmt.Errorf("a: %w", lxc.ErrNotFound)},
-		exitConflict:    {instance.ErrExists, instance.ErrBusy, instance.ErrState, volume.ErrInUse, &volume.AmbiguousError{}, &volume.StateError{}, volume.ErrQuota},
+		exitConflict:    {instance.ErrExists, instance.ErrBusy, failure.Of(instance.ErrState, "x"), volume.ErrInUse, &volume.AmbiguousError{}, &volume.StateError{}, volume.ErrQuota},
 		exitUnreachable: {lxc.ErrNoDaemon, volume.ErrUnreachable},
 		exitUnfit:       {&local.DirError{}, lxc.ErrNoDriver, errNotRoot, volume.ErrAuth, os.ErrPermission},
 		exitIncomplete:  {&instance.RollbackError{Instance: "i", Cause: volume.ErrInUse, Undo: errors.New("y")}},
@@ -264,6 +266,25 @@ func TestExitCodes(t *testing.T) {
 			if got, _ := classify(err); got != want {
 				t.Errorf("%v: exit code %d, want %d", err, got, want)
 			}
+		}
+	}
+}
+
+// TestUserWords holds that nothing is cut out of what a message holds of its user.
+func TestUserWords(t *testing.T) {
+	clean(t)
+	for _, words := range []string{"invalid request: ", "wrong state: ", "x: conflict", "instance exists: ", "context canceled", "context deadline exceeded"} {
+		path := filepath.Join(t.TempDir(), words)
+		for _, args := range [][]string{{"image", "import", path}, {"volume", "show", words}, {"boot", "--flavor", words, "n"}, {"boot", "--flavor", "m1.tiny", "--image", "i", "--user-data", path, "n"}} {
+			if _, _, stderr := run(t, args...); !strings.Contains(stderr, words) {
+				t.Errorf("%q: %q lacks %q", args, stderr, words)
+			}
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(&interruptedError{syscall.SIGINT})
+		err := interruption(ctx, fmt.Errorf("cannot read %q: %w", words, context.Canceled))
+		if code, _ := classify(err); code != 130 || !strings.HasPrefix(message(err), "interrupted: ") || !strings.Contains(message(err), words) {
+			t.Errorf("%d, %q lacks %q", code, message(err), words)
 		}
 	}
 }

@@ -7,17 +7,14 @@ import (
 	"io/fs"
 	"os/exec"
 	"slices"
-	"strings"
 	"syscall"
 
-	"github.com/spf13/cobra"
-
 	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/flavor"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
-	"github.com/lxcboot/lxcboot/pkg/seed"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
 )
@@ -34,26 +31,6 @@ const (
 	exitIncomplete  = 7
 	exitSignal      = 128 // and the signal's number
 )
-
-const exitCodesText = `The exit codes of lxcboot:
-
-  0    done
-  1    it failed, and what it had done was undone
-  2    the command line or the configuration is wrong; nothing was done
-  3    an instance, image, volume, snapshot or flavor was not found
-  4    conflict: in use, taken, ambiguous, or not in a state for this
-  5    libvirtd or the cloud cannot be reached
-  6    not permitted, or this host lacks something
-  7    it failed, and not all could be undone: lxcboot delete finishes it
-  130  interrupted (143: by SIGTERM; 129: its terminal ended); what was done was undone
-
-exec ends with the exit code of the program inside: 127 when there is none of that
-name, 126 when it cannot be executed, 128 and the signal when one ended it. run ends
-with 0 when the container ended by itself, or by a signal to run.`
-
-func exitCodesTopic() *cobra.Command {
-	return &cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesText}
-}
 
 // interruptedError is the cause of a context that a signal cancelled.
 type interruptedError struct{ signal syscall.Signal }
@@ -75,25 +52,11 @@ func interruption(ctx context.Context, err error) error {
 	if _, already := errors.AsType[*interruptedError](err); !ok || already {
 		return err
 	}
-	return &interruptedOperation{err, cause}
-}
-
-// interruptedOperation is an operation that a signal ended.
-type interruptedOperation struct {
-	err   error
-	cause *interruptedError
-}
-
-// Error has the cause in the place of the words that every cancelled call returns.
-func (e *interruptedOperation) Error() string {
-	text := e.err.Error()
-	if !strings.Contains(text, context.Canceled.Error()) {
-		return e.cause.Error() + ": " + text
+	if err == context.Canceled {
+		return cause
 	}
-	return strings.ReplaceAll(text, context.Canceled.Error(), e.cause.Error())
+	return failure.Of(cause, "%v: %w", cause, err)
 }
-
-func (e *interruptedOperation) Unwrap() []error { return []error{e.err, e.cause} }
 
 // exitError ends the command with a code and prints nothing.
 type exitError int
@@ -107,6 +70,7 @@ type hintError struct {
 }
 
 func (e *hintError) Error() string { return e.err.Error() }
+
 func (e *hintError) Unwrap() error { return e.err }
 
 var errNotRoot = errors.New("this needs root")
@@ -155,13 +119,14 @@ func split(err error) []error {
 	return []error{err}
 }
 
-// plainly takes the words off by which packages tell kinds of errors apart, where they
-// say nothing to a person that the sentence does not.
-var plainly = strings.NewReplacer(
-	"invalid request: ", "", ": invalid request", "", "wrong state: ", "", ": conflict", "", "instance exists: ", "", context.DeadlineExceeded.Error(), "it took too long")
-
-// message is what a person is told of an error.
-func message(err error) string { return plainly.Replace(err.Error()) }
+// message is what a person is told of an error. Nothing is taken out of it: it may hold
+// words of theirs.
+func message(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "it took too long: " + err.Error()
+	}
+	return err.Error()
+}
 
 // classes are the kinds of errors there are, the most telling first.
 var classes = []struct {
@@ -188,16 +153,11 @@ var classes = []struct {
 	{volume.ErrNotFound, exitNotFound, ""},
 	{bdm.ErrNotFound, exitNotFound, ""},
 	{lxc.ErrNotFound, exitNotFound, ""},
-	{errNotRoot, exitUnfit, ""},
+	{errNotRoot, exitUnfit, "run it with sudo"},
 	{fs.ErrPermission, exitUnfit, ""},
 	{rootfs.ErrIDMapUnsupported, exitUnfit, ""},
 	{exec.ErrNotFound, exitUnfit, ""},
-	{bdm.ErrInvalid, exitUsage, ""},
-	{instance.ErrInvalid, exitUsage, ""},
-	{seed.ErrInvalid, exitUsage, ""},
-	{flavor.ErrInvalid, exitUsage, ""},
-	{lxc.ErrInvalid, exitUsage, ""},
-	{volume.ErrInvalid, exitUsage, ""},
+	{failure.ErrInvalid, exitUsage, ""},
 	{volume.ErrUnsupported, exitUnfit, ""},
 	{context.DeadlineExceeded, exitFailure, "--timeout allows more time"},
 }
@@ -205,7 +165,6 @@ var classes = []struct {
 // classify is the exit code of an error and a hint.
 func classify(err error) (code int, hint string) {
 	var rollback *instance.RollbackError
-	var usage *usageError
 	var interrupted *interruptedError
 	var state *volume.StateError
 	var dir *local.DirError
@@ -215,8 +174,6 @@ func classify(err error) (code int, hint string) {
 		return exitIncomplete, "lxcboot delete " + rollback.Instance + " finishes it"
 	case errors.As(err, &interrupted):
 		return exitSignal + int(interrupted.signal), ""
-	case errors.As(err, &usage):
-		return exitUsage, ""
 	case errors.As(err, &dir):
 		return exitUnfit, ""
 	case errors.As(err, &state) && (state.Status == volume.StatusError || state.Status == volume.ImageKilled):

@@ -7,9 +7,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // The most bytes that are read of a file that was named on the command line. What a
@@ -62,5 +65,21 @@ func inputError(what string, err error) error {
 	if _, ok := errors.AsType[*interruptedError](err); ok {
 		return err
 	}
-	return usagef("%s: %v", what, err)
+	return failure.Invalid("%s: %v", what, err)
+}
+
+// keyValues reads the KEY=VALUE pairs of a flag; the value may hold further '='.
+func keyValues(flag string, pairs []string) (map[string]string, error) {
+	all := map[string]string{}
+	for _, p := range pairs {
+		k, v, ok := strings.Cut(p, "=")
+		if !ok || k == "" {
+			return nil, failure.Invalid("%s: '['%s']' is not in the format of 'key=value'", flag, p)
+		}
+		if _, twice := all[k]; twice {
+			return nil, failure.Invalid("%s %q: the key %q is given twice", flag, p, k)
+		}
+		all[k] = v
+	}
+	return all, nil
 }

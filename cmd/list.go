@@ -1,25 +1,66 @@
 package cmd
 
 import (
+	"errors"
+	"slices"
 	"strings"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/instance"
 )
 
-// list is the value of a flag that can be repeated. pflag's own one takes a buffer of
-// 4 KiB for each such flag of each command, to say that it is empty.
-type list []string
-
-func (l *list) Set(value string) error {
-	*l = append(*l, value)
-	return nil
+func (a *App) newListCmd() *cobra.Command {
+	var all, long bool
+	var statuses []string
+	var name string
+	c := &cobra.Command{
+		Use: "list", Short: "List instances", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			for _, s := range statuses {
+				if !slices.Contains(instance.Statuses, strings.ToUpper(s)) {
+					return failure.Invalid("--status %q is not one of %s", s, strings.Join(instance.Statuses, ", "))
+				}
+			}
+			m, err := a.manager(c.Context())
+			if err != nil {
+				return err
+			}
+			views, damaged := m.List(c.Context())
+			if damaged != nil && !errors.Is(damaged, instance.ErrDamaged) {
+				return damaged
+			}
+			views = slices.DeleteFunc(views, func(v instance.View) bool {
+				return len(statuses) > 0 && !slices.ContainsFunc(statuses, func(s string) bool { return strings.EqualFold(s, v.Status) }) ||
+					name != "" && !strings.Contains(v.Name, name)
+			})
+			return errors.Join(a.printInstances(views, long), damaged)
+		},
+	}
+	c.Flags().BoolVar(&all, "all", false, "accepted: all instances are always listed")
+	c.Flags().BoolVar(&long, "long", false, "more columns")
+	c.Flags().StringArrayVar(&statuses, "status", nil, "only of this status (can be repeated)")
+	c.Flags().StringVar(&name, "name", "", "only with this in their name")
+	_ = c.RegisterFlagCompletionFunc("status", cobra.FixedCompletions(instance.Statuses, cobra.ShellCompDirectiveNoFileComp))
+	return c
 }
 
-func (l *list) String() string { return strings.Join(*l, " ") }
-
-func (*list) Type() string { return "stringArray" }
-
-// repeated defines a flag that can be repeated.
-func repeated(f *pflag.FlagSet, to *[]string, name, usage string) {
-	f.Var((*list)(to), name, usage)
+func (a *App) printInstances(views []instance.View, long bool) error {
+	l := listing{columns: []string{"ID", "Name", "Status", "Flavor", "Created"}}
+	if long {
+		l.columns = append(l.columns, "Networks", "Image", "Host", "Volumes", "Note")
+	}
+	for _, v := range views {
+		row := []any{v.ID, v.Name, v.Status, v.Spec.Flavor.Name, v.CreatedAt}
+		if long {
+			var volumes []string
+			for _, x := range v.Volumes {
+				volumes = append(volumes, x.VolumeID)
+			}
+			row = append(row, networks(v.Spec.NICs), image(v), v.Host, volumes, v.Note)
+		}
+		l.rows = append(l.rows, row)
+	}
+	return a.printList(l)
 }

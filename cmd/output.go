@@ -13,6 +13,8 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"golang.org/x/term"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 var formats = []string{"table", "json", "yaml", "value"}
@@ -137,7 +139,7 @@ func pick(have, want []string) (picked []int, err error) {
 	for _, w := range want {
 		i := slices.IndexFunc(have, func(h string) bool { return strings.EqualFold(h, w) })
 		if i < 0 {
-			return nil, usagef("there is no column %q; there are %s", w, strings.Join(have, ", "))
+			return nil, failure.Invalid("there is no column %q; there are %s", w, strings.Join(have, ", "))
 		}
 		if !slices.Contains(picked, i) { // an object has each key once
 			picked = append(picked, i)

@@ -7,8 +7,6 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -16,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/viper"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 )
 
@@ -101,7 +100,7 @@ where a cloud is configured, and from an embedded store otherwise.`,
 	a.bindSettings(root)
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.format, "format", "f", "table", "output: table, json, yaml or value")
-	flags.VarP((*list)(&a.columns), "column", "c", "only this column (can be repeated)")
+	flags.StringArrayVarP(&a.columns, "column", "c", nil, "only this column (can be repeated)")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no hints; warnings and errors stay")
 	_ = root.RegisterFlagCompletionFunc("column", cobra.NoFileCompletions)
 	_ = root.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
@@ -125,7 +124,7 @@ where a cloud is configured, and from an embedded store otherwise.`,
 // prepare is done before every command that runs.
 func (a *App) prepare(c *cobra.Command, _ []string) error {
 	if !slices.Contains(formats, a.format) {
-		return usagef("--format %q is not one of %s", a.format, strings.Join(formats, ", "))
+		return failure.Invalid("--format %q is not one of %s", a.format, strings.Join(formats, ", "))
 	}
 	if err := cmp.Or(missingFlags(c), emptyFlags(c)); err != nil {
 		return err
@@ -148,52 +147,10 @@ func settingless(c *cobra.Command) bool {
 	return false
 }
 
-// newHelpCmd is cobra's help command, but that it knows what there is no help for.
-func newHelpCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "help [COMMAND]", Short: "Help about any command",
-		ValidArgsFunction: func(c *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
-			of, _, err := c.Root().Find(args)
-			if err == nil {
-				for _, sub := range of.Commands() {
-					if sub.IsAvailableCommand() || sub.IsAdditionalHelpTopicCommand() {
-						names = append(names, cobra.CompletionWithDesc(sub.Name(), sub.Short))
-					}
-				}
-			}
-			return names, cobra.ShellCompDirectiveNoFileComp
-		},
-		RunE: func(c *cobra.Command, args []string) error {
-			of, rest, err := c.Root().Find(args)
-			if err != nil {
-				return usagef("%v", err)
-			}
-			if len(rest) > 0 {
-				return unknownCommand(of, rest[0])
-			}
-			of.InitDefaultHelpFlag()
-			return of.Help()
-		},
-	}
-}
-
-func (a *App) newVersionCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Show the version", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			version := Version
-			if info, ok := debug.ReadBuildInfo(); ok && version == "devel" && info.Main.Version != "" {
-				version = info.Main.Version // as go install MODULE@VERSION knows it
-			}
-			return a.printRecord(record{{"version", version}, {"go", runtime.Version()}, {"platform", runtime.GOOS + "/" + runtime.GOARCH}})
-		},
-	}
-}
-
 // needRoot refuses what only root can do.
 func needRoot() error {
 	if os.Geteuid() != 0 {
-		return &hintError{err: errNotRoot, hint: "run it with sudo"}
+		return errNotRoot
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/viper"
 
 	"github.com/lxcboot/lxcboot/pkg/console"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/flavor"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
@@ -113,7 +114,7 @@ func (a *App) load(c *cobra.Command) error {
 	}
 	if err := a.v.ReadConfig(bytes.NewReader(data)); err != nil {
 		err = cmp.Or(errors.Unwrap(err), err) // without viper's words
-		return usagef("the configuration %s is not valid YAML: %s", path, strings.TrimPrefix(err.Error(), "yaml: "))
+		return failure.Invalid("the configuration %s is not valid YAML: %s", path, strings.TrimPrefix(err.Error(), "yaml: "))
 	}
 	if err := a.checkKeys(path); err != nil {
 		return err
@@ -127,7 +128,7 @@ func (a *App) load(c *cobra.Command) error {
 		// A key with nothing after it is as one that is not there.
 		if v := a.v.Get(x.key); v != nil {
 			if err := assign(x.to(&s), v); err != nil {
-				return usagef("%s (or %s): %v", x.key, x.env, err)
+				return failure.Invalid("%s (or %s): %v", x.key, x.env, err)
 			}
 		}
 	}
@@ -135,7 +136,7 @@ func (a *App) load(c *cobra.Command) error {
 		_, err = flavor.New(s.Flavors)
 	}
 	if err != nil {
-		return usagef("the configuration %s: %v", path, err)
+		return failure.Invalid("the configuration %s: %v", path, err)
 	}
 	a.settings = s
 	return s.check()
@@ -162,7 +163,7 @@ func (a *App) checkKeys(path string) error {
 	if len(unknown) > 1 {
 		what += "s"
 	}
-	return usagef("%s %s in the configuration %s; the keys are %s", what, strings.Join(unknown, ", "), path, strings.Join(known, ", "))
+	return failure.Invalid("%s %s in the configuration %s; the keys are %s", what, strings.Join(unknown, ", "), path, strings.Join(known, ", "))
 }
 
 // assign reads a value into where it goes. A number of the configuration and the
@@ -206,24 +207,24 @@ func assign(to, value any) error {
 func (s Settings) check() error {
 	for name, value := range map[string]string{"backend": s.Backend, "transport": s.Transport} {
 		if !slices.Contains(choices[name], value) {
-			return usagef("%s %q is not one of %s", name, value, strings.Join(choices[name], ", "))
+			return failure.Invalid("%s %q is not one of %s", name, value, strings.Join(choices[name], ", "))
 		}
 	}
 	switch {
 	case !strings.HasPrefix(s.StateDir, "/"):
-		return usagef("the state directory %q is not an absolute path", s.StateDir)
+		return failure.Invalid("the state directory %q is not an absolute path", s.StateDir)
 	case !strings.HasPrefix(s.RunDir, "/"):
-		return usagef("the run directory %q is not an absolute path", s.RunDir)
+		return failure.Invalid("the run directory %q is not an absolute path", s.RunDir)
 	case !strings.HasPrefix(s.Connect, "lxc:") && !strings.HasPrefix(s.Connect, "lxc+"):
-		return usagef("--connect (or LXCBOOT_CONNECT) %q is not libvirt's LXC driver: leave it out, or say %s", s.Connect, lxc.DefaultURI)
+		return failure.Invalid("--connect (or LXCBOOT_CONNECT) %q is not libvirt's LXC driver: leave it out, or say %s", s.Connect, lxc.DefaultURI)
 	case s.Timeout <= 0:
-		return usagef("timeout (or LXCBOOT_TIMEOUT) %v: it must be longer than nothing, as 90s or 10m", s.Timeout)
+		return failure.Invalid("timeout (or LXCBOOT_TIMEOUT) %v: it must be longer than nothing, as 90s or 10m", s.Timeout)
 	case s.StopTime <= 0:
-		return usagef("stop-timeout (or LXCBOOT_STOP_TIMEOUT) %v: it must be longer than nothing, as 90s or 10m", s.StopTime)
+		return failure.Invalid("stop-timeout (or LXCBOOT_STOP_TIMEOUT) %v: it must be longer than nothing, as 90s or 10m", s.StopTime)
 	case s.LogBytes < 4096:
-		return usagef("console-log-bytes %d is less than 4096", s.LogBytes)
+		return failure.Invalid("console-log-bytes %d is less than 4096", s.LogBytes)
 	case s.IDBase < minIDBase || s.IDBase > maxIDBase:
-		return usagef("idmap-base %d is not between %d and %d", s.IDBase, minIDBase, maxIDBase)
+		return failure.Invalid("idmap-base %d is not between %d and %d", s.IDBase, minIDBase, maxIDBase)
 	}
 	return nil
 }

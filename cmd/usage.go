@@ -9,22 +9,17 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
-
-// usageError is a wrong command line.
-type usageError struct{ text string }
-
-func (e *usageError) Error() string { return e.text }
-
-func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
 
 // usageOf is a wrong use of a command, and says where the right one is.
 func usageOf(c *cobra.Command, text string) error {
 	if !c.HasParent() {
-		return usagef("%s; see %s --help", text, c.CommandPath())
+		return failure.Invalid("%s; see %s --help", text, c.CommandPath())
 	}
 	_, short, _ := strings.Cut(c.CommandPath(), " ")
-	return usagef("%s: %s; see %s --help", short, text, c.CommandPath())
+	return failure.Invalid("%s: %s; see %s --help", short, text, c.CommandPath())
 }
 
 // unknownCommand is a command that there is not below c.
@@ -34,7 +29,7 @@ func unknownCommand(c *cobra.Command, name string) error {
 	if near := c.SuggestionsFor(name); len(near) > 0 {
 		text += fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
 	}
-	return usagef("%s", text)
+	return failure.Invalid("%s", text)
 }
 
 // flagText says what is wrong with a flag, without the words of the Go function that
@@ -114,7 +109,7 @@ func wrapUsage(c *cobra.Command) {
 			if err == nil {
 				return nil
 			}
-			if _, ours := errors.AsType[*usageError](err); !ours {
+			if !errors.Is(err, failure.ErrInvalid) {
 				err = errors.New(argsText(c, given))
 			}
 			return usageOf(c, err.Error())

@@ -3,6 +3,8 @@ package bdm
 import (
 	"fmt"
 	"slices"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // Facts is what was looked up for the mappings of a boot. Images, volumes and
@@ -69,7 +71,7 @@ const (
 // for the volumes that would be made: what they refuse after things were made or
 // reserved is refused here before anything is. It returns the mappings with all that
 // follows from the facts (sizes, device names, the flavor's own disks), and warnings.
-// Errors wrap ErrInvalid, ErrNotFound or ErrInUse.
+// Errors are of the kinds failure.ErrInvalid, ErrNotFound or ErrInUse.
 func Check(mappings []Mapping, f Facts) (final []Mapping, warnings []string, err error) {
 	all := slices.Clone(mappings)
 	for _, rule := range []func([]Mapping) error{f.source, f.rootExists, f.rootName, f.single} {
@@ -101,16 +103,16 @@ func CheckAttach(have []Mapping, m Mapping, v Volume) (Mapping, []string, error)
 	added := &all[len(have)]
 	switch {
 	case m.Source != SourceVolume:
-		return Mapping{}, nil, refuse(ErrInvalid, "only a volume that exists can be attached, and not source=%s; make a volume first", m.Source)
+		return Mapping{}, nil, failure.Invalid("only a volume that exists can be attached, and not source=%s; make a volume first", m.Source)
 	case m.Root():
-		return Mapping{}, nil, refuse(ErrInvalid, "the instance has its root; leave out bootindex")
+		return Mapping{}, nil, failure.Invalid("the instance has its root; leave out bootindex")
 	}
 	if err := m.check(origin{flagDevice, m.String()}, false); err != nil {
 		return Mapping{}, nil, err
 	}
 	for _, old := range have {
 		if old.Source == SourceVolume && old.ID == m.ID {
-			return Mapping{}, nil, refuse(ErrInUse, "the instance has volume %s already, as %s", m.ID, old.DeviceName)
+			return Mapping{}, nil, failure.Of(ErrInUse, "the instance has volume %s already, as %s", m.ID, old.DeviceName)
 		}
 	}
 	if err := f.volume(m); err != nil {
@@ -164,20 +166,7 @@ func (f Facts) settle(m *Mapping) (warnings []string) {
 	return warnings
 }
 
-// ruleError is a refusal in Nova's words, and its kind.
-type ruleError struct {
-	kind error
-	text string
-}
-
-func (e *ruleError) Error() string { return e.text }
-func (e *ruleError) Unwrap() error { return e.kind }
-
-func refuse(kind error, format string, args ...any) error {
-	return &ruleError{kind, fmt.Sprintf(format, args...)}
-}
-
 // invalidMapping is Nova's InvalidBDM.
 func invalidMapping(kind error, format string, args ...any) error {
-	return refuse(kind, "Block Device Mapping is Invalid: "+format, args...)
+	return failure.Of(kind, "Block Device Mapping is Invalid: "+format, args...)
 }

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // seeds are the values of one flag in all vectors.
@@ -68,7 +70,7 @@ func FuzzSpec(f *testing.F) {
 func wantSpecError(t *testing.T, err error) {
 	t.Helper()
 	var e *SpecError
-	if !errors.As(err, &e) || !errors.Is(err, ErrInvalid) || e.Flag == "" || e.Reason == "" || !printable(err.Error()) {
+	if !errors.As(err, &e) || !errors.Is(err, failure.ErrInvalid) || e.Flag == "" || e.Reason == "" || !printable(err.Error()) {
 		t.Fatalf("%#v: %q", err, err)
 	}
 }
@@ -126,7 +128,7 @@ func FuzzMappings(f *testing.F) {
 		}
 		all, err := Mappings(r)
 		if err != nil {
-			if !errors.Is(err, ErrInvalid) || all != nil {
+			if !errors.Is(err, failure.ErrInvalid) || all != nil {
 				t.Fatalf("%v", err)
 			}
 			return
@@ -149,7 +151,7 @@ func FuzzMappings(f *testing.F) {
 		}
 		final, _, err := Check(all, facts)
 		if err != nil {
-			if final != nil || !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrInUse) {
+			if final != nil || !errors.Is(err, failure.ErrInvalid) && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrInUse) {
 				t.Fatalf("%v", err)
 			}
 			return

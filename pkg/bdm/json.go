@@ -6,16 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
-
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 )
 
 // MaxJSON is the most that a JSON file of block devices may hold, in bytes: far more
 // than a boot can use.
 const MaxJSON = 1 << 20
 
-var wholeNumber = lazyregexp.New(`^-?[0-9]+$`)
+var wholeNumber = regexp.MustCompile(`^-?[0-9]+$`)
 
 // ParseJSON reads block devices in the form of openstack server create's JSON file:
 // an object with the keys of a spec, or a list of such objects. data is the file's
@@ -98,7 +97,7 @@ func jsonPairs(from origin, object []byte) ([]pair, error) {
 			}
 			typed = append(typed, pair{key, word})
 		case json.Number:
-			if !wholeNumber().MatchString(v.String()) {
+			if !wholeNumber.MatchString(v.String()) {
 				return nil, from.fail(key, v.String(), "the value %s of key %q is not a whole number", v, key)
 			}
 			typed = append(typed, pair{key, v.String()})

@@ -3,12 +3,11 @@ package bdm
 import (
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 )
 
 // SourceType is what a device is made from.
@@ -80,9 +79,9 @@ func (m Mapping) NeedsFilesystem() bool {
 const MaxSize = 1<<31 - 1
 
 var (
-	validSize   = lazyregexp.New(`^[0-9]+$`)
-	validIndex  = lazyregexp.New(`^-?[0-9]+$`)
-	validDevice = lazyregexp.New(`^(/dev/)?(vd|sd|hd|xvd|ubd)[a-z]{1,3}$`)
+	validSize   = regexp.MustCompile(`^[0-9]+$`)
+	validIndex  = regexp.MustCompile(`^-?[0-9]+$`)
+	validDevice = regexp.MustCompile(`^(/dev/)?(vd|sd|hd|xvd|ubd)[a-z]{1,3}$`)
 )
 
 // Mapping makes the spec into a mapping: with novaclient's defaults, and held to the
@@ -118,7 +117,7 @@ func (s Spec) mapping(from origin) (Mapping, error) {
 			m.Size, reason = parseSize(p.value, m.unit())
 		case "bootindex":
 			n, err := strconv.Atoi(p.value)
-			if !validIndex().MatchString(p.value) || err != nil {
+			if !validIndex.MatchString(p.value) || err != nil {
 				reason = fmt.Sprintf("the boot index %q is not a whole number; 0 is the root, and -1, or none at all, a device that is not booted from", p.value)
 			}
 			n = max(n, -1) // as in Nova, all negative ones say the same
@@ -161,7 +160,7 @@ func (m Mapping) unit() string {
 func parseSize(text, unit string) (size int, reason string) {
 	n, err := strconv.ParseInt(text, 10, 64)
 	switch {
-	case !validSize().MatchString(text):
+	case !validSize.MatchString(text):
 		return 0, fmt.Sprintf("the size %q is not a whole number of %s", text, unit)
 	case err != nil || n > MaxSize:
 		return 0, fmt.Sprintf("the size: %s is greater than the maximum of %d", text, MaxSize)
@@ -187,7 +186,7 @@ func badTag(text string) string {
 // parseDevice reads a device name. It becomes a node in the container's /dev, so
 // only names of disks are taken: Nova's schema would let it be null or tty.
 func parseDevice(text string) (name, reason string) {
-	if !validDevice().MatchString(text) {
+	if !validDevice.MatchString(text) {
 		return "", fmt.Sprintf("the device name %q is not one of a disk; give a name like vdb or /dev/vdb (vd, sd, hd, xvd or ubd, and one to three letters)", text)
 	}
 	return "/dev/" + strings.TrimPrefix(text, "/dev/"), ""

@@ -1,5 +1,7 @@
 package bdm
 
+import "github.com/lxcboot/lxcboot/pkg/failure"
+
 // AssignDevices gives each device that has none a name: the root /dev/vda, and the
 // others, in order, the first free ones from /dev/vdb on. Swap is no device in a
 // container and gets none. Two devices of one name are refused. It works in place,
@@ -20,7 +22,7 @@ func AssignDevices(all []Mapping) error {
 			if r, _ := root(all); r.DeviceName == rootDevice && m.DeviceName == rootDevice {
 				return sameAsRoot()
 			}
-			return invalidMapping(ErrInvalid, "two devices have the name %s", m.DeviceName)
+			return invalidMapping(failure.ErrInvalid, "two devices have the name %s", m.DeviceName)
 		}
 		taken[m.DeviceName] = true
 	}
@@ -54,7 +56,7 @@ func CheckMounts(all []Mapping) error {
 			continue
 		}
 		if at[m.MountPath] {
-			return refuse(ErrInvalid, "two devices are mounted at %s in the container; give one of them another mount=", m.MountPath)
+			return failure.Invalid("two devices are mounted at %s in the container; give one of them another mount=", m.MountPath)
 		}
 		at[m.MountPath] = true
 	}

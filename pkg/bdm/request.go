@@ -3,6 +3,8 @@ package bdm
 import (
 	"fmt"
 	"strings"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // Request is everything on the command line of a boot that makes block devices, or
@@ -48,10 +50,10 @@ type device struct {
 // before anything is looked up.
 func (r Request) CheckFlags() error {
 	if r.Flavor == "" {
-		return refuse(ErrInvalid, "you need to specify a Flavor ID. Give one with --flavor")
+		return failure.Invalid("you need to specify a Flavor ID. Give one with --flavor")
 	}
 	if r.Image != "" && len(r.ImageWith) > 0 {
-		return refuse(ErrInvalid, "--image and --image-with both say what the image is; give one of them")
+		return failure.Invalid("--image and --image-with both say what the image is; give one of them")
 	}
 	if _, err := r.imageProperties(); err != nil {
 		return err
@@ -77,17 +79,17 @@ func (r Request) Counts() (least, most int, err error) {
 		}
 		n, reason := parseSize(c.text, "instances")
 		if reason != "" {
-			return 0, 0, refuse(ErrInvalid, "%s should be >= 1, and a whole number: it is %q", c.name, c.text)
+			return 0, 0, failure.Invalid("%s should be >= 1, and a whole number: it is %q", c.name, c.text)
 		}
 		if n > MaxCount {
-			return 0, 0, refuse(ErrInvalid, "%s should be <= %d, which is more than a host bears at once: it is %d", c.name, MaxCount, n)
+			return 0, 0, failure.Invalid("%s should be <= %d, which is more than a host bears at once: it is %d", c.name, MaxCount, n)
 		}
 		for _, p := range c.set {
 			*p = n
 		}
 	}
 	if least > most {
-		return 0, 0, refuse(ErrInvalid, "min_count should be <= max_count: they are %d and %d", least, most)
+		return 0, 0, failure.Invalid("min_count should be <= max_count: they are %d and %d", least, most)
 	}
 	return least, most, nil
 }
@@ -116,7 +118,7 @@ images:
 		found = append(found, image)
 	}
 	if len(found) == 0 {
-		return "", "", refuse(ErrNotFound, "No images match the property expected by --image-with (%s)", strings.Join(r.ImageWith, ", "))
+		return "", "", failure.Of(ErrNotFound, "No images match the property expected by --image-with (%s)", strings.Join(r.ImageWith, ", "))
 	}
 	if len(found) > 1 {
 		warning = fmt.Sprintf("%d images match --image-with; the first is used: %s (%s)", len(found), found[0].Name, found[0].ID)
@@ -129,7 +131,7 @@ func (r Request) imageProperties() ([]pair, error) {
 	for _, text := range r.ImageWith {
 		key, value, ok := strings.Cut(text, "=")
 		if !ok || key == "" {
-			return nil, refuse(ErrInvalid, "argument --image-with: '%s' is not in the format of 'key=value'", text)
+			return nil, failure.Invalid("argument --image-with: '%s' is not in the format of 'key=value'", text)
 		}
 		want = append(want, pair{key, value})
 	}
@@ -184,19 +186,19 @@ func (r Request) exclusions(devices bool) error {
 	fromVolume := r.BootFromVolume != ""
 	switch {
 	case fromVolume && r.BootVolume != "":
-		return refuse(ErrInvalid, "--boot-volume is not allowed with --boot-from-volume: the volume exists already, leave out --boot-from-volume")
+		return failure.Invalid("--boot-volume is not allowed with --boot-from-volume: the volume exists already, leave out --boot-from-volume")
 	case fromVolume && r.Snapshot != "":
-		return refuse(ErrInvalid, "--snapshot is not allowed with --boot-from-volume: a snapshot becomes a volume anyway, leave out --boot-from-volume")
+		return failure.Invalid("--snapshot is not allowed with --boot-from-volume: a snapshot becomes a volume anyway, leave out --boot-from-volume")
 	case fromVolume && r.Image == "":
-		return refuse(ErrInvalid, "An image (--image or --image-with) is required to support --boot-from-volume option")
+		return failure.Invalid("An image (--image or --image-with) is required to support --boot-from-volume option")
 	case r.DeleteOnTermination && !fromVolume:
-		return refuse(ErrInvalid, "--delete-on-termination can only be used with --boot-from-volume; with --block-device say shutdown=remove")
+		return failure.Invalid("--delete-on-termination can only be used with --boot-from-volume; with --block-device say shutdown=remove")
 	case roots > 1:
-		return refuse(ErrInvalid, "only one of --image, --boot-volume and --snapshot may be given: each of them is the root; give the others as --block-device (Nova says here: %s)", noSource)
+		return failure.Invalid("only one of --image, --boot-volume and --snapshot may be given: each of them is the root; give the others as --block-device (Nova says here: %s)", noSource)
 	case roots == 0 && !devices && len(r.Legacy) == 0:
-		return refuse(ErrInvalid, "%s: give one of --image, --boot-volume, --snapshot and --block-device", noSource)
+		return failure.Invalid("%s: give one of --image, --boot-volume, --snapshot and --block-device", noSource)
 	case len(r.Legacy) > 0 && (devices || fromVolume || r.BootVolume != "" || r.Snapshot != ""):
-		return refuse(ErrInvalid, "you can't mix old block devices (--block-device-mapping) with the new ones (--block-device, --boot-volume, --snapshot, --ephemeral, --swap, --boot-from-volume)")
+		return failure.Invalid("you can't mix old block devices (--block-device-mapping) with the new ones (--block-device, --boot-volume, --snapshot, --ephemeral, --swap, --boot-from-volume)")
 	}
 	return nil
 }

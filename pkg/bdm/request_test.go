@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // show is mappings as specs, a line each.
@@ -150,7 +152,7 @@ func TestMappingsRefused(t *testing.T) {
 			t.Errorf("%+v: no error, but\n%s", c.r, show(all))
 			continue
 		}
-		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want) {
+		if !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %q\nlacks %q", c.r, err, c.want)
 		}
 	}
@@ -193,7 +195,7 @@ func TestCheckFlags(t *testing.T) {
 		{Request{Flavor: "f", MinCount: "3", MaxCount: "1"}, "min_count should be <= max_count"},
 	} {
 		err := c.r.CheckFlags()
-		if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.want)) {
+		if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%+v: %v\nwant %q", c.r, err, c.want)
 		}
 	}

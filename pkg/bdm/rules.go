@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 const gib = 1 << 30
@@ -20,11 +22,11 @@ func root(all []Mapping) (Mapping, bool) {
 // source: there is something to boot from at all, and the image that was asked for.
 func (f Facts) source(all []Mapping) error {
 	if len(all) == 0 {
-		return refuse(ErrInvalid, "Missing imageRef attribute: there is neither an image nor a block device to boot from")
+		return failure.Invalid("Missing imageRef attribute: there is neither an image nor a block device to boot from")
 	}
 	if m, ok := root(all); ok && m.Source == SourceImage && m.Dest == DestLocal {
 		if _, known := f.Images[m.ID]; !known {
-			return refuse(ErrNotFound, "Can not find requested image: %s", m.ID)
+			return failure.Of(ErrNotFound, "Can not find requested image: %s", m.ID)
 		}
 	}
 	return nil
@@ -47,12 +49,12 @@ func (f Facts) rootExists(all []Mapping) error {
 	case SourceSnapshot:
 		s, known := f.Snapshots[m.ID]
 		if !known {
-			return refuse(ErrNotFound, "Snapshot %s could not be found.", m.ID)
+			return failure.Of(ErrNotFound, "Snapshot %s could not be found.", m.ID)
 		}
 		volume = s.VolumeID
 	}
 	if v, known := f.Volumes[volume]; known && !v.Bootable {
-		return refuse(ErrInvalid, "Block Device %s is not bootable. A root needs a volume that is marked as bootable: lxcboot volume set --bootable %s, if there is a root filesystem on it", volume, volume)
+		return failure.Invalid("Block Device %s is not bootable. A root needs a volume that is marked as bootable: lxcboot volume set --bootable %s, if there is a root filesystem on it", volume, volume)
 	}
 	return nil
 }
@@ -72,13 +74,13 @@ func (f Facts) rootName(all []Mapping) error {
 }
 
 func sameAsRoot() error {
-	return refuse(ErrInvalid, "The volume cannot be assigned the same device name as the root device vda. Give it another name, as vdb, or none")
+	return failure.Invalid("The volume cannot be assigned the same device name as the root device vda. Give it another name, as vdb, or none")
 }
 
 // single: several instances cannot have one volume.
 func (f Facts) single(all []Mapping) error {
 	if f.Count > 1 && slices.ContainsFunc(all, func(m Mapping) bool { return m.Source == SourceVolume }) {
-		return refuse(ErrInvalid, "Cannot attach one or more volumes to multiple instances. Use source=image or source=snapshot, which makes a volume for each")
+		return failure.Invalid("Cannot attach one or more volumes to multiple instances. Use source=image or source=snapshot, which makes a volume for each")
 	}
 	return nil
 }
@@ -113,7 +115,7 @@ func (f Facts) rootFits(all []Mapping) error {
 		}
 		// As Nova, nothing at all is an option too.
 		if !slices.Contains([]string{"", "optional", "mandatory"}, img.ConfigDrive) {
-			return refuse(ErrInvalid, "Image's config drive option '%s' is invalid: its property img_config_drive is neither optional nor mandatory", img.ConfigDrive)
+			return failure.Invalid("Image's config drive option '%s' is invalid: its property img_config_drive is neither optional nor mandatory", img.ConfigDrive)
 		}
 	case SourceVolume, SourceSnapshot:
 		id := m.ID
@@ -124,13 +126,13 @@ func (f Facts) rootFits(all []Mapping) error {
 		img, what = Image{MinRAM: v.MinRAM, MinDisk: v.MinDisk}, fmt.Sprintf("the image of volume %s", id)
 	}
 	if img.MinRAM > f.Flavor.MemoryMiB {
-		return refuse(ErrInvalid, "Flavor's memory is too small for requested image. The flavor has %d MiB, %s needs %d MiB. Use a larger flavor.", f.Flavor.MemoryMiB, what, img.MinRAM)
+		return failure.Invalid("Flavor's memory is too small for requested image. The flavor has %d MiB, %s needs %d MiB. Use a larger flavor.", f.Flavor.MemoryMiB, what, img.MinRAM)
 	}
 	if m.Dest == DestVolume {
 		// The size that was said of an existing volume is not its size: Nova holds
 		// it against min_disk all the same, and refuses volumes that would do.
 		if m.Source != SourceVolume && m.Size > 0 && img.MinDisk > m.Size {
-			return refuse(ErrInvalid, "Volume is smaller than the minimum size specified in image metadata. Volume size is %d bytes, minimum size is %d bytes. Give size=%d (GiB) or more.", inBytes(m.Size), inBytes(img.MinDisk), img.MinDisk)
+			return failure.Invalid("Volume is smaller than the minimum size specified in image metadata. Volume size is %d bytes, minimum size is %d bytes. Give size=%d (GiB) or more.", inBytes(m.Size), inBytes(img.MinDisk), img.MinDisk)
 		}
 		return nil
 	}
@@ -141,11 +143,11 @@ func (f Facts) rootFits(all []Mapping) error {
 	have, need := inBytes(f.Flavor.RootGiB), max(img.Size, img.VirtualSize)
 	switch {
 	case have == 0:
-		return refuse(ErrInvalid, "Only volume-backed servers are allowed for flavors with zero disk. Boot from a volume (--boot-from-volume SIZE), or use a flavor with a disk")
+		return failure.Invalid("Only volume-backed servers are allowed for flavors with zero disk. Boot from a volume (--boot-from-volume SIZE), or use a flavor with a disk")
 	case need > have:
-		return refuse(ErrInvalid, "Flavor's disk is too small for requested image. Flavor disk is %d bytes, image is %d bytes. "+larger, have, need, f.Flavor.RootGiB, what, img.wholeGiB(), img.wholeGiB())
+		return failure.Invalid("Flavor's disk is too small for requested image. Flavor disk is %d bytes, image is %d bytes. "+larger, have, need, f.Flavor.RootGiB, what, img.wholeGiB(), img.wholeGiB())
 	case inBytes(img.MinDisk) > have:
-		return refuse(ErrInvalid, "Flavor's disk is smaller than the minimum size specified in image metadata. Flavor disk is %d bytes, minimum size is %d bytes. "+larger, have, inBytes(img.MinDisk), f.Flavor.RootGiB, what, img.MinDisk, img.MinDisk)
+		return failure.Invalid("Flavor's disk is smaller than the minimum size specified in image metadata. Flavor disk is %d bytes, minimum size is %d bytes. "+larger, have, inBytes(img.MinDisk), f.Flavor.RootGiB, what, img.MinDisk, img.MinDisk)
 	}
 	return nil
 }
@@ -156,13 +158,13 @@ func (i Image) wholeGiB() int64 { return (max(i.Size, i.VirtualSize) + gib - 1) 
 func inBytes(sizeGiB int) int64 { return int64(sizeGiB) * gib }
 
 func notActive(id string, img Image) error {
-	return refuse(ErrInvalid, "Image %s is not active. Its status is %q", id, img.Status)
+	return failure.Invalid("Image %s is not active. Its status is %q", id, img.Status)
 }
 
 func (f Facts) volumesExist(all []Mapping) error {
 	for _, m := range all {
 		if _, known := f.Volumes[m.ID]; m.Source == SourceVolume && !known {
-			return refuse(ErrNotFound, "Volume %s could not be found.", m.ID)
+			return failure.Of(ErrNotFound, "Volume %s could not be found.", m.ID)
 		}
 	}
 	return nil
@@ -184,13 +186,13 @@ func (f Facts) bootSequence(all []Mapping) error {
 	slices.Sort(indexes)
 	switch {
 	case len(roots) == 0:
-		return invalidMapping(ErrInvalid, text+"No device is the root: give one bootindex=0, or use --image, --boot-volume or --snapshot")
+		return invalidMapping(failure.ErrInvalid, text+"No device is the root: give one bootindex=0, or use --image, --boot-volume or --snapshot")
 	case len(roots) > 1:
-		return invalidMapping(ErrInvalid, text+"Only one device can be the root, and %d are: %s", len(roots), strings.Join(roots, ", "))
+		return invalidMapping(failure.ErrInvalid, text+"Only one device can be the root, and %d are: %s", len(roots), strings.Join(roots, ", "))
 	}
 	for i, n := range indexes {
 		if n != i {
-			return invalidMapping(ErrInvalid, text+"The boot indexes are %v; they must be 0, 1, 2 and so on, each once", indexes)
+			return invalidMapping(failure.ErrInvalid, text+"The boot indexes are %v; they must be 0, 1, 2 and so on, each once", indexes)
 		}
 	}
 	return nil
@@ -209,7 +211,7 @@ func (f Facts) each(all []Mapping) error {
 			err = f.image(m)
 		case SourceVolume:
 			if seen[m.ID] {
-				return invalidMapping(ErrInvalid, "volume %s is given twice; one device is all that a volume can be", m.ID)
+				return invalidMapping(failure.ErrInvalid, "volume %s is given twice; one device is all that a volume can be", m.ID)
 			}
 			seen[m.ID] = true
 			err = f.volume(m)
@@ -217,14 +219,14 @@ func (f Facts) each(all []Mapping) error {
 			err = f.snapshot(m)
 		case SourceBlank:
 			if m.Dest == DestVolume && m.Size == 0 {
-				err = refuse(ErrInvalid, "Blank volumes (source: 'blank', dest: 'volume') need to have non-zero size. Give one, as size=1")
+				err = failure.Invalid("Blank volumes (source: 'blank', dest: 'volume') need to have non-zero size. Give one, as size=1")
 			}
 		}
 		if err != nil {
 			return err
 		}
 		if m.DiskBus != "" && !slices.Contains(buses, m.DiskBus) {
-			return invalidMapping(ErrInvalid, "The provided disk bus %s is not valid. It has no meaning for a container: leave it out", m.DiskBus)
+			return invalidMapping(failure.ErrInvalid, "The provided disk bus %s is not valid. It has no meaning for a container: leave it out", m.DiskBus)
 		}
 	}
 	return nil
@@ -242,7 +244,7 @@ func (f Facts) volumeType(m Mapping) error {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	return refuse(ErrNotFound, "Volume type %s could not be found. The types are: %s", m.VolumeType, strings.Join(names, ", "))
+	return failure.Of(ErrNotFound, "Volume type %s could not be found. The types are: %s", m.VolumeType, strings.Join(names, ", "))
 }
 
 func (f Facts) image(m Mapping) error {
@@ -252,7 +254,7 @@ func (f Facts) image(m Mapping) error {
 	}
 	if m.Dest == DestVolume && m.Size == 0 {
 		least := max(img.wholeGiB(), int64(img.MinDisk), 1)
-		return refuse(ErrInvalid, "Images with destination_type 'volume' need to have a non-zero size specified. Give that of image %s one, as size=%d", cmp.Or(img.Name, m.ID), least)
+		return failure.Invalid("Images with destination_type 'volume' need to have a non-zero size specified. Give that of image %s one, as size=%d", cmp.Or(img.Name, m.ID), least)
 	}
 	return nil
 }
@@ -265,19 +267,19 @@ func (f Facts) volume(m Mapping) error {
 	}
 	switch {
 	case v.Encrypted:
-		return refuse(ErrInvalid, "volume %s is encrypted, and a container cannot be given its key (nor can Nova's)", m.ID)
+		return failure.Invalid("volume %s is encrypted, and a container cannot be given its key (nor can Nova's)", m.ID)
 	case v.Status == statusAvailable:
 		return nil
 	case v.Status == statusInUse && v.Multiattach:
 		// As a root or below a mount it would have its filesystem mounted twice.
 		if (m.Root() || m.MountPath != "") && !m.ReadOnly && !v.ReadOnly {
-			return refuse(ErrInUse, "volume %s is in use already, and a filesystem that is mounted twice is destroyed: mount it with readonly=yes, or boot from a copy.%s", m.ID, held)
+			return failure.Of(ErrInUse, "volume %s is in use already, and a filesystem that is mounted twice is destroyed: mount it with readonly=yes, or boot from a copy.%s", m.ID, held)
 		}
 		return nil
 	case v.Status == statusDownloading: // Cinder would let it be reserved, half full
-		return refuse(ErrInUse, "Invalid volume: Volume %s is still being made from its image (downloading); wait until it is available.", m.ID)
+		return failure.Of(ErrInUse, "Invalid volume: Volume %s is still being made from its image (downloading); wait until it is available.", m.ID)
 	}
-	return refuse(ErrInUse, "Invalid volume: Volume %s status must be available to reserve, but the current status is %s.%s", m.ID, v.Status, held)
+	return failure.Of(ErrInUse, "Invalid volume: Volume %s status must be available to reserve, but the current status is %s.%s", m.ID, v.Status, held)
 }
 
 func (f Facts) snapshot(m Mapping) error {
@@ -295,7 +297,7 @@ func (f Facts) ephemerals(all []Mapping) error {
 			continue
 		}
 		if m.Size == 0 && have == 0 {
-			return refuse(ErrInvalid, "Ephemeral disks requested are larger than the instance type allows. The flavor has none, and one is asked for without a size")
+			return failure.Invalid("Ephemeral disks requested are larger than the instance type allows. The flavor has none, and one is asked for without a size")
 		}
 		if m.Size == 0 {
 			sum += have
@@ -303,7 +305,7 @@ func (f Facts) ephemerals(all []Mapping) error {
 		sum += int64(m.Size)
 	}
 	if sum > have {
-		return refuse(ErrInvalid, "Ephemeral disks requested are larger than the instance type allows. If no size is given in one block device mapping, flavor ephemeral size will be used. Asked for are %d GiB, and the flavor has %d GiB.", sum, have)
+		return failure.Invalid("Ephemeral disks requested are larger than the instance type allows. If no size is given in one block device mapping, flavor ephemeral size will be used. Asked for are %d GiB, and the flavor has %d GiB.", sum, have)
 	}
 	return nil
 }
@@ -316,14 +318,14 @@ func (f Facts) swap(all []Mapping) error {
 		}
 	}
 	if len(swaps) > 1 {
-		return invalidMapping(ErrInvalid, "More than one swap drive requested.")
+		return invalidMapping(failure.ErrInvalid, "More than one swap drive requested.")
 	}
 	for _, m := range swaps {
 		switch {
 		case m.Size > f.Flavor.SwapMiB:
-			return refuse(ErrInvalid, "Swap drive requested is larger than instance type allows. Asked for are %d MiB, and the flavor has %d MiB.", m.Size, f.Flavor.SwapMiB)
+			return failure.Invalid("Swap drive requested is larger than instance type allows. Asked for are %d MiB, and the flavor has %d MiB.", m.Size, f.Flavor.SwapMiB)
 		case m.Size == 0 && f.Flavor.SwapMiB == 0:
-			return refuse(ErrInvalid, "Swap drive requested is larger than instance type allows. The flavor has none, and one is asked for without a size")
+			return failure.Invalid("Swap drive requested is larger than instance type allows. The flavor has none, and one is asked for without a size")
 		}
 	}
 	return nil
@@ -337,7 +339,7 @@ func (f Facts) local(all []Mapping) error {
 		}
 	}
 	if f.MaxLocal >= 0 && n > f.MaxLocal {
-		return invalidMapping(ErrInvalid, "You specified more local devices than the limit allows. They are %d, and at most %d are allowed; the root of an image, ephemeral disks and swap count", n, f.MaxLocal)
+		return invalidMapping(failure.ErrInvalid, "You specified more local devices than the limit allows. They are %d, and at most %d are allowed; the root of an image, ephemeral disks and swap count", n, f.MaxLocal)
 	}
 	return nil
 }
@@ -370,9 +372,9 @@ func (f Facts) createdFromImage(m Mapping) error {
 	case img.Status != imageActive:
 		return notActive(m.ID, img)
 	case need > int64(m.Size):
-		return refuse(ErrInvalid, "Size of specified image %dGB is larger than volume size %dGB. Give size=%d or more.", need, m.Size, need)
+		return failure.Invalid("Size of specified image %dGB is larger than volume size %dGB. Give size=%d or more.", need, m.Size, need)
 	case img.MinDisk > m.Size:
-		return refuse(ErrInvalid, "Volume size %dGB cannot be smaller than the image minDisk size %dGB. Give size=%d or more.", m.Size, img.MinDisk, img.MinDisk)
+		return failure.Invalid("Volume size %dGB cannot be smaller than the image minDisk size %dGB. Give size=%d or more.", m.Size, img.MinDisk, img.MinDisk)
 	}
 	return nil
 }
@@ -381,9 +383,9 @@ func (f Facts) createdFromSnapshot(m Mapping) error {
 	s := f.Snapshots[m.ID]
 	switch {
 	case s.Status != statusAvailable:
-		return refuse(ErrInUse, "Snapshot %s status must be available, but the current status is %s.", m.ID, s.Status)
+		return failure.Of(ErrInUse, "Snapshot %s status must be available, but the current status is %s.", m.ID, s.Status)
 	case m.Size != 0 && m.Size < s.Size:
-		return refuse(ErrInvalid, "Volume size '%d'GB cannot be smaller than the snapshot size %dGB. They must be >= original snapshot size. Leave size out, or give %d or more.", m.Size, s.Size, s.Size)
+		return failure.Invalid("Volume size '%d'GB cannot be smaller than the snapshot size %dGB. They must be >= original snapshot size. Leave size out, or give %d or more.", m.Size, s.Size, s.Size)
 	}
 	return nil
 }

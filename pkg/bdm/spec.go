@@ -13,11 +13,12 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // The kinds of error of this package; test with errors.Is.
 var (
-	ErrInvalid  = errors.New("invalid request")
 	ErrNotFound = errors.New("not found") // an image, volume, snapshot or volume type
 	ErrInUse    = errors.New("in use")    // a volume or snapshot whose status is not one to use it in
 )
@@ -38,8 +39,8 @@ func (e *SpecError) Error() string {
 	return fmt.Sprintf("%s %q: %s", e.Flag, e.Spec, e.Reason)
 }
 
-// Is makes errors.Is(err, ErrInvalid) true.
-func (e *SpecError) Is(target error) bool { return target == ErrInvalid }
+// Is makes errors.Is(err, failure.ErrInvalid) true.
+func (e *SpecError) Is(target error) bool { return target == failure.ErrInvalid }
 
 // origin is where a user wrote something.
 type origin struct{ flag, text string }

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // parse makes a mapping of a spec as a boot does.
@@ -90,7 +92,7 @@ func TestSpecErrors(t *testing.T) {
 	} {
 		_, err := parse(c.spec)
 		var e *SpecError
-		if !errors.As(err, &e) || !errors.Is(err, ErrInvalid) {
+		if !errors.As(err, &e) || !errors.Is(err, failure.ErrInvalid) {
 			t.Errorf("%s: %v", c.spec, err)
 			continue
 		}

@@ -9,12 +9,12 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
-	"golang.org/x/term"
+
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 // DetachKey is the usual key that ends Attach: Ctrl-], as with virsh.
@@ -43,7 +43,7 @@ func Attach(ctx context.Context, socketPath string, stdin io.Reader, stdout io.W
 	defer conn.Close()
 	send := &frameWriter{w: conn}
 	if f, ok := stdin.(*os.File); ok {
-		restore, err := RawTerminal(f, func(size *unix.Winsize) { send.size(size) })
+		restore, err := tty.Raw(f, func(size *unix.Winsize) { send.size(size) })
 		if err != nil {
 			return err
 		}
@@ -140,55 +140,4 @@ func readFrame(r io.Reader) ([]byte, *unix.Winsize, error) {
 		return nil, &unix.Winsize{Row: binary.BigEndian.Uint16(p), Col: binary.BigEndian.Uint16(p[2:])}, nil
 	}
 	return nil, nil, errors.New("a frame of an unknown kind")
-}
-
-// RawTerminal puts a terminal into raw mode and tells its size, now and whenever
-// it changes, until restore. A file that is no terminal is left alone.
-func RawTerminal(f *os.File, resize func(*unix.Winsize)) (restore func(), err error) {
-	fd := int(f.Fd())
-	if !term.IsTerminal(fd) {
-		return func() {}, nil
-	}
-	tell := func() {
-		if size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
-			resize(size)
-		}
-	}
-	changed := make(chan os.Signal, 1)
-	signal.Notify(changed, unix.SIGWINCH)
-	old, err := term.MakeRaw(fd)
-	if err != nil {
-		signal.Stop(changed)
-		return nil, fmt.Errorf("cannot set up the terminal: %w", err)
-	}
-	tell()
-	stopped := make(chan struct{})
-	go func() {
-		for {
-			select {
-			case <-changed:
-				tell()
-			case <-stopped:
-				return
-			}
-		}
-	}()
-	return func() {
-		signal.Stop(changed)
-		close(stopped)
-		term.Restore(fd, old)
-	}, nil
-}
-
-// Control runs f with a file's descriptor and leaves the file to the runtime's
-// poller, which Fd would not.
-func Control(f *os.File, do func(fd int) error) error {
-	c, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if e := c.Control(func(fd uintptr) { err = do(int(fd)) }); e != nil {
-		return e
-	}
-	return err
 }

@@ -12,7 +12,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lxcboot/lxcboot/pkg/proc"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 // Options say where a container's console goes.
@@ -41,28 +41,27 @@ var ErrEnded = errors.New("the container has ended")
 // read. Only what libvirt_lxc had in hand is lost, at most 1 KiB, when the container
 // ends amid a burst of output.
 type Terminal struct {
-	tty   *os.File
-	owner *ttyOwner
+	tty.Ends
+	controller *os.File // the pidfd of libvirt_lxc
 }
 
 // Close lets go of the terminal.
 func (t *Terminal) Close() {
-	closeFile(t.tty)
-	t.owner.Close()
+	t.Ends.Close()
+	closeFile(t.controller)
 }
 
 // serve keeps the console of one container until that has ended: what it prints goes
 // to the bounded log and to all clients of the socket, and what they type goes to the
 // container. It returns nil when all that was printed is written.
 func (t *Terminal) serve(ctx context.Context, o Options, l net.Listener) error {
-	tty, owner := t.tty, t.owner
 	log, err := openLog(o.LogPath, o.MaxBytes)
 	if err != nil {
 		l.Close()
 		return err
 	}
 	defer log.Close()
-	h := &hub{tty: tty, owner: owner, clients: map[*client]bool{}}
+	h := &hub{ends: t.Ends, clients: map[*client]bool{}}
 	defer h.end()
 	defer l.Close()
 	defer os.Remove(o.SocketPath) // first of the three: whoever finds it gone need not ask
@@ -72,13 +71,13 @@ func (t *Terminal) serve(ctx context.Context, o Options, l net.Listener) error {
 	defer stop()
 	go func() {
 		defer stop()
-		owner.wait() // left behind when ctx ends first
+		t.wait() // left behind when ctx ends first
 	}()
-	defer context.AfterFunc(ended, func() { tty.SetReadDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ended, func() { t.Host.SetReadDeadline(time.Unix(1, 0)) })()
 
 	buf := make([]byte, 32<<10)
 	for {
-		n, err := tty.Read(buf)
+		n, err := t.Host.Read(buf)
 		if n > 0 {
 			h.broadcast(buf[:n])
 			if _, err := log.Write(buf[:n]); err != nil {
@@ -90,7 +89,7 @@ func (t *Terminal) serve(ctx context.Context, o Options, l net.Listener) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			for _, f := range []*os.File{tty, owner.inner} {
+			for _, f := range []*os.File{t.Host, t.Inner} {
 				if err := drain(f, h, log); err != nil {
 					return err
 				}
@@ -99,7 +98,7 @@ func (t *Terminal) serve(ctx context.Context, o Options, l net.Listener) error {
 		case errors.Is(err, unix.EIO), errors.Is(err, io.EOF): // hung up
 			return nil
 		case err != nil:
-			return fmt.Errorf("cannot read the console %s: %w", tty.Name(), err)
+			return fmt.Errorf("cannot read the console %s: %w", t.Host.Name(), err)
 		}
 	}
 }
@@ -109,16 +108,24 @@ func (t *Terminal) serve(ctx context.Context, o Options, l net.Listener) error {
 // libvirt_lxc, which has the terminal. It is ErrEnded when there is no such process any
 // more, or its number is another's by now.
 func Open(controller int) (*Terminal, error) {
-	owner, err := openOwner(controller)
+	fd, err := unix.PidfdOpen(controller, 0)
 	if err != nil {
-		return nil, err
+		return nil, ErrEnded
 	}
-	t := &Terminal{owner: owner}
-	if t.tty, err = owner.borrow(); err != nil {
+	t := &Terminal{controller: os.NewFile(uintptr(fd), "pidfd")}
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", controller))
+	if err != nil || strings.TrimSpace(string(comm)) != "libvirt_lxc" || !proc.Alive(t.controller) {
+		t.Close()
+		return nil, ErrEnded
+	}
+	if t.Ends, err = tty.Borrow(controller, t.controller); err == nil && t.Host == nil {
+		err = ErrEnded
+	}
+	if err != nil {
 		t.Close()
 		return nil, err
 	}
-	if _, err := term.MakeRaw(int(t.tty.Fd())); err != nil {
+	if _, err := term.MakeRaw(int(t.Host.Fd())); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("cannot set up the console: %w", err)
 	}
@@ -127,14 +134,14 @@ func Open(controller int) (*Terminal, error) {
 
 // drain writes what is left to read. The kernel hands a terminal's data over by a
 // worker: a moment without any is not the end of it.
-func drain(tty *os.File, h *hub, log io.Writer) error {
-	if tty == nil {
+func drain(f *os.File, h *hub, log io.Writer) error {
+	if f == nil {
 		return nil
 	}
 	buf := make([]byte, 32<<10)
 	for {
-		tty.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-		n, err := tty.Read(buf)
+		f.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		n, err := f.Read(buf)
 		if n > 0 {
 			h.broadcast(buf[:n])
 			if _, err := log.Write(buf[:n]); err != nil {
@@ -147,105 +154,13 @@ func drain(tty *os.File, h *hub, log io.Writer) error {
 	}
 }
 
-// ttyOwner is the process that holds the other end of a terminal: libvirt_lxc, the
-// container's controller, which carries the bytes on to a terminal inside.
-type ttyOwner struct {
-	pid    int
-	pidfd  *os.File
-	master *os.File // the terminal's other end: keeps it from being hung up
-	inner  *os.File // the other end of the terminal inside
-}
-
-// openOwner takes hold of a container's controller.
-func openOwner(controller int) (*ttyOwner, error) {
-	fd, err := unix.PidfdOpen(controller, 0)
-	if err != nil {
-		return nil, ErrEnded
-	}
-	o := &ttyOwner{pid: controller, pidfd: os.NewFile(uintptr(fd), "pidfd")}
-	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", controller))
-	if err != nil || strings.TrimSpace(string(comm)) != "libvirt_lxc" || !proc.Alive(o.pidfd) {
-		o.Close()
-		return nil, ErrEnded
-	}
-	return o, nil
-}
-
-// borrow takes the process's ends of the two terminals, and opens the one on the host.
-func (o *ttyOwner) borrow() (*os.File, error) {
-	var host unix.Stat_t
-	if err := unix.Stat("/dev/pts", &host); err != nil {
-		return nil, fmt.Errorf("cannot open the console: %w", err)
-	}
-	dir := fmt.Sprintf("/proc/%d/fd", o.pid)
-	entries, _ := os.ReadDir(dir)
-	var tty *os.File
-	for _, e := range entries {
-		link, _ := os.Readlink(filepath.Join(dir, e.Name()))
-		n, err := strconv.Atoi(e.Name())
-		if err != nil || !strings.HasSuffix(link, "ptmx") {
-			continue
-		}
-		fd, err := unix.PidfdGetfd(int(o.pidfd.Fd()), n, 0)
-		if err != nil {
-			continue
-		}
-		master := os.NewFile(uintptr(fd), "ptmx")
-		var st unix.Stat_t
-		slave, err := PTYPeer(fd)
-		if err == nil {
-			err = unix.Fstat(slave, &st)
-		}
-		// The terminals inside are in another devpts.
-		switch {
-		case err == nil && st.Dev == host.Dev && tty == nil:
-			o.master = master
-			tty, slave = os.NewFile(uintptr(slave), fmt.Sprintf("/dev/pts/%d", unix.Minor(st.Rdev))), -1
-		case err == nil && st.Dev != host.Dev && o.inner == nil:
-			o.inner = master
-		default:
-			master.Close()
-		}
-		if slave >= 0 {
-			unix.Close(slave)
-		}
-	}
-	if tty == nil {
-		return nil, ErrEnded
-	}
-	return tty, nil
-}
-
-// PTYPeer opens the terminal of a master, whatever its name is here.
-func PTYPeer(master int) (int, error) {
-	fd, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
-	if errno != 0 {
-		return -1, errno
-	}
-	return int(fd), nil
-}
-
-// wait returns when the process has ended.
-func (o *ttyOwner) wait() {
-	fds := []unix.PollFd{{Fd: int32(o.pidfd.Fd()), Events: unix.POLLIN}}
+// wait returns when the container's controller has ended.
+func (t *Terminal) wait() {
+	fds := []unix.PollFd{{Fd: int32(t.controller.Fd()), Events: unix.POLLIN}}
 	for {
 		if n, err := unix.Poll(fds, -1); n > 0 || err != nil && err != unix.EINTR {
 			return
 		}
-	}
-}
-
-func (o *ttyOwner) Close() {
-	closeFile(o.master)
-	closeFile(o.inner)
-	closeFile(o.pidfd)
-}
-
-// resize sets the size of the container's console: of the terminal inside, as
-// libvirt does not pass on that of the one outside.
-func (o *ttyOwner) resize(size *unix.Winsize) {
-	if o.inner != nil {
-		Control(o.inner, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, size) })
 	}
 }
 
@@ -283,8 +198,7 @@ const clientBacklog = 1024
 
 // hub hands the output to all clients, and their input to the terminal.
 type hub struct {
-	tty   *os.File
-	owner *ttyOwner
+	ends tty.Ends
 
 	mu      sync.Mutex
 	ended   bool
@@ -339,12 +253,14 @@ func (h *hub) serve(conn net.Conn) {
 			return
 		}
 		if size != nil {
-			h.owner.resize(size)
+			if h.ends.Inner != nil { // libvirt does not pass on the size of the one outside
+				tty.Resize(h.ends.Inner, size)
+			}
 			continue
 		}
 		// A container that does not read its console must not hold us for ever.
-		h.tty.SetWriteDeadline(time.Now().Add(10 * time.Second))
-		if _, err := h.tty.Write(data); err != nil {
+		h.ends.Host.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		if _, err := h.ends.Host.Write(data); err != nil {
 			return
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // DefaultLogBytes is the most that a console log takes, with the part before it.
@@ -169,7 +171,7 @@ func FollowLog(ctx context.Context, path string, lines int, w io.Writer, ended f
 		if last {
 			return nil
 		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+		if err := wait.For(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
 	}

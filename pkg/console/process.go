@@ -17,6 +17,8 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lxcboot/lxcboot/pkg/proc"
+	"github.com/lxcboot/lxcboot/pkg/tty"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // searchPath is where programs are looked for.
@@ -59,11 +61,11 @@ func Start(program []string, t *Terminal, o Options) (proc.Process, error) {
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=" + searchPath}
 	cmd.Stderr = log.f
-	inner := t.owner.inner
+	inner := t.Inner
 	if inner == nil { // its place must not be another file's
 		inner = log.f
 	}
-	cmd.ExtraFiles = []*os.File{t.tty, t.owner.pidfd, t.owner.master, socket, inner}
+	cmd.ExtraFiles = []*os.File{t.Host, t.controller, t.Master, socket, inner}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return proc.Process{}, errors.Join(fmt.Errorf("cannot start the console process: %w", err), os.Remove(o.SocketPath))
@@ -114,9 +116,9 @@ func inherit() (*Terminal, net.Listener, error) {
 	if err != nil {
 		return nil, nil, errNotStarted
 	}
-	t := &Terminal{os.NewFile(ttyFD, "console"), &ttyOwner{pidfd: os.NewFile(pidFD, "pidfd"), master: os.NewFile(masterFD, "ptmx")}}
+	t := &Terminal{tty.Ends{Host: os.NewFile(ttyFD, "console"), Master: os.NewFile(masterFD, "ptmx")}, os.NewFile(pidFD, "pidfd")}
 	if term.IsTerminal(innerFD) {
-		t.owner.inner = os.NewFile(innerFD, "ptmx")
+		t.Inner = os.NewFile(innerFD, "ptmx")
 	}
 	return t, l, nil
 }
@@ -144,7 +146,7 @@ func Stop(ctx context.Context, p proc.Process) error {
 			if time.Now().After(until) {
 				break
 			}
-			if err := pause(ctx, 5*time.Millisecond); err != nil {
+			if err := wait.For(ctx, 5*time.Millisecond); err != nil {
 				return err
 			}
 		}
@@ -153,14 +155,4 @@ func Stop(ctx context.Context, p proc.Process) error {
 		}
 	}
 	return fmt.Errorf("the console process %d cannot be ended", p.PID)
-}
-
-// pause waits, unless ctx ends first.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

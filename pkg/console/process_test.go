@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/creack/pty"
+
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 func must(t *testing.T, err error) {
@@ -17,10 +19,10 @@ func must(t *testing.T, err error) {
 }
 
 func TestOpenRefuses(t *testing.T) {
-	ptmx, tty, err := pty.Open() // ours, and we are not libvirt_lxc
+	ptmx, terminal, err := pty.Open() // ours, and we are not libvirt_lxc
 	must(t, err)
 	defer ptmx.Close()
-	defer tty.Close()
+	defer terminal.Close()
 	for _, controller := range []int{-1, 0, os.Getpid(), 1<<22 + 1} {
 		if _, err := Open(controller); !errors.Is(err, ErrEnded) {
 			t.Errorf("%d: %v", controller, err)
@@ -30,11 +32,11 @@ func TestOpenRefuses(t *testing.T) {
 
 func TestStartFails(t *testing.T) {
 	dir := t.TempDir()
-	ptmx, tty, err := pty.Open()
+	ptmx, terminal, err := pty.Open()
 	must(t, err)
 	defer ptmx.Close()
-	terminal := &Terminal{tty, &ttyOwner{pidfd: tty, master: ptmx}}
-	defer tty.Close()
+	console := &Terminal{tty.Ends{Host: terminal, Master: ptmx}, terminal}
+	defer terminal.Close()
 	for _, tt := range []struct {
 		exe  string
 		o    Options
@@ -44,7 +46,7 @@ func TestStartFails(t *testing.T) {
 		{"/bin/true", Options{LogPath: filepath.Join(dir, "none", "log"), SocketPath: filepath.Join(dir, "sock")}, os.ErrNotExist},
 		{"/bin/true", Options{LogPath: filepath.Join(dir, "log"), SocketPath: filepath.Join(dir, "none", "sock")}, os.ErrNotExist},
 	} {
-		if _, err := Start([]string{tt.exe}, terminal, tt.o); !errors.Is(err, tt.want) {
+		if _, err := Start([]string{tt.exe}, console, tt.o); !errors.Is(err, tt.want) {
 			t.Errorf("%s %+v: %v", tt.exe, tt.o, err)
 		}
 		if _, err := os.Lstat(filepath.Join(dir, "sock")); !errors.Is(err, os.ErrNotExist) {

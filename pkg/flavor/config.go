@@ -6,19 +6,21 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // Parse reads the flavors of a configuration: what a YAML or JSON list of mappings
 // decodes to, or nil for none. Each has the keys name, id, ram (MiB), vcpus, disk
 // and ephemeral (GiB) and swap (MiB); what is not one of these, given as something
-// else than a whole number, or missing where it is needed, is an ErrInvalid.
+// else than a whole number, or missing where it is needed, is a failure.ErrInvalid.
 func Parse(list any) ([]Flavor, error) {
 	if list == nil {
 		return nil, nil
 	}
 	items, ok := list.([]any)
 	if !ok {
-		return nil, fmt.Errorf("%w: flavors must be a list, each with a name, ram and vcpus", ErrInvalid)
+		return nil, failure.Invalid("flavors must be a list, each with a name, ram and vcpus")
 	}
 	var all []Flavor
 	for i, item := range items {
@@ -28,7 +30,7 @@ func Parse(list any) ([]Flavor, error) {
 			if f.Name != "" {
 				which = strconv.Quote(f.Name)
 			}
-			return nil, fmt.Errorf("%w %s: %w", ErrInvalid, which, err)
+			return nil, failure.Invalid("invalid flavor %s: %w", which, err)
 		}
 		all = append(all, f)
 	}
@@ -83,10 +85,10 @@ const (
 // check holds a flavor to what it can be.
 func (f Flavor) check() error {
 	bad := func(format string, args ...any) error {
-		return fmt.Errorf("%w %q: %s", ErrInvalid, f.Name, fmt.Sprintf(format, args...))
+		return failure.Invalid("invalid flavor %q: %s", f.Name, fmt.Sprintf(format, args...))
 	}
 	if f.Name == "" {
-		return fmt.Errorf("%w: one has no name", ErrInvalid)
+		return failure.Invalid("a flavor has no name")
 	}
 	for what, text := range map[string]string{"name": f.Name, "id": f.ID} {
 		if strings.TrimSpace(text) != text || strings.ContainsFunc(text, func(r rune) bool { return !strconv.IsPrint(r) }) || len(text) > 255 {

@@ -3,15 +3,13 @@ package flavor
 
 import (
 	"errors"
-	"fmt"
 	"slices"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
-// The kinds of error of this package.
-var (
-	ErrNotFound = errors.New("flavor not found")
-	ErrInvalid  = errors.New("invalid flavor")
-)
+// ErrNotFound is the kind of a flavor that there is not.
+var ErrNotFound = errors.New("flavor not found")
 
 // Flavor is the size of an instance, as in Nova.
 type Flavor struct {
@@ -47,7 +45,7 @@ func New(more []Flavor) (Flavors, error) {
 			return nil, err
 		}
 		if slices.ContainsFunc(more[:n], func(o Flavor) bool { return o.Name == f.Name }) {
-			return nil, fmt.Errorf("%w %q: it is there twice", ErrInvalid, f.Name)
+			return nil, failure.Invalid("invalid flavor %q: it is there twice", f.Name)
 		}
 		at := slices.IndexFunc(all, func(o Flavor) bool { return o.Name == f.Name })
 		switch {
@@ -58,7 +56,7 @@ func New(more []Flavor) (Flavors, error) {
 		}
 		for i, o := range all {
 			if i != at && (o.ID == f.ID || o.Name == f.ID || o.ID == f.Name) {
-				return nil, fmt.Errorf("%w %q with the id %q: flavor %q with the id %q has that already", ErrInvalid, f.Name, f.ID, o.Name, o.ID)
+				return nil, failure.Invalid("invalid flavor %q with the id %q: flavor %q with the id %q has that already", f.Name, f.ID, o.Name, o.ID)
 			}
 		}
 		if at >= 0 {
@@ -77,5 +75,5 @@ func (fs Flavors) Find(ref string) (Flavor, error) {
 			return f, nil
 		}
 	}
-	return Flavor{}, fmt.Errorf("%w: %q", ErrNotFound, ref)
+	return Flavor{}, failure.Of(ErrNotFound, "flavor not found: %q", ref)
 }

@@ -3,6 +3,8 @@ package flavor
 import (
 	"errors"
 	"testing"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 func TestNew(t *testing.T) {
@@ -26,7 +28,7 @@ func TestNew(t *testing.T) {
 		"id taken":  {{Name: "a", ID: "3", MemoryMiB: 64, VCPUs: 1}},
 		"id a name": {{Name: "a", ID: "m1.tiny", MemoryMiB: 64, VCPUs: 1}},
 	} {
-		if _, err := New(bad); !errors.Is(err, ErrInvalid) {
+		if _, err := New(bad); !errors.Is(err, failure.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

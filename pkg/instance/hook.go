@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
+	"reflect"
 	"time"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
@@ -20,7 +21,7 @@ const (
 // virsh start, after libvirt's autostart and after a reboot from inside, where
 // no command of ours takes part. It never calls libvirt, which waits for it with the
 // domain locked; so it does not wait long for whoever works on the instance.
-func (m *Manager) Hook(ctx context.Context, moment string, dom lxc.Definition) error {
+func (m *Manager) Hook(ctx context.Context, moment string, dom lxc.Domain) error {
 	rec, err := m.Store.Find(dom.ID)
 	if errors.Is(err, ErrNotFound) {
 		return nil // not ours
@@ -57,7 +58,7 @@ func (r *Record) starts() bool {
 }
 
 // hookPrepare readies what libvirt is about to start, or refuses it.
-func (m *Manager) hookPrepare(ctx context.Context, rec *Record, dom lxc.Definition) error {
+func (m *Manager) hookPrepare(ctx context.Context, rec *Record, dom lxc.Domain) error {
 	for until := time.Now().Add(hookWait); ; {
 		// A command of ours that starts it has readied it: nothing but that is looked at.
 		if m.Store.Held(rec.ID) && rec.starts() {
@@ -78,7 +79,7 @@ func (m *Manager) hookPrepare(ctx context.Context, rec *Record, dom lxc.Definiti
 }
 
 // prepare does the steps of a start that come before the container's.
-func (m *Manager) prepare(ctx context.Context, h *Handle, dom lxc.Definition) error {
+func (m *Manager) prepare(ctx context.Context, h *Handle, dom lxc.Domain) error {
 	if err := m.defined(&h.Record, dom); err != nil {
 		return err
 	}
@@ -95,7 +96,7 @@ func (m *Manager) prepare(ctx context.Context, h *Handle, dom lxc.Definition) er
 }
 
 // ready verifies that what a command of ours has readied is there.
-func (m *Manager) ready(r *Record, dom lxc.Definition) error {
+func (m *Manager) ready(r *Record, dom lxc.Domain) error {
 	if err := m.defined(r, dom); err != nil {
 		return err
 	}
@@ -115,7 +116,7 @@ func (m *Manager) ready(r *Record, dom lxc.Definition) error {
 
 // defined refuses a definition that leads anywhere but to what is the instance's own: an
 // older lxcboot named devices by numbers, which may be another's by now.
-func (m *Manager) defined(r *Record, dom lxc.Definition) error {
+func (m *Manager) defined(r *Record, dom lxc.Domain) error {
 	want := m.config(r)
 	ours := map[string]bool{want.Root: true, want.Launch: true}
 	for _, f := range want.Filesystems {
@@ -124,10 +125,20 @@ func (m *Manager) defined(r *Record, dom lxc.Definition) error {
 	for _, d := range want.Disks {
 		ours[d.Source] = true
 	}
-	for _, source := range dom.Sources {
+	var named []string
+	for _, f := range dom.Filesystems {
+		named = append(named, f.Source)
+	}
+	for _, d := range dom.Disks {
+		named = append(named, d.Source)
+	}
+	for _, source := range named {
 		if !ours[source] {
-			return failure.Of(ErrState, "libvirt's definition of instance %q names %s, which is not its own: start it with 'lxcboot start %s', which defines it anew", r.Name, source, r.Name)
+			return failure.Of(ErrState, "libvirt's definition of instance %q names %q, which is not its own; 'lxcboot start %s' defines it anew", r.Name, source, r.Name)
 		}
+	}
+	if !reflect.DeepEqual(want.IDMap, dom.IDMap) {
+		return failure.Of(ErrState, "libvirt's definition of instance %q has not its host ids; 'lxcboot start %s' defines it anew", r.Name, r.Name)
 	}
 	return nil
 }

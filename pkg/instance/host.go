@@ -5,11 +5,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/lxcboot/lxcboot/pkg/console"
 	"github.com/lxcboot/lxcboot/pkg/loop"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // HostRoots are the filesystems of this host.
@@ -61,12 +64,46 @@ func (HostLoops) Keep(f *os.File) error { return loop.Keep(f) }
 // Detach is loop.Detach.
 func (HostLoops) Detach(dev loop.Device) error { return loop.Detach(dev) }
 
+// Keep is rootfs.Keep.
+func (HostRoots) Keep(root, path, into string) error { return rootfs.Keep(root, path, into) }
+
+// Restore is rootfs.Restore.
+func (HostRoots) Restore(root, from string) error { return rootfs.Restore(root, from) }
+
+// HostKernel looks at this host's containers, and readies what runs first in them.
+type HostKernel struct {
+	Init func() (string, error) // the path of lxcboot-init
+}
+
+// Look is lxc.Look.
+func (HostKernel) Look(name string) (lxc.Live, error) { return lxc.Look(name) }
+
+// CheckInit is lxc.CheckInit.
+func (HostKernel) CheckInit(root, init string) error { return lxc.CheckInit(root, init) }
+
+// Launch is lxc.Launch's Mount, with this host's lxcboot-init.
+func (k HostKernel) Launch(dir string, l lxc.Launch) (err error) {
+	if l.Program, err = k.Init(); err != nil {
+		return err
+	}
+	return l.Mount(dir)
+}
+
+// Unlaunch is lxc.UnmountLaunch.
+func (HostKernel) Unlaunch(dir string) error { return lxc.UnmountLaunch(dir) }
+
+// Hold is lxc.HoldInit.
+func (HostKernel) Hold(dir string) (Gate, error) { return lxc.HoldInit(dir) }
+
+// Release is lxc.ReleaseInit.
+func (HostKernel) Release(ctx context.Context, dir string) error { return lxc.ReleaseInit(ctx, dir) }
+
 // HostConsoles start the processes that keep the consoles of instances.
 type HostConsoles struct {
 	Store    *Store
-	Keeper   []string // the program, for console.Start
-	Ended    []string // run with the instance's id when its container has ended: calls Manager.Ended
-	LogBytes int64    // most of a console log, in bytes
+	Keeper   func() (string, error) // the path of lxcboot-console
+	Ended    []string               // run with the instance's id when its container has ended: calls Manager.Ended
+	LogBytes int64                  // most of a console log, in bytes
 }
 
 // Open is console.Open.
@@ -81,13 +118,17 @@ type hostConsole struct {
 }
 
 // Start is console.Start.
-func (c hostConsole) Start(rec Record) (proc.Process, error) {
+func (c hostConsole) Start(id string, init int) (proc.Process, error) {
 	if c.Terminal == nil {
 		return proc.Process{}, nil
 	}
-	return console.Start(c.Keeper, c.Terminal, console.Options{
-		LogPath: c.Store.LogPath(rec.ID), MaxBytes: c.LogBytes, SocketPath: c.Store.SocketPath(rec.ID),
-		Ended: append(slices.Clone(c.Ended), rec.ID),
+	keeper, err := c.Keeper()
+	if err != nil {
+		return proc.Process{}, err
+	}
+	return console.Start([]string{keeper}, c.Terminal, console.Options{
+		LogPath: c.Store.LogPath(id), MaxBytes: c.LogBytes, SocketPath: c.Store.SocketPath(id),
+		Init: init, Claim: c.Store.claimPath(id), Ended: append(slices.Clone(c.Ended), id),
 	})
 }
 
@@ -98,8 +139,29 @@ func (c hostConsole) Close() {
 	}
 }
 
-// Stop is console.Stop.
-func (HostConsoles) Stop(ctx context.Context, p proc.Process) error { return console.Stop(ctx, p) }
+// lastWords is how long a console's process may take to write what the container said
+// last, before it is ended.
+const lastWords = 2 * time.Second
+
+// Stop waits until the process that keeps a console has let go of its claim, as it does
+// when the log is whole: what it does then waits for the instance's lock, which the
+// caller has. One that does not is ended by console.Stop.
+func (c HostConsoles) Stop(ctx context.Context, id string, p proc.Process) error {
+	if self, err := proc.Of(os.Getpid()); err == nil && self == p {
+		return nil
+	}
+	if _, err := os.Lstat(c.Store.claimPath(id)); err == nil {
+		limited, cancel := context.WithTimeout(ctx, lastWords)
+		defer cancel()
+		err := wait.Until(limited, time.Millisecond, 10*time.Millisecond, func() (bool, error) {
+			return !p.Alive() || !c.Store.claimed(id), nil
+		})
+		if err == nil {
+			return nil
+		}
+	}
+	return console.Stop(ctx, p)
+}
 
 // StateDir is the state directory that the records are below.
 func (s *Store) StateDir() string { return filepath.Dir(s.dir) }

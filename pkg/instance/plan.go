@@ -1,12 +1,12 @@
 package instance
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -14,8 +14,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/seed"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -26,6 +27,7 @@ type BootRequest struct {
 	Spec   Spec
 	Meta   map[string]string
 	Count  int // instances that are booted at once; 0: one
+	Caller Caller
 }
 
 // Plan is a boot that was checked and not yet begun.
@@ -35,20 +37,21 @@ type Plan struct {
 	Meta     map[string]string `json:"metadata"`
 	Mappings []bdm.Mapping     `json:"block_device_mapping"`
 	Warnings []string          `json:"warnings"`
+	Caller   Caller            `json:"-"`
 }
 
 // Names become domain names, host names and parts of volume names. Their lengths are
 // looked at apart: a repetition that is counted takes the package long to start.
 var (
-	validName  = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
-	validLabel = lazyregexp.New(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$`)
-	notInHost  = lazyregexp.New(`[^A-Za-z0-9-]+`)
+	validName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	validLabel = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$`)
+	notInHost  = regexp.MustCompile(`[^A-Za-z0-9-]+`)
 )
 
 // validHost says whether a name is a host's (RFC 1123), and fits into the kernel's.
 func validHost(name string) bool {
 	for label := range strings.SplitSeq(name, ".") {
-		if len(label) > 63 || !validLabel().MatchString(label) {
+		if len(label) > 63 || !validLabel.MatchString(label) {
 			return false
 		}
 	}
@@ -58,15 +61,15 @@ func validHost(name string) bool {
 // CheckName says whether a name can be an instance's.
 func CheckName(name string) error {
 	switch {
-	case len(name) > 63 || !validName().MatchString(name):
-		return fmt.Errorf("%w: the instance name %q must be of 1 to 63 letters, digits, '.', '_' and '-', and begin with a letter or a digit", ErrInvalid, name)
+	case len(name) > 63 || !validName.MatchString(name):
+		return failure.Invalid("the instance name %q must be of 1 to 63 letters, digits, '.', '_' and '-', and begin with a letter or a digit", name)
 	case uuid.Validate(name) == nil:
-		return fmt.Errorf("%w: the instance name %q has the form of an id, and would be taken for one", ErrInvalid, name)
+		return failure.Invalid("the instance name %q has the form of an id, and would be taken for one", name)
 	}
 	return nil
 }
 
-var errReadOnlyRoot = fmt.Errorf("%w: the root is read-only, so that neither host name, keys, user data nor files can be written into it", ErrInvalid)
+var errReadOnlyRoot = failure.Invalid("the root is read-only, so that neither host name, keys, user data nor files can be written into it")
 
 // Plan checks everything that can be refused and changes nothing.
 func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
@@ -78,10 +81,10 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 		spec.Hostname = hostnameFor(req.Name)
 	}
 	if !validHost(spec.Hostname) {
-		return Plan{}, fmt.Errorf("%w: the host name %q is not one: use letters, digits and '-', at most 64", ErrInvalid, spec.Hostname)
+		return Plan{}, failure.Invalid("the host name %q is not one: use letters, digits and '-', at most 64", spec.Hostname)
 	}
 	if spec.Init != "" && (!path.IsAbs(spec.Init) || path.Clean(spec.Init) != spec.Init) {
-		return Plan{}, fmt.Errorf("%w: the init %q is not an absolute path", ErrInvalid, spec.Init)
+		return Plan{}, failure.Invalid("the init %q is not an absolute path", spec.Init)
 	}
 	mappings, err := bdm.Mappings(req.Blocks)
 	if err != nil {
@@ -115,14 +118,14 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 			return Plan{}, errReadOnlyRoot
 		}
 	}
-	plan := Plan{Name: req.Name, Spec: spec, Meta: req.Meta, Mappings: mappings, Warnings: warnings}
+	plan := Plan{Name: req.Name, Spec: spec, Meta: req.Meta, Mappings: mappings, Warnings: warnings, Caller: req.Caller}
 	rec := plan.record()
 	if err := rec.check(); err != nil {
 		return Plan{}, err
 	}
 	var creates []volume.CreateVolume
 	for _, v := range rec.Volumes {
-		if v.Create {
+		if v.made() {
 			creates = append(creates, createRequest(v.Mapping, "", req.Name))
 		}
 	}
@@ -134,7 +137,9 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 
 // check refuses what libvirt could not be told at a start.
 func (r *Record) check() error {
-	_, err := r.container("/", cmp.Or(r.Spec.Init, "/init")).XML()
+	c := r.container("/")
+	c.Launch = "/launch"
+	_, err := c.XML()
 	return err
 }
 
@@ -148,7 +153,7 @@ func (m *Manager) local(spec *Spec, mappings []bdm.Mapping) ([]bdm.Mapping, erro
 		switch {
 		case mp.Swap():
 			if err := m.Domains.CanLimitSwap(); err != nil {
-				return nil, fmt.Errorf("%w: a container's swap is a limit beyond its memory, and %w; leave the swap out", ErrInvalid, err)
+				return nil, failure.Invalid("a container's swap is a limit beyond its memory, and %w; leave the swap out", err)
 			}
 			spec.SwapMiB = mp.Size
 			continue
@@ -173,7 +178,7 @@ func (m *Manager) local(spec *Spec, mappings []bdm.Mapping) ([]bdm.Mapping, erro
 
 // hostnameFor makes a host name of an instance's name, as Nova does.
 func hostnameFor(name string) string {
-	host := notInHost().ReplaceAllString(name, "-")
+	host := notInHost.ReplaceAllString(name, "-")
 	for len(host) > 1 && host[len(host)-1] == '-' {
 		host = host[:len(host)-1]
 	}
@@ -184,13 +189,13 @@ func hostnameFor(name string) string {
 func (m *Manager) free(ctx context.Context, name string) error {
 	switch rec, err := m.Store.Find(name); {
 	case err == nil:
-		return fmt.Errorf("%w: the name %q is taken by instance %s", ErrExists, name, rec.ID)
+		return failure.Of(ErrExists, "the name %q is taken by instance %s", name, rec.ID)
 	case !errors.Is(err, ErrNotFound):
 		return err
 	}
 	switch info, err := m.Domains.ByName(ctx, name); {
 	case err == nil:
-		return fmt.Errorf("%w: the name %q is taken by a libvirt domain that lxcboot did not make (%s)", ErrExists, name, info.ID)
+		return failure.Of(ErrExists, "the name %q is taken by a libvirt domain that lxcboot did not make (%s)", name, info.ID)
 	case !errors.Is(err, lxc.ErrNotFound):
 		return err
 	}
@@ -263,8 +268,9 @@ func (p Plan) record() Record {
 	rec := Record{
 		Version: recordVersion, ID: uuid.NewString(), Name: p.Name,
 		CreatedAt: time.Now().UTC().Truncate(time.Second),
-		Spec:      p.Spec, Meta: p.Meta,
+		Spec:      p.Spec, Meta: p.Meta, Caller: p.Caller,
 	}
+	rec.Spec.Seed = seed.Seed{} // it has a file of its own
 	// Libvirt would choose another address at each start.
 	rec.Spec.NICs = slices.Clone(p.Spec.NICs)
 	for i := range rec.Spec.NICs {
@@ -273,8 +279,8 @@ func (p Plan) record() Record {
 		}
 	}
 	for _, mp := range p.Mappings {
-		v := VolumeRecord{Mapping: mp, Create: mp.Source != bdm.SourceVolume}
-		if !v.Create {
+		v := VolumeRecord{Mapping: mp}
+		if !v.made() {
 			v.VolumeID = mp.ID
 		}
 		rec.Volumes = append(rec.Volumes, v)

@@ -336,13 +336,11 @@ func (s *Store) Held(id string) bool { return locked(filepath.Join(s.Dir(id), lo
 // claimed says whether a process keeps the instance's console, on whatever host.
 func (s *Store) claimed(id string) bool { return locked(s.claimPath(id)) }
 
+// locked says whether somebody has the lock of a file; nobody has that of one that is
+// not there.
 func locked(path string) bool {
-	f, err := os.OpenFile(path, os.O_RDONLY, 0)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == unix.EWOULDBLOCK
+	held, _ := lock.Held(path)
+	return held
 }
 
 // Save writes the record to disk: when it returns, the record survives a crash.

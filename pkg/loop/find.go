@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // List gives every attached loop device of this host, by number.
@@ -80,17 +83,13 @@ func Find(path string) ([]Device, error) {
 // mounted, or that some process holds open, is waited for, at most ten seconds;
 // then the error wraps ErrInUse, and a mounted one is as it was.
 func Detach(dev Device) error {
-	deadline := time.Now().Add(detachLimit)
-	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		gone, err := detach(dev)
-		if gone || err != nil {
-			return err
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%w: %s (%s) is still mounted or open (see: fuser -v %s)", ErrInUse, dev.Path, dev.BackingFile, dev.Path)
-		}
-		time.Sleep(wait)
+	ctx, cancel := context.WithTimeout(context.Background(), detachLimit)
+	defer cancel()
+	err := wait.Until(ctx, time.Millisecond, 100*time.Millisecond, func() (bool, error) { return detach(dev) })
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: %s (%s) is still mounted or open (see: fuser -v %s)", ErrInUse, dev.Path, dev.BackingFile, dev.Path)
 	}
+	return err
 }
 
 // detach says whether the device is gone, and asks the kernel to free it when it

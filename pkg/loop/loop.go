@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // Limits of what is waited for.
@@ -89,7 +91,7 @@ func AttachFile(ctx context.Context, backing *os.File, o Options) (Device, *os.F
 	defer ctl.Close()
 	ctx, cancel := context.WithTimeout(ctx, attachLimit)
 	defer cancel()
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		dev, f, err := attach(ctl, backing, o)
 		if err == nil {
 			return dev, f, nil
@@ -97,10 +99,8 @@ func AttachFile(ctx context.Context, backing *os.File, o Options) (Device, *os.F
 		if !lostRace(err) {
 			return Device{}, nil, fmt.Errorf("cannot make a loop device of %s: %w", backing.Name(), err)
 		}
-		select {
-		case <-ctx.Done():
-			return Device{}, nil, fmt.Errorf("%w for %s (%w): %w", ErrBusy, backing.Name(), context.Cause(ctx), err)
-		case <-time.After(wait):
+		if ended := wait.For(ctx, pause); ended != nil {
+			return Device{}, nil, fmt.Errorf("%w for %s (%w): %w", ErrBusy, backing.Name(), ended, err)
 		}
 	}
 }

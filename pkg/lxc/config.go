@@ -4,28 +4,27 @@ package lxc
 
 import (
 	"encoding/xml"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"libvirt.org/go/libvirtxml"
-
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 )
 
 // MetadataURI is the XML namespace of our own part of a domain's metadata.
 const MetadataURI = "https://github.com/lxcboot/lxcboot/instance/1"
 
 // ErrInvalid is wrapped by errors about a Config or options that cannot be.
-var ErrInvalid = errors.New("invalid request")
+var ErrInvalid = failure.ErrInvalid
 
 // cpuPeriod is the period of the CPU quota in microseconds, the kernel's default.
 const cpuPeriod = 100_000
@@ -201,7 +200,7 @@ func (k Disk) device() libvirtxml.DomainDisk {
 	d := libvirtxml.DomainDisk{
 		Device: "disk",
 		Source: &libvirtxml.DomainDiskSource{Block: &libvirtxml.DomainDiskSourceBlock{Dev: k.Source}},
-		Target: &libvirtxml.DomainDiskTarget{Dev: strings.TrimPrefix(k.Target, "/dev/")}, // no bus: libvirt refuses lxc
+		Target: &libvirtxml.DomainDiskTarget{Dev: deviceTarget(k.Target)}, // no bus: libvirt refuses lxc
 	}
 	if k.ReadOnly {
 		d.ReadOnly = &libvirtxml.DomainDiskReadOnly{}
@@ -245,9 +244,9 @@ func family(a netip.Addr) string {
 }
 
 var (
-	deviceName = lazyregexp.New(`^(/dev/)?[a-z][a-z0-9]{0,15}$`)
-	envName    = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	ifaceName  = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
+	deviceName = regexp.MustCompile(`^(/dev/)?[a-z][a-z0-9]{0,15}$`)
+	envName    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	ifaceName  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$`)
 )
 
 // check refuses what XML cannot carry or libvirt would take for something else.
@@ -274,7 +273,7 @@ func (c Config) check() error {
 		absolute["init directory"] = c.InitDir
 	}
 	for name, value := range c.InitEnv {
-		if !envName().MatchString(name) {
+		if !envName.MatchString(name) {
 			return invalid("%q is not the name of an environment variable", name)
 		}
 		// libvirt (9.0 at least) writes these without escaping into the file that
@@ -295,7 +294,7 @@ func (c Config) check() error {
 	for _, d := range c.Disks {
 		texts["disk"] = append(texts["disk"], d.Source)
 		absolute["disk "+d.Source] = d.Source
-		if !deviceName().MatchString(d.Target) {
+		if !deviceName.MatchString(d.Target) {
 			return invalid("%q is not the name of a disk: use one like vdb", d.Target)
 		}
 	}
@@ -327,9 +326,9 @@ func (n Interface) check() error {
 	switch {
 	case (n.Bridge == "") == (n.Network == ""):
 		return invalid("a network interface needs a bridge or a network, and one only")
-	case !printable(n.Network, false) || n.Bridge != "" && !ifaceName().MatchString(n.Bridge):
+	case !printable(n.Network, false) || n.Bridge != "" && !ifaceName.MatchString(n.Bridge):
 		return invalid("there can be no bridge or network named %q", n.Bridge+n.Network)
-	case n.Name != "" && !ifaceName().MatchString(n.Name):
+	case n.Name != "" && !ifaceName.MatchString(n.Name):
 		return invalid("%q is not the name of a network interface", n.Name)
 	}
 	if n.MAC != "" {

@@ -10,8 +10,9 @@ import (
 
 	"libvirt.org/go/libvirt"
 
-	"github.com/lxcboot/lxcboot/pkg/console"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/tty"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // The states of a container.
@@ -301,7 +302,7 @@ func (h *Host) WaitInit(ctx context.Context, info Info, hostname string) (Info, 
 		if !now.Active() {
 			return now, h.whyEnded(ctx, info.ID)
 		}
-		if err := pause(ctx, poll); err != nil {
+		if err := wait.For(ctx, poll); err != nil {
 			return info, err
 		}
 	}
@@ -341,7 +342,7 @@ func (h *Host) whyEnded(ctx context.Context, id string) error {
 		}
 		defer root.Close()
 		if why := unrunnable(root, desc.Init); why != "" {
-			return &StartError{ID: id, Reason: fmt.Sprintf("its init %s cannot be run: %s", console.Clean(desc.Init), why)}
+			return &StartError{ID: id, Reason: fmt.Sprintf("its init %s cannot be run: %s", tty.Line(desc.Init), why)}
 		}
 	}
 	return nil
@@ -412,7 +413,7 @@ func (h *Host) Destroy(ctx context.Context, id string) error {
 			return err
 		}
 		// "Some processes refused to die": they were killed, and may need a while.
-		if e := pause(limited, 10*poll); e != nil {
+		if e := wait.For(limited, 10*poll); e != nil {
 			return fmt.Errorf("%w (%v)", e, err)
 		}
 	}
@@ -434,20 +435,8 @@ func (h *Host) WaitState(ctx context.Context, id, state string) (Info, error) {
 		if err != nil || info.State == state {
 			return info, err
 		}
-		if err := pause(ctx, 5*poll); err != nil {
+		if err := wait.For(ctx, 5*poll); err != nil {
 			return info, err
 		}
-	}
-}
-
-// pause waits, unless ctx ends first.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }

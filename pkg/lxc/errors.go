@@ -8,7 +8,7 @@ import (
 
 	"libvirt.org/go/libvirt"
 
-	"github.com/lxcboot/lxcboot/pkg/console"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 // The kinds of failure that callers tell apart with errors.Is.
@@ -107,7 +107,7 @@ func cause(text string) string {
 			}
 		}
 	}
-	return console.Clean(last)
+	return tty.Line(last)
 }
 
 // translate makes a libvirt error one of ours. what is the thing that was meant.

@@ -72,7 +72,7 @@ func (p *initProc) exec(ctx context.Context, o ExecOptions) (int, error) {
 		return -1, invalid("there is no program to run")
 	}
 	for name, value := range o.Env {
-		if !envName().MatchString(name) || strings.ContainsRune(value, 0) {
+		if !envName.MatchString(name) || strings.ContainsRune(value, 0) {
 			return -1, invalid("%q is not the name of an environment variable, or its value cannot be passed on", name)
 		}
 	}

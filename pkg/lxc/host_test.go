@@ -15,6 +15,7 @@ import (
 	"libvirt.org/go/libvirt"
 
 	"github.com/lxcboot/lxcboot/pkg/proc"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 func TestLifecycle(t *testing.T) {
@@ -162,7 +163,7 @@ func TestShutdownAndReboot(t *testing.T) {
 		if info.Active() && info.InitPID != 0 && info.InitPID != c.InitPID {
 			break
 		}
-		must(t, pause(ctx, poll))
+		must(t, wait.For(ctx, poll))
 	}
 	again := serve(t, h, c.Config)
 	again.waitLog(t, "up")

@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // Unnoticed is the reason of a container that has ended without libvirt's notice.
@@ -31,7 +33,7 @@ func (h *Host) settle(ctx context.Context, info Info) (Info, error) {
 			info.State, info.Reason, info.PID = Shutoff, Unnoticed, 0
 			return info, nil
 		}
-		if err := pause(ctx, poll); err != nil {
+		if err := wait.For(ctx, poll); err != nil {
 			return info, err
 		}
 		var err error

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/proc"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // A container has ended when its init has, whether libvirt noticed or not.
@@ -26,7 +27,7 @@ func TestEndUnnoticed(t *testing.T) {
 	defer init.Close()
 	must(t, init.signal(unix.SIGKILL))
 	for proc.Alive(init.pidfd) {
-		must(t, pause(t.Context(), poll))
+		must(t, wait.For(t.Context(), poll))
 	}
 	ended := func(now Info, err error) {
 		t.Helper()

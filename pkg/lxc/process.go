@@ -18,6 +18,7 @@ import (
 	"libvirt.org/go/libvirt"
 
 	"github.com/lxcboot/lxcboot/pkg/proc"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // initProc is a container's first process. The pidfd keeps its identity: what was
@@ -205,7 +206,7 @@ func (p *initProc) waitTurned(ctx context.Context, controller int) (bool, error)
 		if err == nil && !os.SameFile(theirs, its) {
 			return true, nil
 		}
-		if err := pause(ctx, time.Millisecond/2); err != nil {
+		if err := wait.For(ctx, time.Millisecond/2); err != nil {
 			return false, err
 		}
 	}

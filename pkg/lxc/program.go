@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lxcboot/lxcboot/pkg/console"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 // machines are the programs that a kernel for a Go architecture runs.
@@ -42,7 +42,7 @@ func unrunnable(root *os.File, name string) string {
 	if script, ok := bytes.CutPrefix(head, []byte("#!")); ok {
 		line, _, _ := bytes.Cut(script, []byte("\n"))
 		if words := strings.Fields(string(line)); len(words) == 0 || !isFile(root, words[0]) {
-			return fmt.Sprintf("its interpreter %s is not in the root filesystem", console.Clean(strings.TrimSpace(string(line))))
+			return fmt.Sprintf("its interpreter %s is not in the root filesystem", tty.Line(strings.TrimSpace(string(line))))
 		}
 		return ""
 	}
@@ -66,7 +66,7 @@ func unrunnable(root *os.File, name string) string {
 		text := make([]byte, p.Filesz)
 		if _, err := p.ReadAt(text, 0); err == nil {
 			if loader := string(bytes.TrimRight(text, "\x00")); !isFile(root, loader) {
-				return fmt.Sprintf("its loader %s is not in the root filesystem", console.Clean(loader))
+				return fmt.Sprintf("its loader %s is not in the root filesystem", tty.Line(loader))
 			}
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/proc"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // remains is what a running container has on this host.
@@ -50,7 +51,7 @@ func (r *remains) wait(ctx context.Context) error {
 		if !there {
 			return nil
 		}
-		if err := pause(ctx, poll); err != nil {
+		if err := wait.For(ctx, poll); err != nil {
 			return err
 		}
 	}

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lxcboot/lxcboot/pkg/console"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 // leftover is how long output is still read after a program's end: a process that
@@ -67,24 +67,20 @@ func (p *initProc) openTerminal(root *os.File, u account, o ExecOptions) (*strea
 		return nil, err
 	}
 	s := &streams{copied: make(chan struct{}, 1), inputs: []*os.File{master}}
-	var peer int
-	err = console.Control(master, func(fd int) error {
-		if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-			return err
-		}
-		peer, err = console.PTYPeer(fd)
-		return err
-	})
+	var peer *os.File
+	err = tty.Control(master, func(fd int) error { return unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0) })
+	if err == nil {
+		peer, err = tty.Peer(master)
+	}
 	if err != nil {
 		s.close()
 		return nil, fmt.Errorf("cannot make a terminal in the container: %w", err)
 	}
-	tty := os.NewFile(uintptr(peer), "terminal")
-	s.theirs = [3]*os.File{tty, tty, tty}
+	s.theirs = [3]*os.File{peer, peer, peer}
 	// It is the user's, as after a login. Its group stays the one of devpts.
 	uid, err := hostID(p.pid, "uid_map", u.uid)
 	if err == nil {
-		err = tty.Chown(uid, -1)
+		err = peer.Chown(uid, -1)
 	}
 	if err != nil {
 		s.close()
@@ -92,7 +88,7 @@ func (p *initProc) openTerminal(root *os.File, u account, o ExecOptions) (*strea
 	}
 	s.outputs = s.inputs
 	resize := func(size *unix.Winsize) {
-		console.Control(master, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, size) })
+		tty.Resize(master, size)
 	}
 	if f, ok := o.Stdin.(*os.File); ok { // before the program can ask for it
 		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
@@ -103,7 +99,7 @@ func (p *initProc) openTerminal(root *os.File, u account, o ExecOptions) (*strea
 		restore := func() {}
 		if f, ok := o.Stdin.(*os.File); ok {
 			var err error
-			if restore, err = console.RawTerminal(f, resize); err != nil {
+			if restore, err = tty.Raw(f, resize); err != nil {
 				return func() {}, err
 			}
 		}

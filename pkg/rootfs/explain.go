@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 // maxMessages is how many of the kernel's messages about a failure are kept.
@@ -57,7 +59,7 @@ func (k klog) messages() (all []string) {
 		text, _, _ = strings.Cut(text, "\n")
 		words := strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" ():,/", r) })
 		if ok && slices.Contains(words, k.device) {
-			all = append(all, printable(text))
+			all = append(all, tty.Line(text))
 		}
 	}
 	return all
@@ -98,17 +100,7 @@ func contextMessages(fd int) (all []string) {
 		if len(line) > 2 && line[1] == ' ' {
 			line = line[2:]
 		}
-		all = append(all, printable(line))
+		all = append(all, tty.Line(line))
 	}
 	return all
-}
-
-// printable is text fit for a terminal: a filesystem may have a say in it.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, s)
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 // sparse is an image in memory: what of it is not zero, in pieces, and changes
@@ -143,7 +145,7 @@ func sound(r io.ReaderAt, size int64) (found bool, err error) {
 	fsys, err := probe(r, size, 0)
 	if err != nil {
 		known := errors.Is(err, ErrNoFilesystem) || errors.Is(err, ErrAmbiguous) || errors.Is(err, ErrTruncated) || errors.Is(err, ErrBadTable) || errors.Is(err, errRead)
-		if !known || fsys != (Filesystem{}) || err.Error() != printable(err.Error()) {
+		if !known || fsys != (Filesystem{}) || err.Error() != tty.Line(err.Error()) {
 			return false, fmt.Errorf("%+v with the error %q", fsys, err)
 		}
 		return false, nil

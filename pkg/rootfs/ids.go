@@ -1,15 +1,10 @@
 package rootfs
 
-// #include "userns.h"
-// #include <stdlib.h>
-import "C"
-
 import (
 	"fmt"
 	"os"
 	"runtime"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,18 +26,25 @@ func (m *IDMap) host(id uint32) (int, error) {
 	return int(m.HostID + id), nil
 }
 
-// namespace opens a user namespace with the mapping.
+// namespace opens a user namespace with the mapping. Only a process can make one: it is
+// this program once more, which the kernel stops before its first instruction.
 func (m IDMap) namespace() (*os.File, error) {
 	if m.Count == 0 || uint64(m.HostID)+uint64(m.Count) > 1<<32-1 {
 		return nil, fmt.Errorf("%d host ids from %d on are no range of ids", m.Count, m.HostID)
 	}
-	line := C.CString(fmt.Sprintf("0 %d %d\n", m.HostID, m.Count))
-	defer C.free(unsafe.Pointer(line))
-	fd := C.userns_open(line)
-	if fd < 0 {
-		return nil, fmt.Errorf("cannot make a user namespace (see user.max_user_namespaces, or boot with --privileged): %w", syscall.Errno(-fd))
+	// The kernel ends or releases the process when the thread ends that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	ids := []syscall.SysProcIDMap{{HostID: int(m.HostID), Size: int(m.Count)}}
+	p, err := os.StartProcess("/proc/self/exe", []string{"user-namespace"}, &os.ProcAttr{Sys: &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids, Ptrace: true, Pdeathsig: syscall.SIGKILL,
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a user namespace (see user.max_user_namespaces, or boot with --privileged): %w", err)
 	}
-	return os.NewFile(uintptr(fd), "user namespace"), nil
+	defer p.Wait()
+	defer p.Kill()
+	return os.Open(fmt.Sprintf("/proc/%d/ns/user", p.Pid))
 }
 
 // as runs a function with the filesystem ids of the container's root. Through an

@@ -8,6 +8,9 @@ import (
 	"hash/crc32"
 	"io"
 	"strings"
+	"unicode/utf8"
+
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 // This file reads the superblocks of the filesystems that can be a root, by their
@@ -51,7 +54,7 @@ func uuidString(b []byte) string {
 func label(b []byte) string {
 	s, _, _ := strings.Cut(string(b), "\x00")
 	return strings.TrimRight(strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 || r == 0xfffd || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
+		if r == utf8.RuneError || !tty.Printable(r) {
 			return '?'
 		}
 		return r

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 // Limits of the external tools.
@@ -153,7 +155,7 @@ func tool(ctx context.Context, name string, args ...string) (output string, code
 		var lines []string
 		for l := range strings.Lines(text) {
 			if l = strings.TrimSpace(l); l != "" && !slices.ContainsFunc(chatter, func(c string) bool { return strings.HasPrefix(l, c) }) {
-				lines = append(lines, printable(l))
+				lines = append(lines, tty.Line(l))
 			}
 		}
 		output = ": " + strings.Join(lines[max(0, len(lines)-6):], "; ")

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // unmountLimit is how long a busy mount is waited for.
@@ -57,8 +60,9 @@ func canonical(target string) (string, error) {
 // never let go of lazily: then the error wraps ErrBusy, and what is still used is
 // still there. A directory with no mount, or none at all, is no error.
 func Unmount(target string) error {
-	deadline := time.Now().Add(unmountLimit)
-	for wait := time.Millisecond; ; {
+	ctx, cancel := context.WithTimeout(context.Background(), unmountLimit)
+	defer cancel()
+	for pause := time.Millisecond; ; {
 		dir, n, err := mountsAt(target)
 		if n == 0 || err != nil {
 			return err
@@ -74,10 +78,9 @@ func Unmount(target string) error {
 			continue
 		case !errors.Is(err, unix.EBUSY):
 			return fmt.Errorf("cannot unmount %s: %w", target, err)
-		case time.Now().After(deadline):
+		case wait.For(ctx, pause) != nil:
 			return fmt.Errorf("%w: %s is still used, by a process or by a mount below it (see: fuser -vm %s)", ErrBusy, target, target)
 		}
-		time.Sleep(wait)
-		wait = min(2*wait, 200*time.Millisecond)
+		pause = min(2*pause, 200*time.Millisecond)
 	}
 }

@@ -4,16 +4,14 @@ package seed
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"path"
 	"slices"
 	"strings"
-)
 
-// ErrInvalid is wrapped by every error of this package.
-var ErrInvalid = errors.New("invalid request")
+	"github.com/lxcboot/lxcboot/pkg/failure"
+)
 
 // MaxUserData is the most bytes of user data, as in Nova (65,535 in base64).
 const MaxUserData = 49_151
@@ -123,15 +121,15 @@ func (s Seed) noCloud() ([]File, error) {
 // Check refuses what cannot be written.
 func (s Seed) Check() error {
 	if len(s.UserData) > MaxUserData {
-		return fmt.Errorf("%w: the user data are of %d bytes, and at most %d are allowed", ErrInvalid, len(s.UserData), MaxUserData)
+		return failure.Invalid("the user data are of %d bytes, and at most %d are allowed", len(s.UserData), MaxUserData)
 	}
 	var paths []string
 	for _, f := range s.Files {
 		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "/" || strings.ContainsRune(f.Path, 0) {
-			return fmt.Errorf("%w: the file %q is not an absolute path of a file in the container", ErrInvalid, f.Path)
+			return failure.Invalid("the file %q is not an absolute path of a file in the container", f.Path)
 		}
 		if slices.Contains(paths, f.Path) {
-			return fmt.Errorf("%w: the file %q is given twice", ErrInvalid, f.Path)
+			return failure.Invalid("the file %q is given twice", f.Path)
 		}
 		paths = append(paths, f.Path)
 	}
@@ -148,19 +146,19 @@ func ParseSSHKeys(data []byte) ([]string, error) {
 			continue
 		}
 		if strings.Contains(line, "PRIVATE KEY") {
-			return nil, fmt.Errorf("%w: this is a private key; give the public one (its name ends in .pub)", ErrInvalid)
+			return nil, failure.Invalid("this is a private key; give the public one (its name ends in .pub)")
 		}
 		fields := strings.Fields(line)
 		known := slices.ContainsFunc(fields, func(f string) bool {
 			return strings.HasPrefix(f, "ssh-") || strings.HasPrefix(f, "ecdsa-") || strings.HasPrefix(f, "sk-")
 		})
 		if len(fields) < 2 || !known {
-			return nil, fmt.Errorf("%w: the line %.40q is not an ssh public key", ErrInvalid, line)
+			return nil, failure.Invalid("the line %.40q is not an ssh public key", line)
 		}
 		keys = append(keys, line)
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("%w: there is no ssh public key in it", ErrInvalid)
+		return nil, failure.Invalid("there is no ssh public key in it")
 	}
 	return keys, nil
 }

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 func TestRender(t *testing.T) {
@@ -69,7 +71,7 @@ func TestCheck(t *testing.T) {
 		"twice":     {Files: []File{{Path: "/a"}, {Path: "/a"}}},
 		"user data": {UserData: make([]byte, MaxUserData+1)},
 	} {
-		if err := s.Check(); !errors.Is(err, ErrInvalid) {
+		if err := s.Check(); !errors.Is(err, failure.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -84,7 +86,7 @@ func TestParseSSHKeys(t *testing.T) {
 		t.Errorf("%q, %v", keys, err)
 	}
 	for _, bad := range []string{"", "# only\n", "-----BEGIN OPENSSH PRIVATE KEY-----\n", "hello world\n", "ssh-ed25519\n"} {
-		if _, err := ParseSSHKeys([]byte(bad)); !errors.Is(err, ErrInvalid) {
+		if _, err := ParseSSHKeys([]byte(bad)); !errors.Is(err, failure.ErrInvalid) {
 			t.Errorf("%q: %v", bad, err)
 		}
 	}

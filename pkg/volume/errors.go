@@ -13,7 +13,6 @@ var (
 	ErrAmbiguous   = errors.New("ambiguous name")
 	ErrInUse       = errors.New("in use")
 	ErrConflict    = errors.New("conflict")
-	ErrInvalid     = errors.New("invalid request")
 	ErrQuota       = errors.New("quota exceeded")
 	ErrUnreachable = errors.New("service unreachable")
 	ErrAuth        = errors.New("not authorized")

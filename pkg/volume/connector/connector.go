@@ -16,11 +16,12 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -172,12 +173,12 @@ func (h *Host) Supported() []Support {
 func (h *Host) pick(name string) (choice, error) {
 	all, ok := drivers[name]
 	if !ok {
-		return choice{}, fmt.Errorf("%w: volume driver type %q; known are %s", volume.ErrUnsupported, name, strings.Join(Known(), ", "))
+		return choice{}, failure.Of(volume.ErrUnsupported, "volume driver type %q is not known; known are %s", name, strings.Join(Known(), ", "))
 	}
 	switch h.o.Transport {
 	case Auto, Kernel, Userspace:
 	default:
-		return choice{}, fmt.Errorf("%w: transport %q; use %s, %s or %s", volume.ErrInvalid, h.o.Transport, Auto, Kernel, Userspace)
+		return choice{}, failure.Invalid("there is no transport %q; use %s, %s or %s", h.o.Transport, Auto, Kernel, Userspace)
 	}
 	var lacks []string
 	for _, c := range all {
@@ -191,29 +192,29 @@ func (h *Host) pick(name string) (choice, error) {
 		}
 		lacks = append(lacks, fmt.Sprintf("transport %s lacks %s", c.transport, lack))
 	}
-	return choice{}, fmt.Errorf("%w on this host: volume driver type %s: %s", volume.ErrUnsupported, name, strings.Join(lacks, "; "))
+	return choice{}, failure.Of(volume.ErrUnsupported, "volume driver type %s cannot be had on this host: %s", name, strings.Join(lacks, "; "))
 }
 
-var attachmentID = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+var attachmentID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
 // Prepare decides how the volume will be connected and names everything that
 // will be used. It changes nothing; its result is to be saved before Connect.
 // The error wraps volume.ErrUnsupported for a driver or transport that cannot
-// be had here, volume.ErrInvalid for a connection that makes no sense.
+// be had here, failure.ErrInvalid for a connection that makes no sense.
 func (h *Host) Prepare(ctx context.Context, req Request) (Device, error) {
 	conn := req.Connection
-	if len(req.AttachmentID) > 128 || !attachmentID().MatchString(req.AttachmentID) {
-		return Device{}, fmt.Errorf("%w: attachment id %q", volume.ErrInvalid, req.AttachmentID)
+	if len(req.AttachmentID) > 128 || !attachmentID.MatchString(req.AttachmentID) {
+		return Device{}, failure.Invalid("the attachment id %q cannot be the name of a file", req.AttachmentID)
 	}
 	if !filepath.IsAbs(h.o.StateDir) {
-		return Device{}, fmt.Errorf("%w: state directory %q is not an absolute path", volume.ErrInvalid, h.o.StateDir)
+		return Device{}, failure.Invalid("state directory %q is not an absolute path", h.o.StateDir)
 	}
 	c, err := h.pick(conn.Driver)
 	if err != nil {
 		return Device{}, err
 	}
 	if info(conn.Data).boolean("encrypted") {
-		return Device{}, fmt.Errorf("%w: volume %s is encrypted; lxcboot has no keys to open it", volume.ErrUnsupported, req.VolumeID)
+		return Device{}, failure.Of(volume.ErrUnsupported, "volume %s is encrypted; lxcboot has no keys to open it", req.VolumeID)
 	}
 	dev, err := c.make(h).prepare(ctx, req, Device{
 		Driver:    conn.Driver,
@@ -271,7 +272,7 @@ func (h *Host) driverOf(dev Device) (driver, error) {
 			return c.make(h), nil
 		}
 	}
-	return nil, fmt.Errorf("%w: no driver for %q by transport %q", volume.ErrUnsupported, dev.Driver, dev.Transport)
+	return nil, failure.Of(volume.ErrUnsupported, "no driver for %q by transport %q", dev.Driver, dev.Transport)
 }
 
 // missing names what this host lacks for a choice, or returns "".
@@ -329,7 +330,7 @@ func encode(dev Device, state any) (Device, error) {
 // decode reads a driver's notes of a device.
 func decode(dev Device, state any) error {
 	if err := json.Unmarshal(dev.State, state); err != nil {
-		return fmt.Errorf("%w: the saved state of %s device %s: %v", volume.ErrInvalid, dev.Driver, dev.Path, err)
+		return failure.Invalid("the saved state of %s device %s: %v", dev.Driver, dev.Path, err)
 	}
 	return nil
 }

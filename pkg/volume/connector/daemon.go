@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/moby/sys/mountinfo"
@@ -128,7 +129,7 @@ func (d daemon) serve(ctx context.Context, s stack, readOnly bool) (pid int, err
 func (d daemon) start(ctx context.Context) (int, *qmp, error) {
 	exe, err := findTool(storageDaemon)
 	if err != nil {
-		return 0, nil, fmt.Errorf("%w: the program %s is not installed", volume.ErrUnsupported, storageDaemon)
+		return 0, nil, failure.Of(volume.ErrUnsupported, "the program %s is not installed", storageDaemon)
 	}
 	log, err := os.OpenFile(filepath.Join(d.dir, logFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {

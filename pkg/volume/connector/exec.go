@@ -11,7 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // commandTimeout bounds every command of the kernel's tools.
@@ -50,7 +52,7 @@ func runCommand(ctx context.Context, argv ...string) (string, error) {
 	defer cancel()
 	path, err := findTool(argv[0])
 	if err != nil {
-		return "", fmt.Errorf("%w: the program %s is not installed", volume.ErrUnsupported, argv[0])
+		return "", failure.Of(volume.ErrUnsupported, "the program %s is not installed", argv[0])
 	}
 	cmd := exec.CommandContext(ctx, path, argv[1:]...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
@@ -98,15 +100,8 @@ func within(ctx context.Context, what string, f func() error) error {
 
 // poll calls f until it says done, fails, or ctx ends.
 func poll(ctx context.Context, what string, f func() (bool, error)) error {
-	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
-		done, err := f()
-		if err != nil || done {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w", what, context.Cause(ctx))
-		case <-time.After(wait):
-		}
+	if err := wait.Until(ctx, 5*time.Millisecond, 200*time.Millisecond, f); err != nil {
+		return fmt.Errorf("waiting for %s: %w", what, err)
 	}
+	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -58,7 +59,7 @@ func TestKernelNVMe(t *testing.T) {
 
 	// The older form, without and with what tells the namespace.
 	data := map[string]any{"nqn": "nqn.x:y", "target_portal": "10.1.0.6", "target_port": 4420, "transport_type": "rdma"}
-	if _, err := (nvmeDriver{h}).prepare(t.Context(), request("n2", "nvmeof", data), Device{}); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "guessed") {
+	if _, err := (nvmeDriver{h}).prepare(t.Context(), request("n2", "nvmeof", data), Device{}); !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), "guessed") {
 		t.Errorf("got %v", err)
 	}
 	data["ns_id"] = 1

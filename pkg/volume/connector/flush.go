@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"golang.org/x/sys/unix"
 )
@@ -60,5 +61,5 @@ func dialAny(ctx context.Context, addrs []string) error {
 		}
 		errs = append(errs, err.Error())
 	}
-	return fmt.Errorf("%w: no answer: %s", volume.ErrUnreachable, strings.Join(errs, "; "))
+	return failure.Of(volume.ErrUnreachable, "no answer: %s", strings.Join(errs, "; "))
 }

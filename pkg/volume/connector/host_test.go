@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -208,37 +209,37 @@ func TestRefusals(t *testing.T) {
 		says      string
 	}{
 		"unknown driver":     {driver: "sheepdog", is: volume.ErrUnsupported, says: "known are fibre_channel, iscsi, local, nbd, nfs, nvmeof, rbd"},
-		"unknown transport":  {transport: "carrier-pigeon", driver: "local", data: map[string]any{"device_path": file}, is: volume.ErrInvalid, says: "use auto, kernel or userspace"},
+		"unknown transport":  {transport: "carrier-pigeon", driver: "local", data: map[string]any{"device_path": file}, is: failure.ErrInvalid, says: "use auto, kernel or userspace"},
 		"encrypted":          {driver: "local", data: map[string]any{"device_path": file, "encrypted": true}, is: volume.ErrUnsupported, says: "is encrypted"},
-		"attachment id":      {driver: "local", id: "../x", data: map[string]any{"device_path": file}, is: volume.ErrInvalid, says: "attachment id"},
+		"attachment id":      {driver: "local", id: "../x", data: map[string]any{"device_path": file}, is: failure.ErrInvalid, says: "attachment id"},
 		"kernel iscsi":       {transport: Kernel, driver: "iscsi", data: map[string]any{}, is: volume.ErrUnsupported, says: "lacks the kernel module iscsi_tcp"},
 		"kernel rbd":         {transport: Kernel, driver: "rbd", data: map[string]any{}, is: volume.ErrUnsupported, says: "lacks the kernel module rbd"},
 		"nvmeof":             {driver: "nvmeof", data: map[string]any{}, is: volume.ErrUnsupported, says: "lacks the kernel module nvme_fabrics"},
 		"fibre channel":      {driver: "fibre_channel", data: map[string]any{}, is: volume.ErrUnsupported, says: "lacks the kernel module"},
-		"local without path": {driver: "local", data: map[string]any{}, is: volume.ErrInvalid, says: "device_path"},
+		"local without path": {driver: "local", data: map[string]any{}, is: failure.ErrInvalid, says: "device_path"},
 		"local not there":    {driver: "local", data: map[string]any{"device_path": dir + "/none"}, is: volume.ErrNotFound, says: "none"},
-		"local directory":    {driver: "local", data: map[string]any{"device_path": dir}, is: volume.ErrInvalid, says: "neither a block device nor a regular file"},
-		"local tty":          {driver: "local", data: map[string]any{"device_path": "/dev/null"}, is: volume.ErrInvalid, says: "neither a block device nor a regular file"},
-		"local relative":     {driver: "local", data: map[string]any{"device_path": "file"}, is: volume.ErrInvalid, says: "not absolute"},
+		"local directory":    {driver: "local", data: map[string]any{"device_path": dir}, is: failure.ErrInvalid, says: "neither a block device nor a regular file"},
+		"local tty":          {driver: "local", data: map[string]any{"device_path": "/dev/null"}, is: failure.ErrInvalid, says: "neither a block device nor a regular file"},
+		"local relative":     {driver: "local", data: map[string]any{"device_path": "file"}, is: failure.ErrInvalid, says: "not absolute"},
 		"local qcow2":        {driver: "local", data: map[string]any{"device_path": file, "format": "qcow2"}, is: volume.ErrUnsupported, says: "must be raw"},
-		"nfs format guessed": {driver: "nfs", data: map[string]any{"export": "h:/e", "name": "v"}, is: volume.ErrInvalid, says: "does not guess"},
+		"nfs format guessed": {driver: "nfs", data: map[string]any{"export": "h:/e", "name": "v"}, is: failure.ErrInvalid, says: "does not guess"},
 		"nfs vmdk":           {driver: "nfs", data: map[string]any{"export": "h:/e", "name": "v", "format": "vmdk"}, is: volume.ErrUnsupported, says: "raw and qcow2"},
-		"nfs name":           {driver: "nfs", data: map[string]any{"export": "h:/e", "name": "../v", "format": "raw"}, is: volume.ErrInvalid, says: "plain name"},
-		"nfs export":         {driver: "nfs", data: map[string]any{"export": "-oexec:/e", "name": "v", "format": "raw"}, is: volume.ErrInvalid, says: "HOST:/PATH"},
-		"nfs dot dot":        {driver: "nfs", data: map[string]any{"export": "h:/e/../f", "name": "v", "format": "raw"}, is: volume.ErrInvalid, says: "HOST:/PATH"},
-		"nfs option":         {driver: "nfs", data: map[string]any{"export": "h:/e", "name": "v", "format": "raw", "options": "-o bind"}, is: volume.ErrInvalid, says: `"bind" is not one of NFS`},
-		"nfs option value":   {driver: "nfs", data: map[string]any{"export": "h:/e", "name": "v", "format": "raw", "options": "vers=4 --make-shared"}, is: volume.ErrInvalid, says: "is not one of NFS"},
-		"iscsi no portal":    {driver: "iscsi", data: map[string]any{"target_iqn": "iqn.x"}, is: volume.ErrInvalid, says: "target_portal"},
-		"iscsi no target":    {driver: "iscsi", data: map[string]any{"target_portal": "1.2.3.4:3260"}, is: volume.ErrInvalid, says: "target_iqn"},
-		"iscsi bad target":   {driver: "iscsi", data: map[string]any{"target_portal": "1.2.3.4:3260", "target_iqn": "--logout"}, is: volume.ErrInvalid, says: "no iSCSI name"},
+		"nfs name":           {driver: "nfs", data: map[string]any{"export": "h:/e", "name": "../v", "format": "raw"}, is: failure.ErrInvalid, says: "plain name"},
+		"nfs export":         {driver: "nfs", data: map[string]any{"export": "-oexec:/e", "name": "v", "format": "raw"}, is: failure.ErrInvalid, says: "HOST:/PATH"},
+		"nfs dot dot":        {driver: "nfs", data: map[string]any{"export": "h:/e/../f", "name": "v", "format": "raw"}, is: failure.ErrInvalid, says: "HOST:/PATH"},
+		"nfs option":         {driver: "nfs", data: map[string]any{"export": "h:/e", "name": "v", "format": "raw", "options": "-o bind"}, is: failure.ErrInvalid, says: `"bind" is not one of NFS`},
+		"nfs option value":   {driver: "nfs", data: map[string]any{"export": "h:/e", "name": "v", "format": "raw", "options": "vers=4 --make-shared"}, is: failure.ErrInvalid, says: "is not one of NFS"},
+		"iscsi no portal":    {driver: "iscsi", data: map[string]any{"target_iqn": "iqn.x"}, is: failure.ErrInvalid, says: "target_portal"},
+		"iscsi no target":    {driver: "iscsi", data: map[string]any{"target_portal": "1.2.3.4:3260"}, is: failure.ErrInvalid, says: "target_iqn"},
+		"iscsi bad target":   {driver: "iscsi", data: map[string]any{"target_portal": "1.2.3.4:3260", "target_iqn": "--logout"}, is: failure.ErrInvalid, says: "no iSCSI name"},
 		"iscsi auth":         {driver: "iscsi", data: map[string]any{"target_portal": "1.2.3.4:3260", "target_iqn": "iqn.x:y", "auth_method": "SRP"}, is: volume.ErrUnsupported, says: "only CHAP"},
-		"iscsi half CHAP":    {driver: "iscsi", data: map[string]any{"target_portal": "1.2.3.4:3260", "target_iqn": "iqn.x:y", "auth_method": "CHAP", "auth_username": "u"}, is: volume.ErrInvalid, says: "auth_password"},
-		"iscsi lists":        {driver: "iscsi", data: map[string]any{"target_portals": []any{"a:1", "b:1"}, "target_iqns": []any{"iqn.x:y"}}, is: volume.ErrInvalid, says: "do not go together"},
-		"rbd name":           {driver: "rbd", data: map[string]any{"name": "--pool"}, is: volume.ErrInvalid, says: "POOL/IMAGE"},
-		"rbd ports":          {driver: "rbd", data: map[string]any{"name": "p/i", "hosts": []any{"a"}}, is: volume.ErrInvalid, says: "do not go together"},
+		"iscsi half CHAP":    {driver: "iscsi", data: map[string]any{"target_portal": "1.2.3.4:3260", "target_iqn": "iqn.x:y", "auth_method": "CHAP", "auth_username": "u"}, is: failure.ErrInvalid, says: "auth_password"},
+		"iscsi lists":        {driver: "iscsi", data: map[string]any{"target_portals": []any{"a:1", "b:1"}, "target_iqns": []any{"iqn.x:y"}}, is: failure.ErrInvalid, says: "do not go together"},
+		"rbd name":           {driver: "rbd", data: map[string]any{"name": "--pool"}, is: failure.ErrInvalid, says: "POOL/IMAGE"},
+		"rbd ports":          {driver: "rbd", data: map[string]any{"name": "p/i", "hosts": []any{"a"}}, is: failure.ErrInvalid, says: "do not go together"},
 		"rbd no key":         {driver: "rbd", data: map[string]any{"name": "p/i", "hosts": []any{"a"}, "ports": []any{"1"}, "auth_username": "nobody-here", "auth_enabled": true}, is: volume.ErrAuth, says: "/etc/ceph/ceph.client.nobody-here.keyring"},
-		"nbd no host":        {driver: "nbd", data: map[string]any{}, is: volume.ErrInvalid, says: "host"},
-		"nbd port":           {driver: "nbd", data: map[string]any{"host": "a", "port": "http"}, is: volume.ErrInvalid, says: "no address"},
+		"nbd no host":        {driver: "nbd", data: map[string]any{}, is: failure.ErrInvalid, says: "host"},
+		"nbd port":           {driver: "nbd", data: map[string]any{"host": "a", "port": "http"}, is: failure.ErrInvalid, says: "no address"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := New(Options{StateDir: t.TempDir(), Transport: c.transport})

@@ -3,12 +3,11 @@ package connector
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"math"
 	"strconv"
 	"strings"
 
-	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // info reads the loosely typed data of a connection: numbers come as numbers or
@@ -33,7 +32,7 @@ func (i info) str(key string) string {
 func (i info) need(key string) (string, error) {
 	s := i.str(key)
 	if s == "" {
-		return "", fmt.Errorf("%w: the connection says no %s", volume.ErrInvalid, key)
+		return "", failure.Invalid("the connection says no %s", key)
 	}
 	return s, nil
 }

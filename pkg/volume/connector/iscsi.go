@@ -3,9 +3,10 @@ package connector
 import (
 	"fmt"
 	"net"
+	"regexp"
 	"strings"
 
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -25,7 +26,7 @@ type chap struct{ user, password string }
 
 // iscsiName is what RFC 3720 lets an iSCSI name be; none can be mistaken for an
 // option or a path.
-var iscsiName = lazyregexp.New(`^(iqn|eui|naa)\.[A-Za-z0-9.:_-]+$`)
+var iscsiName = regexp.MustCompile(`^(iqn|eui|naa)\.[A-Za-z0-9.:_-]+$`)
 
 // iscsiTargets reads the ways to an iSCSI volume in the order they are to be
 // tried: the lists of a multipath connection, else the single one (the keys are
@@ -44,20 +45,20 @@ func iscsiTargets(i info) ([]iscsiTarget, error) {
 		portals, iqns, luns = []string{portal}, []string{iqn}, nil
 	}
 	if len(iqns) != len(portals) || len(luns) > 0 && len(luns) != len(portals) {
-		return nil, fmt.Errorf("%w: %d target_portals, %d target_iqns and %d target_luns do not go together",
-			volume.ErrInvalid, len(portals), len(iqns), len(luns))
+		return nil, failure.Invalid("%d target_portals, %d target_iqns and %d target_luns do not go together",
+			len(portals), len(iqns), len(luns))
 	}
 	out := make([]iscsiTarget, len(portals))
 	for n, portal := range portals {
-		if !iscsiName().MatchString(iqns[n]) {
-			return nil, fmt.Errorf("%w: target_iqn %q is no iSCSI name", volume.ErrInvalid, iqns[n])
+		if !iscsiName.MatchString(iqns[n]) {
+			return nil, failure.Invalid("target_iqn %q is no iSCSI name", iqns[n])
 		}
 		host, port, err := net.SplitHostPort(portal)
 		if err != nil { // no port
 			host, port = strings.Trim(portal, "[]"), "3260"
 		}
-		if !hostName().MatchString(host) || !portNumber().MatchString(port) {
-			return nil, fmt.Errorf("%w: target_portal %q is not an address and port", volume.ErrInvalid, portal)
+		if !hostName.MatchString(host) || !portNumber.MatchString(port) {
+			return nil, failure.Invalid("target_portal %q is not an address and port", portal)
 		}
 		var lun any = 0
 		switch {
@@ -68,7 +69,7 @@ func iscsiTargets(i info) ([]iscsiTarget, error) {
 		}
 		l, ok := number(lun)
 		if !ok {
-			return nil, fmt.Errorf("%w: target_lun %v is not a number", volume.ErrInvalid, lun)
+			return nil, failure.Invalid("target_lun %v is not a number", lun)
 		}
 		out[n] = iscsiTarget{net.JoinHostPort(host, port), iqns[n], l}
 	}
@@ -77,8 +78,8 @@ func iscsiTargets(i info) ([]iscsiTarget, error) {
 
 // hostName matches a name or an address of either kind, and no option.
 var (
-	hostName   = lazyregexp.New(`^[A-Za-z0-9:][A-Za-z0-9._:%-]*$`)
-	portNumber = lazyregexp.New(`^[0-9]{1,5}$`)
+	hostName   = regexp.MustCompile(`^[A-Za-z0-9:][A-Za-z0-9._:%-]*$`)
+	portNumber = regexp.MustCompile(`^[0-9]{1,5}$`)
 )
 
 // iscsiCHAP reads the login of the given kind: "auth" for the session,
@@ -89,14 +90,14 @@ func iscsiCHAP(i info, kind string) (chap, error) {
 		return chap{}, nil
 	case "CHAP":
 	default:
-		return chap{}, fmt.Errorf("%w: %s_method %q; only CHAP is known", volume.ErrUnsupported, kind, m)
+		return chap{}, failure.Of(volume.ErrUnsupported, "%s_method is %q, and only CHAP is known", kind, m)
 	}
 	c := chap{i.str(kind + "_username"), i.str(kind + "_password")}
 	if c.user == "" || c.password == "" {
-		return chap{}, fmt.Errorf("%w: %s_method is CHAP, but the connection says no %[2]s_username or no %[2]s_password", volume.ErrInvalid, kind)
+		return chap{}, failure.Invalid("%s_method is CHAP, but the connection says no %[1]s_username or no %[1]s_password", kind)
 	}
 	if strings.ContainsAny(c.user+c.password, "\n\r\x00") {
-		return chap{}, fmt.Errorf("%w: a CHAP name or password of several lines", volume.ErrInvalid)
+		return chap{}, failure.Invalid("a CHAP name or password of several lines")
 	}
 	return c, nil
 }

@@ -12,7 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
+	"github.com/lxcboot/lxcboot/pkg/durable"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
@@ -143,13 +144,13 @@ func (k kernelISCSI) writeLogin(t iscsiTarget, login chap) error {
 		if err != nil {
 			return err
 		}
-		if err := renameio.WriteFile(path, withLogin(b, login), 0o600); err != nil {
+		if err := durable.WriteFile(path, withLogin(b, login), 0o600); err != nil {
 			return fmt.Errorf("writing the login into %s: %w", path, err)
 		}
 		written++
 	}
 	if written == 0 {
-		return fmt.Errorf("%w: open-iscsi's record of %s is not where it is looked for (/etc/iscsi/nodes, /var/lib/iscsi/nodes)", volume.ErrNotFound, t.IQN)
+		return failure.Of(volume.ErrNotFound, "open-iscsi's record of %s is not where it is looked for (/etc/iscsi/nodes, /var/lib/iscsi/nodes)", t.IQN)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -25,10 +26,10 @@ func (localDriver) prepare(_ context.Context, req Request, dev Device) (Device, 
 		return Device{}, err
 	}
 	if !filepath.IsAbs(path) {
-		return Device{}, fmt.Errorf("%w: device_path %q is not absolute", volume.ErrInvalid, path)
+		return Device{}, failure.Invalid("device_path %q is not absolute", path)
 	}
 	if f := data.str("format"); f != "" && f != "raw" {
-		return Device{}, fmt.Errorf("%w: %s has format %q; a local volume must be raw", volume.ErrUnsupported, path, f)
+		return Device{}, failure.Of(volume.ErrUnsupported, "%s has format %q; a local volume must be raw", path, f)
 	}
 	dev.Path = path
 	if err := usable(path); err != nil {
@@ -55,11 +56,11 @@ func (localDriver) disconnect(ctx context.Context, dev Device) error {
 func usable(path string) error {
 	fi, err := os.Stat(path)
 	if err != nil {
-		return fmt.Errorf("%w: the volume's device: %v", volume.ErrNotFound, err)
+		return failure.Of(volume.ErrNotFound, "the volume's device: %v", err)
 	}
 	block := fi.Mode()&fs.ModeDevice != 0 && fi.Mode()&fs.ModeCharDevice == 0
 	if !fi.Mode().IsRegular() && !block {
-		return fmt.Errorf("%w: %s is neither a block device nor a regular file", volume.ErrInvalid, path)
+		return failure.Invalid("%s is neither a block device nor a regular file", path)
 	}
 	return nil
 }

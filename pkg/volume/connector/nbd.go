@@ -1,11 +1,11 @@
 package connector
 
 import (
-	"fmt"
 	"net"
 	"path/filepath"
 	"strconv"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -22,7 +22,7 @@ func nbdNodes(_ *Host, conn volume.Connection, readOnly bool) (stack, error) {
 	n := args{"driver": "nbd", "export": i.str("export"), "reconnect-delay": nbdReconnect}
 	if path := i.str("path"); path != "" {
 		if !filepath.IsAbs(path) {
-			return stack{}, fmt.Errorf("%w: the socket path %q is not absolute", volume.ErrInvalid, path)
+			return stack{}, failure.Invalid("the socket path %q is not absolute", path)
 		}
 		c.name = "nbd server " + path
 		n["server"] = args{"type": "unix", "path": path}
@@ -35,8 +35,8 @@ func nbdNodes(_ *Host, conn volume.Connection, readOnly bool) (stack, error) {
 		if i["port"] != nil {
 			port, ok = number(i["port"])
 		}
-		if !ok || port == 0 || port > 65535 || !hostName().MatchString(host) {
-			return stack{}, fmt.Errorf("%w: host %q, port %v is no address of an nbd server", volume.ErrInvalid, host, i["port"])
+		if !ok || port == 0 || port > 65535 || !hostName.MatchString(host) {
+			return stack{}, failure.Invalid("host %q, port %v is no address of an nbd server", host, i["port"])
 		}
 		addr := net.JoinHostPort(host, strconv.Itoa(port))
 		c.name, c.dial = "nbd server "+addr, []string{addr}

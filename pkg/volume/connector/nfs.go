@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -43,8 +44,8 @@ func (n nfsDriver) prepare(_ context.Context, req Request, dev Device) (Device, 
 	if err := checkExport(st.Export); err != nil {
 		return Device{}, err
 	}
-	if !fileName().MatchString(st.Name) {
-		return Device{}, fmt.Errorf("%w: name %q is not the plain name of a file", volume.ErrInvalid, st.Name)
+	if !fileName.MatchString(st.Name) {
+		return Device{}, failure.Invalid("name %q is not the plain name of a file", st.Name)
 	}
 	if st.Options, err = nfsOptions(i.str("options")); err != nil {
 		return Device{}, err
@@ -54,13 +55,13 @@ func (n nfsDriver) prepare(_ context.Context, req Request, dev Device) (Device, 
 		dev.Path = filepath.Join(st.share(n.h).target(), st.Name)
 	case "qcow2":
 		if _, err := findTool(storageDaemon); err != nil {
-			return Device{}, fmt.Errorf("%w: a qcow2 volume needs the program %s", volume.ErrUnsupported, storageDaemon)
+			return Device{}, failure.Of(volume.ErrUnsupported, "a qcow2 volume needs the program %s", storageDaemon)
 		}
 		dev.Path = n.h.daemon(st.Attachment).path()
 	case "":
-		return Device{}, fmt.Errorf("%w: the connection does not say the format of %s, and lxcboot does not guess it", volume.ErrInvalid, st.Name)
+		return Device{}, failure.Invalid("the connection does not say the format of %s, and lxcboot does not guess it", st.Name)
 	default:
-		return Device{}, fmt.Errorf("%w: format %q of %s; known are raw and qcow2", volume.ErrUnsupported, st.Format, st.Name)
+		return Device{}, failure.Of(volume.ErrUnsupported, "format %q of %s; known are raw and qcow2", st.Format, st.Name)
 	}
 	return encode(dev, st)
 }
@@ -84,10 +85,10 @@ func (n nfsDriver) connect(ctx context.Context, _ Request, dev Device) (Device, 
 		defer dir.Close()
 		fi, err := dir.Lstat(st.Name)
 		if err != nil {
-			return fmt.Errorf("%w: volume file in %s: %v", volume.ErrNotFound, st.Export, err)
+			return failure.Of(volume.ErrNotFound, "the export %s has no such volume file: %v", st.Export, err)
 		}
 		if !fi.Mode().IsRegular() {
-			return fmt.Errorf("%w: %s in %s is not a regular file", volume.ErrInvalid, st.Name, st.Export)
+			return failure.Invalid("%s in %s is not a regular file", st.Name, st.Export)
 		}
 		if st.Format == "qcow2" {
 			chain, err = qcow2Chain(dir, s.target(), st.Name, dev.ReadOnly)
@@ -135,9 +136,9 @@ func (n nfsDriver) disconnect(ctx context.Context, dev Device) error {
 }
 
 // fileName is a plain name, neither an option nor a way to another directory.
-var fileName = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9_.+-]*$`)
+var fileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]*$`)
 
-var exportPath = lazyregexp.New(`^/[A-Za-z0-9_./+:@~-]*$`)
+var exportPath = regexp.MustCompile(`^/[A-Za-z0-9_./+:@~-]*$`)
 
 // checkExport refuses an export that mount(8) could take for anything else, or
 // that leaves the directory it names.
@@ -145,11 +146,11 @@ func checkExport(export string) error {
 	at := strings.Index(export, ":/")
 	if at > 0 {
 		host, path := strings.TrimSuffix(strings.TrimPrefix(export[:at], "["), "]"), export[at+1:]
-		if hostName().MatchString(host) && exportPath().MatchString(path) && !strings.Contains(path+"/", "/../") {
+		if hostName.MatchString(host) && exportPath.MatchString(path) && !strings.Contains(path+"/", "/../") {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: export %q is not HOST:/PATH", volume.ErrInvalid, export)
+	return failure.Invalid("export %q is not HOST:/PATH", export)
 }
 
 // nfsWords are the mount options a connection may ask for: those of nfs(5) and
@@ -167,7 +168,7 @@ var nfsWords = func() map[string]bool {
 	return m
 }()
 
-var nfsValue = lazyregexp.New(`^[A-Za-z0-9_.:/%@-]*$`)
+var nfsValue = regexp.MustCompile(`^[A-Za-z0-9_.:/%@-]*$`)
 
 // nfsOptions reads the options of a connection, in the form of arguments of
 // mount(8) ("-o vers=4,soft"), and returns them comma-separated. Whatever is not
@@ -180,8 +181,8 @@ func nfsOptions(s string) (string, error) {
 				continue
 			}
 			key, value, _ := strings.Cut(opt, "=")
-			if !nfsWords[key] || !nfsValue().MatchString(value) {
-				return "", fmt.Errorf("%w: mount option %q is not one of NFS", volume.ErrInvalid, opt)
+			if !nfsWords[key] || !nfsValue.MatchString(value) {
+				return "", failure.Invalid("mount option %q is not one of NFS", opt)
 			}
 			all = append(all, opt)
 		}

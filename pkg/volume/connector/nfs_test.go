@@ -132,7 +132,7 @@ func TestNFSFailures(t *testing.T) {
 	h, f, dir := nfsHost(t)
 	sparse(t, dir+"/volume", MiB)
 	os.Symlink("/etc/passwd", dir+"/link")
-	for name, says := range map[string]string{"none": "not found", "link": "not a regular file"} {
+	for name, says := range map[string]string{"none": "no such volume file", "link": "not a regular file"} {
 		req := request("f1", "nfs", nfsData(dir, name, "raw"))
 		dev, err := h.Prepare(t.Context(), req)
 		if err != nil {

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
-	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 // nvmeDriver connects NVMe over fabrics by the nvme tool, and finds the namespace
@@ -32,7 +32,7 @@ type nvmePortal struct {
 	Transport string `json:"transport"` // tcp or rdma
 }
 
-var nqnName = lazyregexp.New(`^nqn\.[A-Za-z0-9.:_-]+$`)
+var nqnName = regexp.MustCompile(`^nqn\.[A-Za-z0-9.:_-]+$`)
 
 // prepare reads both forms that os-brick's NVMeOFConnector knows: target_nqn with
 // portals and vol_uuid, and the older nqn with target_portal and ns_id.
@@ -42,8 +42,8 @@ func (n nvmeDriver) prepare(_ context.Context, req Request, dev Device) (Device,
 	if st.NQN == "" {
 		st.NQN = i.str("nqn")
 	}
-	if !nqnName().MatchString(st.NQN) {
-		return Device{}, fmt.Errorf("%w: %q is no NVMe qualified name", volume.ErrInvalid, st.NQN)
+	if !nqnName.MatchString(st.NQN) {
+		return Device{}, failure.Invalid("%q is no NVMe qualified name", st.NQN)
 	}
 	for _, p := range i.list("portals") {
 		if t, ok := p.([]any); ok && len(t) == 3 {
@@ -56,8 +56,8 @@ func (n nvmeDriver) prepare(_ context.Context, req Request, dev Device) (Device,
 	}
 	for k, p := range st.Portals {
 		transport := map[string]string{"tcp": "tcp", "NVMe-oF-TCP": "tcp", "": "tcp", "rdma": "rdma", "RoCEv2": "rdma"}[p.Transport]
-		if !hostName().MatchString(p.Address) || !portNumber().MatchString(p.Port) || transport == "" {
-			return Device{}, fmt.Errorf("%w: NVMe portal %q, port %q, transport %q", volume.ErrInvalid, p.Address, p.Port, p.Transport)
+		if !hostName.MatchString(p.Address) || !portNumber.MatchString(p.Port) || transport == "" {
+			return Device{}, failure.Invalid("the NVMe portal %q, port %q, transport %q, is no address", p.Address, p.Port, p.Transport)
 		}
 		st.Portals[k].Transport = transport
 	}
@@ -65,7 +65,7 @@ func (n nvmeDriver) prepare(_ context.Context, req Request, dev Device) (Device,
 	if st.UUID == "" && st.NGUID == "" {
 		st.NSID, _ = number(i["ns_id"])
 		if st.NSID == 0 {
-			return Device{}, fmt.Errorf("%w: the connection says no vol_uuid, volume_nguid or ns_id, so the namespace could only be guessed", volume.ErrInvalid)
+			return Device{}, failure.Invalid("the connection says no vol_uuid, volume_nguid or ns_id, so the namespace could only be guessed")
 		}
 	}
 	return encode(dev, st)
@@ -97,7 +97,7 @@ func (n nvmeDriver) login(ctx context.Context, st nvmeState) error {
 	var errs []error
 	for _, p := range st.Portals {
 		argv := []string{"nvme", "connect", "-t", p.Transport, "-n", st.NQN, "-a", p.Address, "-s", p.Port}
-		if host := n.h.firstLine("etc/nvme/hostnqn"); nqnName().MatchString(host) {
+		if host := n.h.firstLine("etc/nvme/hostnqn"); nqnName.MatchString(host) {
 			argv = append(argv, "-q", host)
 		}
 		_, err := n.h.o.Run(ctx, argv...)
@@ -121,14 +121,14 @@ func (n nvmeDriver) subsystem(nqn string) string {
 
 // namespace is the name of a namespace's block device: with multipath it hangs on
 // the subsystem, without on the controller. Paths (nvmeXcYnZ) are not meant.
-var namespace = lazyregexp.New(`^nvme[0-9]+n[0-9]+$`)
+var namespace = regexp.MustCompile(`^nvme[0-9]+n[0-9]+$`)
 
 // namespaces lists the directories of a subsystem's namespaces.
 func (n nvmeDriver) namespaces(subsystem string) []string {
 	var out []string
 	seen := map[string]bool{}
 	for _, dir := range append(n.h.glob(subsystem+"/nvme*n*"), n.h.glob(subsystem+"/nvme*/nvme*n*")...) {
-		if name := filepath.Base(dir); namespace().MatchString(name) && !seen[name] {
+		if name := filepath.Base(dir); namespace.MatchString(name) && !seen[name] {
 			seen[name] = true
 			out = append(out, dir)
 		}

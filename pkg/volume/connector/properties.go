@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lxcboot/lxcboot/pkg/durable"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,7 +61,7 @@ func (h *Host) initiator() (string, error) {
 	if b, err := os.ReadFile(h.fs("etc/iscsi/initiatorname.iscsi")); err == nil {
 		for line := range strings.Lines(string(b)) {
 			name, ok := strings.CutPrefix(strings.TrimSpace(line), "InitiatorName=")
-			if ok && iscsiName().MatchString(name) {
+			if ok && iscsiName.MatchString(name) {
 				return name, nil
 			}
 		}
@@ -70,7 +71,7 @@ func (h *Host) initiator() (string, error) {
 		b, err := os.ReadFile(path)
 		if err == nil {
 			name := strings.TrimSpace(string(b))
-			if !iscsiName().MatchString(name) {
+			if !iscsiName.MatchString(name) {
 				return "", fmt.Errorf("%s holds %q, which is no iSCSI name; remove the file to have a new one made", path, name)
 			}
 			return name, nil
@@ -109,17 +110,7 @@ func makeInitiator(path string) error {
 	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(dir)
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.SyncDir(dir)
 }
 
 // fcNames lists the port and node names of the fibre channel ports that are up.

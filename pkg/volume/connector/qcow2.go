@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -24,7 +25,7 @@ type qcow2Header struct {
 // readQcow2Header reads the header of a qcow2 file (QEMU's docs/interop/qcow2.txt).
 func readQcow2Header(r io.ReaderAt) (qcow2Header, error) {
 	bad := func(what string) (qcow2Header, error) {
-		return qcow2Header{}, fmt.Errorf("%w: not a sound qcow2 file: %s", volume.ErrInvalid, what)
+		return qcow2Header{}, failure.Invalid("not a sound qcow2 file: %s", what)
 	}
 	const v2, v3 = 72, 104 // lengths of the fixed part
 	b := make([]byte, v3)
@@ -92,7 +93,7 @@ func qcow2Chain(dir *os.Root, path, name string, readOnly bool) ([]args, error) 
 		links = append(links, next)
 		if next.format == "raw" {
 			if fi, err := dir.Lstat(next.name); err != nil || !fi.Mode().IsRegular() {
-				return nil, fmt.Errorf("%w: the backing file %s is not there as a regular file", volume.ErrInvalid, next.name)
+				return nil, failure.Invalid("the backing file %s is not there as a regular file", next.name)
 			}
 			break
 		}
@@ -103,14 +104,14 @@ func qcow2Chain(dir *os.Root, path, name string, readOnly bool) ([]args, error) 
 		if h.Backing == "" {
 			break
 		}
-		if !fileName().MatchString(h.Backing) {
-			return nil, fmt.Errorf("%w: %s has the backing file %q, which is not a plain name in the same directory", volume.ErrUnsupported, next.name, h.Backing)
+		if !fileName.MatchString(h.Backing) {
+			return nil, failure.Of(volume.ErrUnsupported, "%s has the backing file %q, which is not a plain name in the same directory", next.name, h.Backing)
 		}
 		if h.BackingFormat != "raw" && h.BackingFormat != "qcow2" {
-			return nil, fmt.Errorf("%w: %s does not say that its backing file %s is raw or qcow2, and lxcboot does not guess it (qemu-img rebase -u -F sets it)", volume.ErrUnsupported, next.name, h.Backing)
+			return nil, failure.Of(volume.ErrUnsupported, "%s does not say that its backing file %s is raw or qcow2, and lxcboot does not guess it (qemu-img rebase -u -F sets it)", next.name, h.Backing)
 		}
 		if len(links) == qcow2MaxChain {
-			return nil, fmt.Errorf("%w: %s has more than %d backing files", volume.ErrUnsupported, name, qcow2MaxChain)
+			return nil, failure.Of(volume.ErrUnsupported, "%s has more than %d backing files", name, qcow2MaxChain)
 		}
 		next = link{h.Backing, h.BackingFormat}
 	}
@@ -141,7 +142,7 @@ func qcow2File(dir *os.Root, name string) (qcow2Header, error) {
 		return qcow2Header{}, err
 	}
 	if !fi.Mode().IsRegular() {
-		return qcow2Header{}, fmt.Errorf("%w: not a regular file", volume.ErrInvalid)
+		return qcow2Header{}, failure.Invalid("not a regular file")
 	}
 	f, err := dir.Open(name)
 	if err != nil {
@@ -152,9 +153,9 @@ func qcow2File(dir *os.Root, name string) (qcow2Header, error) {
 	switch {
 	case err != nil:
 	case h.DataFile:
-		err = fmt.Errorf("%w: its content is in another file", volume.ErrUnsupported)
+		err = failure.Of(volume.ErrUnsupported, "its content is in another file")
 	case h.Encrypted:
-		err = fmt.Errorf("%w: it is encrypted", volume.ErrUnsupported)
+		err = failure.Of(volume.ErrUnsupported, "it is encrypted")
 	}
 	return h, err
 }

@@ -8,9 +8,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -25,7 +26,7 @@ type rbdVolume struct {
 
 // cephName is what a pool, image, user or cluster may be called here; none can be
 // mistaken for an option or a path.
-var cephName = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9_.+-]*$`)
+var cephName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]*$`)
 
 // rbdConnection reads a connection of Cinder's RBD driver, and finds the key
 // where Ceph's own clients look.
@@ -41,17 +42,17 @@ func rbdConnection(h *Host, i info) (rbdVolume, error) {
 	case 3:
 		v.pool, v.namespace, v.image = parts[0], parts[1], parts[2]
 	}
-	if !cephName().MatchString(v.pool) || !cephName().MatchString(v.image) || v.namespace != "" && !cephName().MatchString(v.namespace) {
-		return rbdVolume{}, fmt.Errorf("%w: name %q is not POOL/IMAGE", volume.ErrInvalid, name)
+	if !cephName.MatchString(v.pool) || !cephName.MatchString(v.image) || v.namespace != "" && !cephName.MatchString(v.namespace) {
+		return rbdVolume{}, failure.Invalid("name %q is not POOL/IMAGE", name)
 	}
 	hosts, ports := i.strs("hosts"), i.strs("ports")
 	if len(ports) != len(hosts) {
-		return rbdVolume{}, fmt.Errorf("%w: %d hosts and %d ports of Ceph monitors do not go together", volume.ErrInvalid, len(hosts), len(ports))
+		return rbdVolume{}, failure.Invalid("%d hosts and %d ports of Ceph monitors do not go together", len(hosts), len(ports))
 	}
 	for n, host := range hosts {
 		host = strings.Trim(host, "[]")
-		if !hostName().MatchString(host) || !portNumber().MatchString(ports[n]) {
-			return rbdVolume{}, fmt.Errorf("%w: Ceph monitor %q, port %q", volume.ErrInvalid, host, ports[n])
+		if !hostName.MatchString(host) || !portNumber.MatchString(ports[n]) {
+			return rbdVolume{}, failure.Invalid("the Ceph monitor %q, port %q, is no address", host, ports[n])
 		}
 		v.monitors = append(v.monitors, net.JoinHostPort(host, ports[n]))
 	}
@@ -60,14 +61,14 @@ func rbdConnection(h *Host, i info) (rbdVolume, error) {
 		cluster = "ceph"
 	}
 	user := i.str("auth_username")
-	if !cephName().MatchString(cluster) || user != "" && !cephName().MatchString(user) {
-		return rbdVolume{}, fmt.Errorf("%w: Ceph cluster %q, user %q", volume.ErrInvalid, cluster, user)
+	if !cephName.MatchString(cluster) || user != "" && !cephName.MatchString(user) {
+		return rbdVolume{}, failure.Invalid("the Ceph cluster %q or its user %q has no plain name", cluster, user)
 	}
 	if v.conf, err = h.cephConf(cluster); err != nil {
 		return rbdVolume{}, err
 	}
 	if v.conf == "" && len(v.monitors) == 0 {
-		return rbdVolume{}, fmt.Errorf("%w: the connection names no Ceph monitor, and there is no /etc/ceph/%s.conf", volume.ErrInvalid, cluster)
+		return rbdVolume{}, failure.Invalid("the connection names no Ceph monitor, and there is no /etc/ceph/%s.conf", cluster)
 	}
 	if enabled, said := i["auth_enabled"]; said && enabled != nil && !i.boolean("auth_enabled") {
 		return v, nil
@@ -95,7 +96,7 @@ func (h *Host) cephConf(cluster string) (string, error) {
 	case errors.Is(err, fs.ErrNotExist) && !asked:
 		return "", nil
 	default:
-		return "", fmt.Errorf("%w: the configuration of the Ceph cluster %s: %v", volume.ErrInvalid, cluster, err)
+		return "", failure.Invalid("the configuration of the Ceph cluster %s: %v", cluster, err)
 	}
 }
 
@@ -105,7 +106,7 @@ func (h *Host) cephKey(cluster, user, conf, given string) (string, error) {
 	if given != "" {
 		key, err := keyOf(given, user)
 		if err != nil {
-			return "", fmt.Errorf("%w: the connection's keyring: %v", volume.ErrInvalid, err)
+			return "", failure.Invalid("the connection's keyring: %v", err)
 		}
 		return key, nil
 	}
@@ -137,8 +138,8 @@ func (h *Host) cephKey(cluster, user, conf, given string) (string, error) {
 	if len(errs) > 0 {
 		detail = " (" + strings.Join(errs, "; ") + ")"
 	}
-	return "", fmt.Errorf("%w: no key of the Ceph user client.%s on this host; looked in %s%s; copy its keyring to /etc/ceph/%s.client.%[2]s.keyring",
-		volume.ErrAuth, user, strings.Join(paths, ", "), detail, cluster)
+	return "", failure.Of(volume.ErrAuth, "no key of the Ceph user client.%s on this host; looked in %s%s; copy its keyring to /etc/ceph/%s.client.%[1]s.keyring",
+		user, strings.Join(paths, ", "), detail, cluster)
 }
 
 // keyOf takes the key of client.USER out of a keyring's text, or of a text that
@@ -241,7 +242,7 @@ func rbdNodes(h *Host, conn volume.Connection, readOnly bool) (stack, error) {
 		// QEMU hands librados the secret's bytes in base64, which is the key's form.
 		key, err := base64.StdEncoding.DecodeString(v.key)
 		if err != nil {
-			return stack{}, fmt.Errorf("%w: the key of client.%s is not in the form of a Ceph key", volume.ErrAuth, v.user)
+			return stack{}, failure.Of(volume.ErrAuth, "the key of client.%s is not in the form of a Ceph key", v.user)
 		}
 		s.secrets = map[string][]byte{"ceph": key}
 	}

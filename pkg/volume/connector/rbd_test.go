@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -44,7 +45,7 @@ func TestRBDConnection(t *testing.T) {
 		}
 	}
 	_, err := rbdConnection(h, map[string]any{"name": "p/v", "auth_enabled": false})
-	if !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "ceph.conf") {
+	if !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), "ceph.conf") {
 		t.Errorf("neither monitor nor configuration: %v", err)
 	}
 }

@@ -12,8 +12,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gofrs/flock"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -100,11 +101,11 @@ func (h *Host) exclusive(ctx context.Context, name string, f func() error) error
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	lock := flock.New(filepath.Join(dir, "."+name+".lock"), flock.SetPermissions(0o600))
-	defer lock.Close()
-	if _, err := lock.TryLockContext(ctx, 20*time.Millisecond); err != nil {
-		return fmt.Errorf("waiting for the lock %s: %w", lock.Path(), err)
+	held, err := lock.File(ctx, filepath.Join(dir, "."+name+".lock"), os.O_CREATE)
+	if err != nil {
+		return err
 	}
+	defer held.Close()
 	return f()
 }
 
@@ -139,15 +140,15 @@ func (fcDriver) prepare(_ context.Context, req Request, dev Device) (Device, err
 		st.WWNs, luns = i.strs("target_wwn"), nil
 	}
 	if len(st.WWNs) == 0 {
-		return Device{}, fmt.Errorf("%w: the connection says no target_wwn", volume.ErrInvalid)
+		return Device{}, failure.Invalid("the connection says no target_wwn")
 	}
 	if len(luns) > 0 && len(luns) != len(st.WWNs) {
-		return Device{}, fmt.Errorf("%w: %d target_wwns and %d target_luns do not go together", volume.ErrInvalid, len(st.WWNs), len(luns))
+		return Device{}, failure.Invalid("%d target_wwns and %d target_luns do not go together", len(st.WWNs), len(luns))
 	}
 	for n, wwn := range st.WWNs {
 		wwn = strings.TrimPrefix(strings.ToLower(strings.ReplaceAll(wwn, ":", "")), "0x")
 		if _, err := strconv.ParseUint(wwn, 16, 64); err != nil || len(wwn) != 16 {
-			return Device{}, fmt.Errorf("%w: target_wwn %q is no world wide name", volume.ErrInvalid, st.WWNs[n])
+			return Device{}, failure.Invalid("target_wwn %q is no world wide name", st.WWNs[n])
 		}
 		st.WWNs[n] = wwn
 		lun := i["target_lun"]
@@ -156,7 +157,7 @@ func (fcDriver) prepare(_ context.Context, req Request, dev Device) (Device, err
 		}
 		l, ok := number(lun)
 		if !ok {
-			return Device{}, fmt.Errorf("%w: target_lun %v is not a number", volume.ErrInvalid, lun)
+			return Device{}, failure.Invalid("target_lun %v is not a number", lun)
 		}
 		st.LUNs = append(st.LUNs, l)
 	}
@@ -191,7 +192,7 @@ func (f fcDriver) connect(ctx context.Context, _ Request, dev Device) (Device, e
 	}
 	paths := f.paths(st)
 	if len(paths) == 0 {
-		return Device{}, fmt.Errorf("%w: no fibre channel port of this host sees %s", volume.ErrUnreachable, strings.Join(st.WWNs, ", "))
+		return Device{}, failure.Of(volume.ErrUnreachable, "no fibre channel port of this host sees %s", strings.Join(st.WWNs, ", "))
 	}
 	ctx, cancel := context.WithTimeout(ctx, deviceLimit)
 	defer cancel()

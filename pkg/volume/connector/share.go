@@ -9,10 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
-	"github.com/gofrs/flock"
+	"github.com/lxcboot/lxcboot/pkg/durable"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
@@ -51,11 +51,11 @@ func (s share) locked(ctx context.Context, f func() error) error {
 	if err := os.MkdirAll(filepath.Dir(s.dir), 0o700); err != nil {
 		return err
 	}
-	lock := flock.New(s.dir+".lock", flock.SetPermissions(0o600))
-	defer lock.Close()
-	if _, err := lock.TryLockContext(ctx, 20*time.Millisecond); err != nil {
-		return fmt.Errorf("waiting for the lock %s: %w", lock.Path(), err)
+	held, err := lock.File(ctx, s.dir+".lock", os.O_CREATE)
+	if err != nil {
+		return err
 	}
+	defer held.Close()
 	return f()
 }
 
@@ -72,7 +72,7 @@ func (s share) acquire(ctx context.Context, attachment, export, options string) 
 			return err
 		}
 		for _, dir := range []string{s.holders(), s.dir, filepath.Dir(s.dir)} {
-			if err := syncDir(dir); err != nil {
+			if err := durable.SyncDir(dir); err != nil {
 				return err
 			}
 		}
@@ -125,7 +125,7 @@ func (s share) release(ctx context.Context, attachment string) error {
 func (s share) uncount(attachment string) error {
 	err := os.Remove(filepath.Join(s.holders(), attachment))
 	if err == nil {
-		err = syncDir(s.holders())
+		err = durable.SyncDir(s.holders())
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

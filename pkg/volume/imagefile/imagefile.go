@@ -9,12 +9,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // Open opens a regular file or a block device, and gives its size in bytes. It is opened
 // once for all that is read of it, and does not block on a pipe or wake a device that it
-// will not take: those, and what is empty, are volume.ErrInvalid.
+// will not take: those, and what is empty, are failure.ErrInvalid.
 func Open(path string) (*os.File, int64, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -22,7 +22,7 @@ func Open(path string) (*os.File, int64, error) {
 	}
 	size, err := sizeOf(f)
 	if err == nil && size == 0 {
-		err = fmt.Errorf("image file %s is empty: %w", path, volume.ErrInvalid)
+		err = failure.Invalid("image file %s is empty", path)
 	}
 	if err != nil {
 		f.Close()
@@ -38,7 +38,7 @@ func sizeOf(f *os.File) (int64, error) {
 	}
 	block := fi.Mode()&fs.ModeDevice != 0 && fi.Mode()&fs.ModeCharDevice == 0
 	if !fi.Mode().IsRegular() && !block {
-		return 0, fmt.Errorf("image file %s is neither a regular file nor a block device: %w", f.Name(), volume.ErrInvalid)
+		return 0, failure.Invalid("image file %s is neither a regular file nor a block device", f.Name())
 	}
 	return f.Seek(0, io.SeekEnd)
 }

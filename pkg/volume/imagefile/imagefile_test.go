@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 func TestOpen(t *testing.T) {
@@ -24,7 +24,7 @@ func TestOpen(t *testing.T) {
 	}
 	f.Close()
 	for name, want := range map[string]string{"empty": "is empty", "pipe": "is neither a regular file nor a block device", ".": "is neither"} {
-		if _, _, err := Open(at(name)); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), at(name)+" "+want) {
+		if _, _, err := Open(at(name)); !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), at(name)+" "+want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

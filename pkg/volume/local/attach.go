@@ -12,7 +12,9 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -65,7 +67,7 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 		return "", err
 	}
 	if instanceID == "" {
-		return "", fmt.Errorf("volume %s can not be reserved for nobody: %w", volumeID, volume.ErrInvalid)
+		return "", failure.Invalid("volume %s can not be reserved for nobody", volumeID)
 	}
 	id := uuid.NewString()
 	_, err := s.volumes.change(ctx, volumeID, func(rec *record[volume.Volume]) error {
@@ -75,12 +77,12 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 		case len(v.Attachments) != 0 && (mine || !v.Multiattach):
 			return fmt.Errorf("volume %s is %w: %s", volumeID, volume.ErrInUse, holders(*v))
 		case len(v.Attachments) == 0 && v.Status != volume.StatusAvailable:
-			return fmt.Errorf("volume %s must be available to be reserved, and it is %q: %w", volumeID, v.Status, volume.ErrConflict)
+			return failure.Of(volume.ErrConflict, "volume %s must be available to be reserved, and it is %q", volumeID, v.Status)
 		}
 		if len(v.Attachments) == 0 {
 			// Somebody who copies the volume must not have it changed meanwhile.
 			f, err := s.volumes.content(ctx, volumeID, unix.LOCK_EX)
-			if errors.Is(err, errLocked) {
+			if errors.Is(err, lock.ErrHeld) {
 				return fmt.Errorf("volume %s is %w: it is being copied; try again when that has ended", volumeID, volume.ErrInUse)
 			}
 			if err != nil {
@@ -159,7 +161,7 @@ func (s *Store) Connect(ctx context.Context, attachmentID string) (volume.Connec
 func (s *Store) Complete(ctx context.Context, attachmentID string) error {
 	err := s.changeAttachment(ctx, attachmentID, func(v *volume.Volume, a *volume.Attachment) error {
 		if a.Status == attachReserved {
-			return fmt.Errorf("attachment %s of volume %s is %q: connect it first: %w", a.ID, v.ID, a.Status, volume.ErrConflict)
+			return failure.Of(volume.ErrConflict, "attachment %s of volume %s is %q: connect it first", a.ID, v.ID, a.Status)
 		}
 		a.Status = attachAttached
 		return nil

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -95,7 +96,7 @@ func TestAttachmentRules(t *testing.T) {
 			t.Errorf("a read-only volume: %+v, %v", conn, err)
 		}
 	}
-	if _, err := s.Reserve(ctx, v.ID, "", false); !errors.Is(err, volume.ErrInvalid) {
+	if _, err := s.Reserve(ctx, v.ID, "", false); !errors.Is(err, failure.ErrInvalid) {
 		t.Errorf("reserving for nobody: %v", err)
 	}
 }

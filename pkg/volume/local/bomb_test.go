@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -56,7 +57,7 @@ func TestBombs(t *testing.T) {
 	}
 	write(t, filepath.Join(dir, "same.qcow2"), packed)
 	_, err = s.ImportImage(ctx, volume.ImportImage{Path: filepath.Join(dir, "same.qcow2")})
-	if !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "same.qcow2") {
+	if !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), "same.qcow2") {
 		t.Errorf("one cluster in the place of all: %v", err)
 	}
 
@@ -113,7 +114,7 @@ func TestAbsurdHeaders(t *testing.T) {
 			path := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))
 			write(t, path, content)
 			_, err = s.ImportImage(ctx, volume.ImportImage{Path: path})
-			if !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), filepath.Base(path)) {
+			if !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), filepath.Base(path)) {
 				t.Errorf("got %v", err)
 			}
 		})

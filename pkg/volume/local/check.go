@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -82,7 +83,7 @@ func (s *Store) plan(ctx context.Context, req volume.CreateVolume) (volume.Volum
 	case req.SourceID != "":
 		src, err = s.planSource(ctx, req, &v)
 	case req.Size == 0:
-		err = fmt.Errorf("%s has neither a size nor anything to be made of: give a size in GiB: %w", called(req), volume.ErrInvalid)
+		err = failure.Invalid("%s has neither a size nor anything to be made of: give a size in GiB", called(req))
 	}
 	if err != nil {
 		return fail(err)
@@ -117,11 +118,11 @@ func checkRequest(req volume.CreateVolume) error {
 	}
 	switch {
 	case sources > 1:
-		return fmt.Errorf("%s can be made of one image, snapshot or volume, and %d were given: %w", called(req), sources, volume.ErrInvalid)
+		return failure.Invalid("%s can be made of one image, snapshot or volume, and %d were given", called(req), sources)
 	case req.Size < 0 || req.Size > MaxSize:
-		return fmt.Errorf("%s: a size of %d GiB is not between 1 and %d: %w", called(req), req.Size, MaxSize, volume.ErrInvalid)
+		return failure.Invalid("%s: a size of %d GiB is not between 1 and %d", called(req), req.Size, MaxSize)
 	case req.Type != "":
-		return fmt.Errorf("%s: volume type %q: the local store has no volume types, leave it out: %w", called(req), req.Type, volume.ErrInvalid)
+		return failure.Invalid("%s: volume type %q: the local store has no volume types, leave it out", called(req), req.Type)
 	}
 	return nil
 }
@@ -135,13 +136,13 @@ func (s *Store) planImage(ctx context.Context, req volume.CreateVolume, v *volum
 	need := max(gib(img.VirtualSize), 1)
 	switch {
 	case img.Status != volume.ImageActive:
-		return source{}, fmt.Errorf("image %s is not active, it is %q: %w", img.ID, img.Status, volume.ErrConflict)
+		return source{}, failure.Of(volume.ErrConflict, "image %s is not active, it is %q", img.ID, img.Status)
 	case req.Size == 0:
-		return source{}, fmt.Errorf("%s from image %s needs a size of at least %d GiB: %w", called(req), img.ID, max(need, img.MinDisk), volume.ErrInvalid)
+		return source{}, failure.Invalid("%s from image %s needs a size of at least %d GiB", called(req), img.ID, max(need, img.MinDisk))
 	case req.Size < need:
-		return source{}, fmt.Errorf("size of image %s, %d GiB, is larger than the %d GiB of %s: %w", img.ID, need, req.Size, called(req), volume.ErrInvalid)
+		return source{}, failure.Invalid("size of image %s, %d GiB, is larger than the %d GiB of %s", img.ID, need, req.Size, called(req))
 	case req.Size < img.MinDisk:
-		return source{}, fmt.Errorf("the %d GiB of %s can not be smaller than the min_disk of image %s, %d GiB: %w", req.Size, called(req), img.ID, img.MinDisk, volume.ErrInvalid)
+		return source{}, failure.Invalid("the %d GiB of %s can not be smaller than the min_disk of image %s, %d GiB", req.Size, called(req), img.ID, img.MinDisk)
 	}
 	v.Status, v.Bootable, v.MinDisk, v.MinRAM = volume.StatusDownloading, true, img.MinDisk, img.MinRAM
 	src := source{kind: "image", id: img.ID, format: img.DiskFormat, size: img.VirtualSize, bytes: img.Size}
@@ -159,9 +160,9 @@ func (s *Store) planSnapshot(ctx context.Context, req volume.CreateVolume, v *vo
 	snap := rec.Object
 	switch {
 	case snap.Status != volume.StatusAvailable:
-		return source{}, fmt.Errorf("snapshot %s is not available, it is %q: %w", snap.ID, snap.Status, volume.ErrConflict)
+		return source{}, failure.Of(volume.ErrConflict, "snapshot %s is not available, it is %q", snap.ID, snap.Status)
 	case req.Size != 0 && req.Size < snap.Size:
-		return source{}, fmt.Errorf("the %d GiB of %s can not be smaller than snapshot %s, %d GiB: %w", req.Size, called(req), snap.ID, snap.Size, volume.ErrInvalid)
+		return source{}, failure.Invalid("the %d GiB of %s can not be smaller than snapshot %s, %d GiB", req.Size, called(req), snap.ID, snap.Size)
 	}
 	v.Size = max(req.Size, snap.Size)
 	if o := rec.Origin; o != nil {
@@ -183,7 +184,7 @@ func (s *Store) planSource(ctx context.Context, req volume.CreateVolume, v *volu
 	case err != nil:
 		return source{}, err
 	case req.Size != 0 && req.Size < from.Size:
-		return source{}, fmt.Errorf("the %d GiB of %s can not be smaller than source volume %s, %d GiB: %w", req.Size, called(req), from.ID, from.Size, volume.ErrInvalid)
+		return source{}, failure.Invalid("the %d GiB of %s can not be smaller than source volume %s, %d GiB", req.Size, called(req), from.ID, from.Size)
 	}
 	v.Size = max(req.Size, from.Size)
 	v.Bootable, v.MinDisk, v.MinRAM = from.Bootable, from.MinDisk, from.MinRAM
@@ -199,7 +200,7 @@ func (s *Store) copyable(v volume.Volume) (inUse bool, err error) {
 	case v.Status == volume.StatusAvailable:
 		return false, nil
 	case len(v.Attachments) == 0:
-		return false, fmt.Errorf("volume %s is not available, it is %q: %w", v.ID, v.Status, volume.ErrConflict)
+		return false, failure.Of(volume.ErrConflict, "volume %s is not available, it is %q", v.ID, v.Status)
 	case !s.mayShare():
 		return false, fmt.Errorf("volume %s is %w: %s; %w, so only a volume that is available can be copied whole", v.ID, volume.ErrInUse, holders(v), errNoReflink)
 	}

@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
-	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // The formats of images. Anything else is refused.
@@ -29,18 +29,13 @@ type inspection struct {
 	VirtualSize int64 // bytes
 }
 
-// refused makes an error of a file that can not become an image.
-func refused(format string, a ...any) error {
-	return fmt.Errorf("%s: %w", fmt.Sprintf(format, a...), volume.ErrInvalid)
-}
-
 // inspect finds out what an image file is, from its content alone, and refuses
 // what would make a reader of the image open some other file, as in
 // CVE-2022-47951, CVE-2024-32498 and their kin, and what can not be read without
 // a key. qemu-img comes only after this.
 func inspect(r io.ReaderAt, size int64) (inspection, error) {
 	if size == 0 {
-		return inspection{}, refused("it is empty")
+		return inspection{}, failure.Invalid("it is empty")
 	}
 	format, err := detect(r, size)
 	if err != nil {
@@ -60,13 +55,13 @@ func inspect(r io.ReaderAt, size int64) (inspection, error) {
 		in.VirtualSize, err = inspectVDI(r, size)
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		err = refused("it begins as %s and then breaks off", format)
+		err = failure.Invalid("it begins as %s and then breaks off", format)
 	}
 	if err != nil {
 		return inspection{}, err
 	}
 	if in.VirtualSize <= 0 || in.VirtualSize > MaxSize<<30 {
-		return inspection{}, refused("it describes a disk of %d bytes, which is not between 1 byte and %d GiB", uint64(in.VirtualSize), MaxSize)
+		return inspection{}, failure.Invalid("it describes a disk of %d bytes, which is not between 1 byte and %d GiB", uint64(in.VirtualSize), MaxSize)
 	}
 	return in, nil
 }
@@ -99,7 +94,7 @@ var signatures = []struct {
 }
 
 // vmdkText begins a vmdk descriptor, a text that names the files with the data.
-var vmdkText = lazyregexp.New(`(?i)^\s*(#[^\n]*\n\s*)*(#\s*disk\s+descriptor\s*file|version\s*=\s*[123]\s*\n)`)
+var vmdkText = regexp.MustCompile(`(?i)^\s*(#[^\n]*\n\s*)*(#\s*disk\s+descriptor\s*file|version\s*=\s*[123]\s*\n)`)
 
 // detect tells the format by its signature. What has none is raw.
 func detect(r io.ReaderAt, size int64) (string, error) {
@@ -120,17 +115,17 @@ func detect(r io.ReaderAt, size int64) (string, error) {
 		case sig.format != "":
 			return sig.format, nil
 		case sig.convert != "":
-			return "", refused("it is %s; convert it with 'qemu-img convert -f %s -O qcow2 OLD NEW' first", sig.said, sig.convert)
+			return "", failure.Invalid("it is %s; convert it with 'qemu-img convert -f %s -O qcow2 OLD NEW' first", sig.said, sig.convert)
 		default:
-			return "", refused("it is %s", sig.said)
+			return "", failure.Invalid("it is %s", sig.said)
 		}
 	}
 	head := make([]byte, min(size, 4096))
 	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
 		return "", fmt.Errorf("reading it: %w", err)
 	}
-	if vmdkText().Match(head) {
-		return "", refused("it is a vmdk descriptor, which names other files; convert the disk with 'qemu-img convert -f vmdk -O qcow2 OLD NEW' first")
+	if vmdkText.Match(head) {
+		return "", failure.Invalid("it is a vmdk descriptor, which names other files; convert the disk with 'qemu-img convert -f vmdk -O qcow2 OLD NEW' first")
 	}
 	return formatRaw, nil
 }
@@ -169,13 +164,13 @@ func inspectQcow2(r io.ReaderAt) (int64, error) {
 		if err != nil {
 			name = []byte("that can not be read")
 		}
-		return 0, refused("it is a qcow2 overlay of the backing file %q, which is not part of it; flatten it with 'qemu-img convert -O qcow2 OLD NEW' first", name)
+		return 0, failure.Invalid("it is a qcow2 overlay of the backing file %q, which is not part of it; flatten it with 'qemu-img convert -O qcow2 OLD NEW' first", name)
 	}
 	if be.Uint32(h[32:]) != 0 {
-		return 0, refused("it is an encrypted qcow2 image, and there is no key to read it with; decrypt it first")
+		return 0, failure.Invalid("it is an encrypted qcow2 image, and there is no key to read it with; decrypt it first")
 	}
 	if bits := be.Uint32(h[20:]); bits < 9 || bits > 21 {
-		return 0, refused("it is a qcow2 image with clusters of 2^%d bytes, which can not be", bits)
+		return 0, failure.Invalid("it is a qcow2 image with clusters of 2^%d bytes, which can not be", bits)
 	}
 	virtual := int64(be.Uint64(h[24:]))
 	if be.Uint32(h[4:]) < 3 {
@@ -188,15 +183,15 @@ func inspectQcow2(r io.ReaderAt) (int64, error) {
 	const dirty, corrupt, dataFile, compression, extendedL2 = 1, 2, 4, 8, 16
 	switch features := be.Uint64(h); {
 	case features&dataFile != 0:
-		return 0, refused("it is a qcow2 image with its data in another file; merge them with 'qemu-img convert -O qcow2 OLD NEW' first")
+		return 0, failure.Invalid("it is a qcow2 image with its data in another file; merge them with 'qemu-img convert -O qcow2 OLD NEW' first")
 	case features&corrupt != 0:
-		return 0, refused("it is a qcow2 image marked as corrupt; mend it with 'qemu-img check -r all' first")
+		return 0, failure.Invalid("it is a qcow2 image marked as corrupt; mend it with 'qemu-img check -r all' first")
 	case features&^(dirty|compression|extendedL2) != 0:
-		return 0, refused("it is a qcow2 image with unknown features (%#x)", features)
+		return 0, failure.Invalid("it is a qcow2 image with unknown features (%#x)", features)
 	}
 	length := be.Uint32(h[28:])
 	if length < 104 || length > 1<<20 {
-		return 0, refused("it is a qcow2 image with a header of %d bytes, which can not be", length)
+		return 0, failure.Invalid("it is a qcow2 image with a header of %d bytes, which can not be", length)
 	}
 	return virtual, qcow2Extensions(r, int64(length))
 }
@@ -215,18 +210,18 @@ func qcow2Extensions(r io.ReaderAt, at int64) error {
 		case 0:
 			return nil
 		case 0x44415441: // "DATA"
-			return refused("it is a qcow2 image that names an external data file; merge them with 'qemu-img convert -O qcow2 OLD NEW' first")
+			return failure.Invalid("it is a qcow2 image that names an external data file; merge them with 'qemu-img convert -O qcow2 OLD NEW' first")
 		}
 		at += 8 + (int64(binary.BigEndian.Uint32(h[4:]))+7)&^7
 	}
-	return refused("it is a qcow2 image with more header extensions than there are")
+	return failure.Invalid("it is a qcow2 image with more header extensions than there are")
 }
 
 var (
-	vmdkType   = lazyregexp.New(`(?im)^\s*createType\s*=\s*"?([^"\r\n]*)"?`)
-	vmdkParent = lazyregexp.New(`(?im)^\s*parentFileNameHint\s*=`)
-	vmdkCID    = lazyregexp.New(`(?im)^\s*parentCID\s*=\s*([0-9a-f]*)`)
-	vmdkExtent = lazyregexp.New(`(?im)^\s*(RW|RDONLY|NOACCESS)\s+\d+\s+([A-Z]+)\b.*$`)
+	vmdkType   = regexp.MustCompile(`(?im)^\s*createType\s*=\s*"?([^"\r\n]*)"?`)
+	vmdkParent = regexp.MustCompile(`(?im)^\s*parentFileNameHint\s*=`)
+	vmdkCID    = regexp.MustCompile(`(?im)^\s*parentCID\s*=\s*([0-9a-f]*)`)
+	vmdkExtent = regexp.MustCompile(`(?im)^\s*(RW|RDONLY|NOACCESS)\s+\d+\s+([A-Z]+)\b.*$`)
 )
 
 // inspectVMDK reads the header of a sparse extent and the descriptor within it,
@@ -240,31 +235,31 @@ func inspectVMDK(r io.ReaderAt) (int64, error) {
 	le := binary.LittleEndian
 	capacity, at, length := le.Uint64(h[12:]), le.Uint64(h[28:]), le.Uint64(h[36:])
 	if capacity == 0 || at == 0 || length == 0 {
-		return 0, refused("it is a vmdk image whose data is in other files; convert it with 'qemu-img convert -f vmdk -O qcow2 OLD NEW' first")
+		return 0, failure.Invalid("it is a vmdk image whose data is in other files; convert it with 'qemu-img convert -f vmdk -O qcow2 OLD NEW' first")
 	}
 	if capacity > MaxSize<<30/512 || at > 1<<40 || length > 2048 {
-		return 0, refused("it is a vmdk image with absurd sizes (%d sectors, descriptor of %d sectors at %d)", capacity, length, at)
+		return 0, failure.Invalid("it is a vmdk image with absurd sizes (%d sectors, descriptor of %d sectors at %d)", capacity, length, at)
 	}
 	text, err := field(r, int64(at)*512, int(length)*512)
 	if err != nil {
 		return 0, err
 	}
 	text, _, _ = bytes.Cut(text, []byte{0})
-	kind := vmdkType().FindSubmatch(text)
+	kind := vmdkType.FindSubmatch(text)
 	if kind == nil {
-		return 0, refused("it is a vmdk image that does not say its type")
+		return 0, failure.Invalid("it is a vmdk image that does not say its type")
 	}
 	switch strings.ToLower(string(kind[1])) {
 	case "monolithicsparse", "streamoptimized":
 	default:
-		return 0, refused("it is a vmdk image of type %q, which may name other files; only monolithicSparse and streamOptimized are one file", kind[1])
+		return 0, failure.Invalid("it is a vmdk image of type %q, which may name other files; only monolithicSparse and streamOptimized are one file", kind[1])
 	}
-	if cid := vmdkCID().FindSubmatch(text); vmdkParent().Match(text) || cid != nil && !strings.EqualFold(string(cid[1]), "ffffffff") {
-		return 0, refused("it is a vmdk image that is the difference to a parent, which is not part of it; flatten it first")
+	if cid := vmdkCID.FindSubmatch(text); vmdkParent.Match(text) || cid != nil && !strings.EqualFold(string(cid[1]), "ffffffff") {
+		return 0, failure.Invalid("it is a vmdk image that is the difference to a parent, which is not part of it; flatten it first")
 	}
-	extents := vmdkExtent().FindAllSubmatch(text, -1)
+	extents := vmdkExtent.FindAllSubmatch(text, -1)
 	if len(extents) != 1 || !strings.EqualFold(string(extents[0][2]), "SPARSE") {
-		return 0, refused("it is a vmdk image with %d extents, where one sparse extent is allowed", len(extents))
+		return 0, failure.Invalid("it is a vmdk image with %d extents, where one sparse extent is allowed", len(extents))
 	}
 	return int64(capacity) * 512, nil
 }
@@ -277,14 +272,14 @@ func inspectVDI(r io.ReaderAt, size int64) (int64, error) {
 	}
 	le := binary.LittleEndian
 	if kind := le.Uint32(h[0x4c:]); kind != 1 && kind != 2 {
-		return 0, refused("it is a vdi image of type %d; only dynamic (1) and static (2) ones stand alone", kind)
+		return 0, failure.Invalid("it is a vdi image of type %d; only dynamic (1) and static (2) ones stand alone", kind)
 	}
 	if !allZero(h[0x1a8:0x1c8]) {
-		return 0, refused("it is a vdi image that is the difference to a parent, which is not part of it; flatten it first")
+		return 0, failure.Invalid("it is a vdi image that is the difference to a parent, which is not part of it; flatten it first")
 	}
 	data, block, blocks := int64(le.Uint32(h[0x158:])), int64(le.Uint32(h[0x178:])), int64(le.Uint32(h[0x184:]))
 	if block != 1<<20 { // the only size that there is, to QEMU as well
-		return 0, refused("it is a vdi image with blocks of %d bytes", block)
+		return 0, failure.Invalid("it is a vdi image with blocks of %d bytes", block)
 	}
 	if data+blocks*block > size {
 		return 0, io.ErrUnexpectedEOF
@@ -314,11 +309,11 @@ func inspectVHDX(r io.ReaderAt) (int64, error) {
 			return nil, err
 		}
 		if !bytes.HasPrefix(h, []byte(magic)) {
-			return nil, refused("it is a vhdx image without its %q table", magic)
+			return nil, failure.Invalid("it is a vhdx image without its %q table", magic)
 		}
 		n := int(le.Uint16(h[count:]))
 		if n > 2047 {
-			return nil, refused("it is a vhdx image with %d entries in its %q table, which can not be", n, magic)
+			return nil, failure.Invalid("it is a vhdx image with %d entries in its %q table, which can not be", n, magic)
 		}
 		for i := range n {
 			entries = append(entries, string(h[head+32*i:][:32]))
@@ -335,7 +330,7 @@ func inspectVHDX(r io.ReaderAt) (int64, error) {
 		}
 		base := int64(le.Uint64([]byte(region[16:])))
 		if base < 0 || base > 1<<60 {
-			return 0, refused("it is a vhdx image with its metadata at %d", base)
+			return 0, failure.Invalid("it is a vhdx image with its metadata at %d", base)
 		}
 		items, err := table(base, "metadata", 32, 10)
 		if err != nil {
@@ -349,12 +344,12 @@ func inspectVHDX(r io.ReaderAt) (int64, error) {
 			}
 			switch {
 			case strings.HasPrefix(item, vhdxParent), strings.HasPrefix(item, vhdxFileParam) && le.Uint32(value[4:])&2 != 0:
-				return 0, refused("it is a vhdx image that is the difference to a parent, which is not part of it; flatten it first")
+				return 0, failure.Invalid("it is a vhdx image that is the difference to a parent, which is not part of it; flatten it first")
 			case strings.HasPrefix(item, vhdxDiskSize):
 				size = int64(le.Uint64(value))
 			}
 		}
 		return size, nil
 	}
-	return 0, refused("it is a vhdx image without metadata")
+	return 0, failure.Invalid("it is a vhdx image without metadata")
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -115,7 +116,7 @@ func TestFormats(t *testing.T) {
 					continue
 				}
 				_, err := s.ImportImage(ctx, volume.ImportImage{Path: filepath.Join(dir, name), DiskFormat: said})
-				if !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), said) || !strings.Contains(err.Error(), format) {
+				if !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), said) || !strings.Contains(err.Error(), format) {
 					t.Errorf("said to be %s: %v", said, err)
 				}
 			}
@@ -246,7 +247,7 @@ func TestRefusedImages(t *testing.T) {
 				continue // taken as it is
 			}
 			_, err := s.ImportImage(ctx, volume.ImportImage{Path: filepath.Join(dir, name), DiskFormat: said})
-			if !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), name) || said == "" && !strings.Contains(err.Error(), says) {
+			if !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), name) || said == "" && !strings.Contains(err.Error(), says) {
 				t.Errorf("%s, said to be %q: got %v, want %q", name, said, err, says)
 			}
 		}
@@ -271,7 +272,7 @@ func TestVerifyIsASecondOpinion(t *testing.T) {
 		"mono.vmdk":      {formatQcow2, 3 << 20},
 		"raw.img":        {formatVDI, 3 << 20},
 	} {
-		if err := verify(testCtx(t), filepath.Join(dir, name), in); !errors.Is(err, volume.ErrInvalid) {
+		if err := verify(testCtx(t), filepath.Join(dir, name), in); !errors.Is(err, failure.ErrInvalid) {
 			t.Errorf("%s as %+v: %v", name, in, err)
 		}
 	}
@@ -304,7 +305,7 @@ func inspected(t *testing.T, content []byte) {
 	if err == nil && (in.VirtualSize <= 0 || in.VirtualSize > MaxSize<<30) {
 		t.Errorf("a disk of %d bytes passed", in.VirtualSize)
 	}
-	if err != nil && !errors.Is(err, volume.ErrInvalid) {
+	if err != nil && !errors.Is(err, failure.ErrInvalid) {
 		t.Errorf("a bare error: %v", err)
 	}
 	if r.n > 16<<20 {

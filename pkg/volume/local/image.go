@@ -15,7 +15,9 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/imagefile"
 )
@@ -135,7 +137,7 @@ func (s *shelf[T]) delete(ctx context.Context, id string, may func(*record[T]) e
 	switch {
 	case err == nil:
 		defer f.Close()
-	case errors.Is(err, errLocked):
+	case errors.Is(err, lock.ErrHeld):
 		if rec.PID != 0 {
 			busy = fmt.Sprintf("process %d is making it", rec.PID)
 		}
@@ -156,13 +158,13 @@ func checkImport(req volume.ImportImage) error {
 	}
 	switch {
 	case req.Path == "":
-		return fmt.Errorf("no image file was given: %w", volume.ErrInvalid)
+		return failure.Invalid("no image file was given")
 	case req.MinDisk < 0 || req.MinDisk > MaxSize:
-		return fmt.Errorf("a minimum disk of %d GiB is not between 0 and %d: %w", req.MinDisk, MaxSize, volume.ErrInvalid)
+		return failure.Invalid("a minimum disk of %d GiB is not between 0 and %d", req.MinDisk, MaxSize)
 	case req.MinRAM < 0:
-		return fmt.Errorf("a minimum memory of %d MiB is less than none: %w", req.MinRAM, volume.ErrInvalid)
+		return failure.Invalid("a minimum memory of %d MiB is less than none", req.MinRAM)
 	case req.DiskFormat != "" && !slices.Contains(formats, req.DiskFormat):
-		return fmt.Errorf("disk format %q is none of %s: %w", req.DiskFormat, strings.Join(formats, ", "), volume.ErrInvalid)
+		return failure.Invalid("disk format %q is none of %s", req.DiskFormat, strings.Join(formats, ", "))
 	}
 	return nil
 }
@@ -174,7 +176,7 @@ func (s *Store) inspectImport(r io.ReaderAt, size int64, req volume.ImportImage)
 		return in, fmt.Errorf("image file %s: %w", req.Path, err)
 	}
 	if req.DiskFormat != "" && req.DiskFormat != in.Format {
-		return in, refused("image file %s is %s, not %s as said: say %s, or leave the format out", req.Path, in.Format, req.DiskFormat, in.Format)
+		return in, failure.Invalid("image file %s is %s, not %s as said: say %s, or leave the format out", req.Path, in.Format, req.DiskFormat, in.Format)
 	}
 	if in.Format == formatRaw && req.DiskFormat == "" {
 		head, err := field(r, 0, int(min(size, 8)))
@@ -182,7 +184,7 @@ func (s *Store) inspectImport(r io.ReaderAt, size int64, req volume.ImportImage)
 			return in, err
 		}
 		if name := packing(head); name != "" {
-			return in, refused("image file %s is packed with %s: unpack it first, or say that its format is raw if it is meant as it is", req.Path, name)
+			return in, failure.Invalid("image file %s is packed with %s: unpack it first, or say that its format is raw if it is meant as it is", req.Path, name)
 		}
 	}
 	return in, nil

@@ -1,12 +1,11 @@
 package local
 
 import (
-	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // maxName is the longest name, in characters: Cinder's and Glance's limit.
@@ -17,14 +16,14 @@ const maxName = 255
 func checkName(what, s string) error {
 	switch {
 	case !utf8.ValidString(s):
-		return fmt.Errorf("%s %q is not UTF-8 text: %w", what, s, volume.ErrInvalid)
+		return failure.Invalid("%s %q is not UTF-8 text", what, s)
 	case utf8.RuneCountInString(s) > maxName:
-		return fmt.Errorf("%s %q… is %d characters long, at most %d are allowed: %w",
-			what, string([]rune(s)[:20]), utf8.RuneCountInString(s), maxName, volume.ErrInvalid)
+		return failure.Invalid("%s %q… is %d characters long, at most %d are allowed",
+			what, string([]rune(s)[:20]), utf8.RuneCountInString(s), maxName)
 	case strings.ContainsFunc(s, func(r rune) bool {
 		return unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp)
 	}):
-		return fmt.Errorf("%s %q holds a control character: leave it out: %w", what, s, volume.ErrInvalid)
+		return failure.Invalid("%s %q holds a control character: leave it out", what, s)
 	}
 	return nil
 }
@@ -34,13 +33,13 @@ func checkName(what, s string) error {
 func checkMap(what string, m map[string]string) error {
 	for k, v := range m {
 		if k == "" {
-			return fmt.Errorf("%s has an empty key: %w", what, volume.ErrInvalid)
+			return failure.Invalid("%s has an empty key", what)
 		}
 		if err := checkName(what+" key", k); err != nil {
 			return err
 		}
 		if !utf8.ValidString(v) || utf8.RuneCountInString(v) > maxName {
-			return fmt.Errorf("%s %s: the value is not UTF-8 text of at most %d characters: %w", what, k, maxName, volume.ErrInvalid)
+			return failure.Invalid("%s %s: the value is not UTF-8 text of at most %d characters", what, k, maxName)
 		}
 	}
 	return nil

@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // errNoQemu says what to install.
@@ -89,7 +89,7 @@ func verify(ctx context.Context, path string, in inspection) error {
 		if ctx.Err() != nil || errors.Is(err, errNoQemu) {
 			return err
 		}
-		return refused("it can not be read as %s (%v)", in.Format, err)
+		return failure.Invalid("it can not be read as %s (%v)", in.Format, err)
 	}
 	var info struct {
 		Format      string `json:"format"`
@@ -114,21 +114,21 @@ func verify(ctx context.Context, path string, in inspection) error {
 	data := info.Specific.Data
 	switch {
 	case info.Format != in.Format:
-		return refused("its content says %s, qemu-img says %s", in.Format, info.Format)
+		return failure.Invalid("its content says %s, qemu-img says %s", in.Format, info.Format)
 	case info.Backing != "" || info.FullBacking != "":
-		return refused("it names the backing file %q, which is not part of it", info.Backing+info.FullBacking)
+		return failure.Invalid("it names the backing file %q, which is not part of it", info.Backing+info.FullBacking)
 	case data.DataFile != "":
-		return refused("it names the data file %q, which is not part of it", data.DataFile)
+		return failure.Invalid("it names the data file %q, which is not part of it", data.DataFile)
 	case info.Encrypted || len(data.Encrypt) != 0:
-		return refused("it is encrypted, and there is no key to read it with")
+		return failure.Invalid("it is encrypted, and there is no key to read it with")
 	case data.Corrupt:
-		return refused("it is marked as corrupt")
+		return failure.Invalid("it is marked as corrupt")
 	case info.VirtualSize != in.VirtualSize:
-		return refused("its header describes a disk of %d bytes, qemu-img sees %d", in.VirtualSize, info.VirtualSize)
+		return failure.Invalid("its header describes a disk of %d bytes, qemu-img sees %d", in.VirtualSize, info.VirtualSize)
 	}
 	for _, e := range data.Extents {
 		if e.Filename != path {
-			return refused("it names the file %q, which is not part of it", e.Filename)
+			return failure.Invalid("it names the file %q, which is not part of it", e.Filename)
 		}
 	}
 	return checkWhole(ctx, path, in.Format)
@@ -144,7 +144,7 @@ func checkWhole(ctx context.Context, path, format string) error {
 	case errors.As(err, &exit) && (exit.ExitCode() == leaks || exit.ExitCode() == unsupported):
 		return nil
 	case err != nil && ctx.Err() == nil && !errors.Is(err, errNoQemu):
-		return refused("it is corrupt or not whole, for instance a broken download (%v)", err)
+		return failure.Invalid("it is corrupt or not whole, for instance a broken download (%v)", err)
 	}
 	return err
 }
@@ -159,7 +159,7 @@ func convert(ctx context.Context, format, path, raw string, sizeGiB int) error {
 	}
 	_, err := qemuImg(ctx, l, "convert", "-n", "--target-is-zero", "-O", "raw", qemuFile(format, path), raw)
 	if err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, errNoQemu) && ctx.Err() == nil {
-		return fmt.Errorf("%w: %w", err, volume.ErrInvalid)
+		return failure.Invalid("%w", err)
 	}
 	return err
 }

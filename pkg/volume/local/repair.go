@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -101,7 +102,7 @@ func (s *shelf[T]) sweepObject(ctx context.Context, id string, mend bool, more f
 		what := fmt.Sprintf("%s %s was interrupted while it was made by process %d", s.kind, id, rec.PID)
 		if mend {
 			f, err := s.content(ctx, id, unix.LOCK_EX)
-			if errors.Is(err, errLocked) {
+			if errors.Is(err, lock.ErrHeld) {
 				return nil, nil // somebody else is at it
 			}
 			if err != nil && !errors.Is(err, volume.ErrNotFound) {

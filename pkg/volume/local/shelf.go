@@ -12,11 +12,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/durable"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -116,15 +118,8 @@ func (s *shelf[T]) get(ctx context.Context, id string) (record[T], error) {
 	if err != nil || !making(*s.look(&rec.Object).status) {
 		return rec, err
 	}
-	switch f, err := os.Open(filepath.Join(s.path(id), dataName)); {
-	case err == nil:
-		err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-		f.Close()
-		if err != nil {
-			return rec, nil // its maker is at work
-		}
-	case !errors.Is(err, fs.ErrNotExist):
-		return rec, err
+	if held, err := lock.Held(filepath.Join(s.path(id), dataName)); held || err != nil {
+		return rec, err // its maker is at work
 	}
 	// Nobody makes it now; but its maker may have ended well since it was read.
 	rec, err = s.read(id)
@@ -213,12 +208,12 @@ func (s *shelf[T]) lock(ctx context.Context, id string) (unlock func(), err erro
 	if !isID(id) {
 		return nil, s.notFound(id)
 	}
-	f, err := s.lockPath(ctx, s.path(id), os.O_RDONLY, unix.LOCK_EX, lockWait)
+	f, err := lockFile(ctx, s.path(id), os.O_RDONLY|unix.O_NOFOLLOW, unix.LOCK_EX, lockWait)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, s.notFound(id)
-	case errors.Is(err, errLocked):
-		return nil, fmt.Errorf("%s %s: another process has been changing it for %v: %w", s.kind, id, lockWait, volume.ErrConflict)
+	case errors.Is(err, lock.ErrHeld):
+		return nil, failure.Of(volume.ErrConflict, "%s %s: another process has been changing it for %v", s.kind, id, lockWait)
 	case err != nil:
 		return nil, err
 	}
@@ -227,43 +222,18 @@ func (s *shelf[T]) lock(ctx context.Context, id string) (unlock func(), err erro
 
 // content opens an object's data and locks it: LOCK_SH to read it, LOCK_EX to
 // change or delete it. Only an exclusive lock opens it for writing. When the
-// content stays locked by others, the error is errLocked.
+// content stays locked by others, the error is lock.ErrHeld.
 func (s *shelf[T]) content(ctx context.Context, id string, how int) (*os.File, error) {
 	flag := os.O_RDONLY
 	if how == unix.LOCK_EX {
 		flag = os.O_RDWR
 	}
 	// The wait outlasts somebody's look whether the lock is held (see get).
-	f, err := s.lockPath(ctx, filepath.Join(s.path(id), dataName), flag, how, 250*time.Millisecond)
+	f, err := lockFile(ctx, filepath.Join(s.path(id), dataName), flag|unix.O_NOFOLLOW, how, 250*time.Millisecond)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, s.notFound(id)
 	}
 	return f, err
-}
-
-// lockPath opens and locks a file or directory, and makes sure that it is still
-// the one at the path, and not one that was deleted before the lock was had.
-func (s *shelf[T]) lockPath(ctx context.Context, path string, flag, how int, limit time.Duration) (*os.File, error) {
-	f, err := os.OpenFile(path, flag|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	if err := flock(ctx, f, how, limit); err != nil {
-		f.Close()
-		return nil, err
-	}
-	mine, err := f.Stat()
-	if err == nil {
-		var now fs.FileInfo
-		if now, err = os.Lstat(path); err == nil && !os.SameFile(mine, now) {
-			err = fs.ErrNotExist
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
 }
 
 // change changes a record in one atomic step, which others wait for. An error of
@@ -295,19 +265,10 @@ func (s *shelf[T]) save(dir string, rec record[T]) error {
 	if err != nil {
 		return err
 	}
-	f, err := renameio.NewPendingFile(filepath.Join(dir, metaName), renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o600))
-	if err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, metaName), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("saving its record: %w", err)
 	}
-	defer f.Cleanup()
-	if _, err := f.Write(append(b, '\n')); err != nil {
-		return fmt.Errorf("saving its record: %w", err)
-	}
-	fault.Point("local/save-" + s.kind + "/before-rename")
-	if err := f.CloseAtomicallyReplace(); err != nil {
-		return fmt.Errorf("saving its record: %w", err)
-	}
-	return syncDir(dir)
+	return nil
 }
 
 // create puts a new object on the shelf, in the making: with empty data, whose
@@ -333,10 +294,7 @@ func (s *shelf[T]) create(ctx context.Context, rec record[T]) (_ *os.File, err e
 			removeDir(fresh)
 		}
 	}()
-	if f, err = os.OpenFile(filepath.Join(fresh, dataName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
-		return nil, err
-	}
-	if err := flock(ctx, f, unix.LOCK_EX, 0); err != nil {
+	if f, err = lockFile(ctx, filepath.Join(fresh, dataName), os.O_RDWR|os.O_CREATE|os.O_EXCL, unix.LOCK_EX, 0); err != nil {
 		return nil, err
 	}
 	rec.PID = os.Getpid()
@@ -348,7 +306,7 @@ func (s *shelf[T]) create(ctx context.Context, rec record[T]) (_ *os.File, err e
 		return nil, err
 	}
 	fresh = s.path(id)
-	if err := syncDir(s.dir); err != nil {
+	if err := durable.SyncDir(s.dir); err != nil {
 		return nil, err
 	}
 	fault.Point("local/create-" + s.kind + "/after-record")
@@ -370,7 +328,7 @@ func (s *shelf[T]) remove(ctx context.Context, id string) error {
 		}
 		return fmt.Errorf("deleting %s %s: %w", s.kind, id, err)
 	}
-	if err := syncDir(s.dir); err != nil {
+	if err := durable.SyncDir(s.dir); err != nil {
 		return fmt.Errorf("deleting %s %s: %w", s.kind, id, err)
 	}
 	fault.Point("local/delete-" + s.kind + "/after-rename")
@@ -383,15 +341,11 @@ func (s *shelf[T]) remove(ctx context.Context, id string) error {
 // lockShelf keeps those who look for left-overs (LOCK_EX) apart from those who
 // put objects here or take them away (LOCK_SH).
 func (s *shelf[T]) lockShelf(ctx context.Context, how int) (unlock func(), err error) {
-	f, err := os.Open(s.dir)
-	if err != nil {
-		return nil, err
+	f, err := lockFile(ctx, s.dir, os.O_RDONLY, how, lockWait)
+	if errors.Is(err, lock.ErrHeld) {
+		return nil, failure.Of(volume.ErrConflict, "%s has been locked by another process for %v", s.dir, lockWait)
 	}
-	if err := flock(ctx, f, how, lockWait); err != nil {
-		f.Close()
-		if errors.Is(err, errLocked) {
-			err = fmt.Errorf("%s has been locked by another process for %v: %w", s.dir, lockWait, volume.ErrConflict)
-		}
+	if err != nil {
 		return nil, err
 	}
 	return func() { f.Close() }, nil
@@ -419,5 +373,5 @@ func removeDir(dir string) error {
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
+	return durable.SyncDir(filepath.Dir(dir))
 }

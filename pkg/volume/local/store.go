@@ -36,6 +36,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -214,38 +215,14 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// flock locks an open file, how being LOCK_SH or LOCK_EX, and waits no longer
-// than the limit: errLocked. The lock ends when the file is closed.
-func flock(ctx context.Context, f *os.File, how int, limit time.Duration) error {
-	end := time.Now().Add(limit)
-	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, unix.EINTR):
-			continue
-		case !errors.Is(err, unix.EWOULDBLOCK):
-			return fmt.Errorf("locking %s: %w", f.Name(), err)
-		case time.Now().After(end):
-			return errLocked
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(pause):
-		}
+// lockFile opens and locks a file or directory, how being LOCK_SH or LOCK_EX, and waits
+// no longer than the limit: lock.ErrHeld. The lock ends when the file is closed.
+func lockFile(ctx context.Context, path string, flag, how int, limit time.Duration) (*os.File, error) {
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	f, err := lock.Open(limited, path, flag, how)
+	if errors.Is(err, lock.ErrHeld) && ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
-}
-
-var errLocked = errors.New("locked by another")
-
-// syncDir makes the names in a directory durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	return f, err
 }

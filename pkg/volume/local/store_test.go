@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -94,11 +95,11 @@ func TestImageSizeAgainstVolumeSize(t *testing.T) {
 			continue
 		}
 		for _, word := range []string{big.ID, "3 GiB", `"root"`} {
-			if !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), word) {
+			if !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), word) {
 				t.Errorf("%d GiB: %v does not say %s", size, err, word)
 			}
 		}
-		if _, err := s.CreateVolume(ctx, volume.CreateVolume{Size: size, ImageID: big.ID}); !errors.Is(err, volume.ErrInvalid) {
+		if _, err := s.CreateVolume(ctx, volume.CreateVolume{Size: size, ImageID: big.ID}); !errors.Is(err, failure.ErrInvalid) {
 			t.Errorf("creating it all the same: %v", err)
 		}
 	}
@@ -115,7 +116,7 @@ func TestImageSizeAgainstVolumeSize(t *testing.T) {
 	if n := allocated(t, s.dataOf(v.ID)); n > 1<<20 {
 		t.Errorf("%d bytes of holes were written", n)
 	}
-	if err := s.CheckCreate(ctx, []volume.CreateVolume{{Size: 1, Type: "fast"}}); !errors.Is(err, volume.ErrInvalid) {
+	if err := s.CheckCreate(ctx, []volume.CreateVolume{{Size: 1, Type: "fast"}}); !errors.Is(err, failure.ErrInvalid) {
 		t.Errorf("a volume type: %v", err)
 	}
 }
@@ -376,7 +377,7 @@ func TestBadNames(t *testing.T) {
 			},
 			"instance": func() error { _, err := s.Reserve(ctx, v.ID, name, false); return err },
 		} {
-			if err := call(); !errors.Is(err, volume.ErrInvalid) || strings.ContainsAny(err.Error(), "\n\x1b\x00") {
+			if err := call(); !errors.Is(err, failure.ErrInvalid) || strings.ContainsAny(err.Error(), "\n\x1b\x00") {
 				t.Errorf("%s %q: %v", what, name, err)
 			}
 		}

@@ -12,7 +12,9 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -116,7 +118,7 @@ func (s *Store) openSource(ctx context.Context, from source) (*os.File, error) {
 		}
 		f, err = s.volumes.content(ctx, from.id, unix.LOCK_SH)
 	}
-	if errors.Is(err, errLocked) {
+	if errors.Is(err, lock.ErrHeld) {
 		return nil, fmt.Errorf("%s %s is %w: it is being deleted", from.kind, from.id, volume.ErrInUse)
 	}
 	if err != nil {
@@ -256,13 +258,13 @@ func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int) (volum
 		v := &rec.Object
 		switch {
 		case sizeGiB <= v.Size:
-			return fmt.Errorf("volume %s has %d GiB and can only be made larger, not %d GiB: %w", id, v.Size, sizeGiB, volume.ErrInvalid)
+			return failure.Invalid("volume %s has %d GiB and can only be made larger, not %d GiB", id, v.Size, sizeGiB)
 		case sizeGiB > MaxSize:
-			return fmt.Errorf("volume %s: a size of %d GiB is more than %d: %w", id, sizeGiB, MaxSize, volume.ErrInvalid)
+			return failure.Invalid("volume %s: a size of %d GiB is more than %d", id, sizeGiB, MaxSize)
 		case len(v.Attachments) != 0:
 			return fmt.Errorf("volume %s is %w: %s", id, volume.ErrInUse, holders(*v))
 		case v.Status != volume.StatusAvailable:
-			return fmt.Errorf("volume %s is not available, it is %q: %w", id, v.Status, volume.ErrConflict)
+			return failure.Of(volume.ErrConflict, "volume %s is not available, it is %q", id, v.Status)
 		}
 		f, err := os.OpenFile(filepath.Join(s.volumes.path(id), dataName), os.O_WRONLY|unix.O_NOFOLLOW, 0)
 		if err != nil {
@@ -296,7 +298,7 @@ func (s *Store) UpdateVolume(ctx context.Context, id string, req volume.UpdateVo
 	return s.volumes.change(ctx, id, func(rec *record[volume.Volume]) error {
 		v := &rec.Object
 		if making(v.Status) || v.Status == volume.StatusError {
-			return fmt.Errorf("volume %s is not available, it is %q: %w", id, v.Status, volume.ErrConflict)
+			return failure.Of(volume.ErrConflict, "volume %s is not available, it is %q", id, v.Status)
 		}
 		if req.Name != nil {
 			v.Name = *req.Name

@@ -12,8 +12,10 @@ import (
 	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack/blockstorage/v3/attachments"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // reservation is the request for an attachment without a connector. Unlike
@@ -36,7 +38,7 @@ func (r reservation) ToAttachmentCreateMap() (map[string]any, error) {
 // only once. A read-only volume is always held read-only.
 func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOnly bool) (string, error) {
 	if instanceID == "" {
-		return "", fmt.Errorf("volume %s can not be reserved for nobody: %w", volumeID, volume.ErrInvalid)
+		return "", failure.Invalid("volume %s can not be reserved for nobody", volumeID)
 	}
 	if err := checkText("instance id", claimPrefix+instanceID); err != nil {
 		return "", err
@@ -79,7 +81,7 @@ func reservable(v volume.Volume, instanceID string) error {
 	mine := slices.ContainsFunc(v.Attachments, func(a volume.Attachment) bool { return a.InstanceID == instanceID })
 	switch {
 	case v.Encrypted:
-		return fmt.Errorf("volume %s is encrypted by Cinder, which this host can not undo: use a volume type without encryption: %w", v.ID, volume.ErrUnsupported)
+		return failure.Of(volume.ErrUnsupported, "volume %s is encrypted by Cinder, which this host can not undo: use a volume type without encryption", v.ID)
 	case v.Status == volume.StatusAvailable:
 		return nil
 	case v.Status == volume.StatusInUse && v.Multiattach && !mine:
@@ -87,7 +89,7 @@ func reservable(v volume.Volume, instanceID string) error {
 	case slices.Contains(held, v.Status):
 		return inUse(v)
 	}
-	return fmt.Errorf("volume %s must be available to be reserved, and it is %q: %w", v.ID, v.Status, volume.ErrConflict)
+	return failure.Of(volume.ErrConflict, "volume %s must be available to be reserved, and it is %q", v.ID, v.Status)
 }
 
 // reserve asks for the attachment; before it asks again, it looks whether there is
@@ -140,7 +142,7 @@ func (s *Store) AttachmentsOf(ctx context.Context, volumeID, instanceID string) 
 		if err != nil || !unclear || time.Now().After(deadline) {
 			return all, err
 		}
-		if err := sleep(ctx, 200*time.Millisecond); err != nil {
+		if err := wait.For(ctx, 200*time.Millisecond); err != nil {
 			return nil, s.translate(ctx, "cinder", "listing the attachments of volume "+volumeID, err)
 		}
 	}
@@ -219,7 +221,7 @@ func (s *Store) Connect(ctx context.Context, attachmentID string) (volume.Connec
 		return volume.Connection{}, err
 	}
 	if s.o.Connector == nil {
-		return volume.Connection{}, fmt.Errorf("attachment %s: this host's properties are not known: %w", attachmentID, volume.ErrUnsupported)
+		return volume.Connection{}, failure.Of(volume.ErrUnsupported, "attachment %s: this host's properties are not known", attachmentID)
 	}
 	properties, err := s.o.Connector(ctx)
 	if err != nil {
@@ -285,7 +287,7 @@ func connectionOf(a *attachments.Attachment) (volume.Connection, error) {
 	data, _ := plain(a.ConnectionInfo).(map[string]any)
 	driver, _ := data["driver_volume_type"].(string)
 	if driver == "" {
-		return volume.Connection{}, fmt.Errorf("cinder does not say how volume %s is reached (attachment %s has no driver_volume_type): %w", a.VolumeID, a.ID, volume.ErrUnsupported)
+		return volume.Connection{}, failure.Of(volume.ErrUnsupported, "cinder does not say how volume %s is reached (attachment %s has no driver_volume_type)", a.VolumeID, a.ID)
 	}
 	delete(data, "driver_volume_type")
 	if nested, ok := data["data"].(map[string]any); ok {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -219,25 +220,25 @@ func TestOpenRefuses(t *testing.T) {
 		want  error
 		text  string
 	}{
-		{"no cloud", func(t *testing.T, c *cloud) { t.Setenv("OS_AUTH_URL", "") }, volume.ErrInvalid, "OS_CLOUD"},
-		{"no password", func(t *testing.T, c *cloud) { t.Setenv("OS_PASSWORD", "") }, volume.ErrInvalid, "password"},
-		{"a bad address", func(t *testing.T, c *cloud) { t.Setenv("OS_AUTH_URL", "keystone.example") }, volume.ErrInvalid, "keystone.example"},
+		{"no cloud", func(t *testing.T, c *cloud) { t.Setenv("OS_AUTH_URL", "") }, failure.ErrInvalid, "OS_CLOUD"},
+		{"no password", func(t *testing.T, c *cloud) { t.Setenv("OS_PASSWORD", "") }, failure.ErrInvalid, "password"},
+		{"a bad address", func(t *testing.T, c *cloud) { t.Setenv("OS_AUTH_URL", "keystone.example") }, failure.ErrInvalid, "keystone.example"},
 		{"no cinder", func(t *testing.T, c *cloud) { c.noCinder = true }, volume.ErrUnsupported, "block storage"},
 		{"another region", func(t *testing.T, c *cloud) { t.Setenv("OS_REGION_NAME", "Two") }, volume.ErrUnsupported, `region "Two"`},
 		{"an old cinder", func(t *testing.T, c *cloud) { c.microversion = "3.50" }, volume.ErrUnsupported, "3.50"},
-		{"an unknown entry", func(t *testing.T, c *cloud) { t.Setenv("OS_CLOUD", "nowhere") }, volume.ErrInvalid, "nowhere"},
+		{"an unknown entry", func(t *testing.T, c *cloud) { t.Setenv("OS_CLOUD", "nowhere") }, failure.ErrInvalid, "nowhere"},
 		{"a file that is no YAML", func(t *testing.T, c *cloud) {
 			file := filepath.Join(t.TempDir(), "clouds.yaml")
 			os.WriteFile(file, []byte("clouds:\n  x:\n    auth: "+fakePassword+"\n"), 0o600)
 			t.Setenv("OS_CLOUD", "x")
 			t.Setenv("OS_CLIENT_CONFIG_FILE", file)
-		}, volume.ErrInvalid, "line 3"},
+		}, failure.ErrInvalid, "line 3"},
 		{"an entry without auth", func(t *testing.T, c *cloud) {
 			file := filepath.Join(t.TempDir(), "clouds.yaml")
 			os.WriteFile(file, []byte("clouds:\n  x:\n    region_name: One\n"), 0o600)
 			t.Setenv("OS_CLOUD", "x")
 			t.Setenv("OS_CLIENT_CONFIG_FILE", file)
-		}, volume.ErrInvalid, "auth"},
+		}, failure.ErrInvalid, "auth"},
 	} {
 		t.Run(test.what, func(t *testing.T) {
 			c := newCloud(t)
@@ -312,9 +313,9 @@ func TestCheckCreateQuota(t *testing.T) {
 		{"too many", []volume.CreateVolume{vol(1, ""), vol(1, ""), vol(1, ""), vol(1, ""), vol(1, "")}, volume.ErrQuota, "10 volumes"},
 		{"too much of a type", []volume.CreateVolume{vol(5, "fast"), vol(5, "fast")}, volume.ErrQuota, "gigabytes fast"},
 		{"too large", []volume.CreateVolume{vol(9, "")}, volume.ErrQuota, "per volume"},
-		{"an unknown type", []volume.CreateVolume{vol(1, "slow")}, volume.ErrInvalid, "fast, shared"},
+		{"an unknown type", []volume.CreateVolume{vol(1, "slow")}, failure.ErrInvalid, "fast, shared"},
 		{"several instances", []volume.CreateVolume{{Size: 1, Multiattach: true, Type: "shared"}}, nil, ""},
-		{"several instances of a type for one", []volume.CreateVolume{{Size: 1, Multiattach: true, Type: "fast"}}, volume.ErrInvalid, "multiattach"},
+		{"several instances of a type for one", []volume.CreateVolume{{Size: 1, Multiattach: true, Type: "fast"}}, failure.ErrInvalid, "multiattach"},
 	} {
 		err := s.CheckCreate(t.Context(), test.reqs)
 		if !errors.Is(err, test.want) || err != nil && !strings.Contains(err.Error(), test.text) {

@@ -12,6 +12,7 @@ import (
 	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack/blockstorage/v3/volumetypes"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -39,13 +40,13 @@ func checkRequest(req volume.CreateVolume) error {
 	}
 	switch {
 	case sources > 1:
-		return fmt.Errorf("%s can be made of one image, snapshot or volume, and %d were given: %w", called(req), sources, volume.ErrInvalid)
+		return failure.Invalid("%s can be made of one image, snapshot or volume, and %d were given", called(req), sources)
 	case req.Size < 0:
-		return fmt.Errorf("%s: a size of %d GiB is less than none: %w", called(req), req.Size, volume.ErrInvalid)
+		return failure.Invalid("%s: a size of %d GiB is less than none", called(req), req.Size)
 	case req.Size == 0 && req.ImageID != "":
-		return fmt.Errorf("%s from image %s needs a size in GiB: %w", called(req), req.ImageID, volume.ErrInvalid)
+		return failure.Invalid("%s from image %s needs a size in GiB", called(req), req.ImageID)
 	case req.Size == 0 && sources == 0:
-		return fmt.Errorf("%s has neither a size nor anything to be made of: give a size in GiB: %w", called(req), volume.ErrInvalid)
+		return failure.Invalid("%s has neither a size nor anything to be made of: give a size in GiB", called(req))
 	}
 	return nil
 }
@@ -98,11 +99,11 @@ func (s *Store) checkImage(ctx context.Context, req volume.CreateVolume) error {
 	}
 	switch {
 	case img.Status != volume.ImageActive:
-		return fmt.Errorf("image %s is not active, it is %q: %w", img.ID, img.Status, volume.ErrConflict)
+		return failure.Of(volume.ErrConflict, "image %s is not active, it is %q", img.ID, img.Status)
 	case req.Size < need:
-		return fmt.Errorf("size of image %s, %d GiB, is larger than the %d GiB of %s: %w", img.ID, need, req.Size, called(req), volume.ErrInvalid)
+		return failure.Invalid("size of image %s, %d GiB, is larger than the %d GiB of %s", img.ID, need, req.Size, called(req))
 	case req.Size < img.MinDisk:
-		return fmt.Errorf("the %d GiB of %s can not be smaller than the min_disk of image %s, %d GiB: %w", req.Size, called(req), img.ID, img.MinDisk, volume.ErrInvalid)
+		return failure.Invalid("the %d GiB of %s can not be smaller than the min_disk of image %s, %d GiB", req.Size, called(req), img.ID, img.MinDisk)
 	}
 	return nil
 }
@@ -113,9 +114,9 @@ func (s *Store) checkSnapshot(ctx context.Context, req volume.CreateVolume) (int
 	case err != nil:
 		return 0, err
 	case snap.Status != volume.StatusAvailable:
-		return 0, fmt.Errorf("snapshot %s is not available, it is %q: %w", snap.ID, snap.Status, volume.ErrConflict)
+		return 0, failure.Of(volume.ErrConflict, "snapshot %s is not available, it is %q", snap.ID, snap.Status)
 	case req.Size != 0 && req.Size < snap.Size:
-		return 0, fmt.Errorf("the %d GiB of %s can not be smaller than snapshot %s, %d GiB: %w", req.Size, called(req), snap.ID, snap.Size, volume.ErrInvalid)
+		return 0, failure.Invalid("the %d GiB of %s can not be smaller than snapshot %s, %d GiB", req.Size, called(req), snap.ID, snap.Size)
 	}
 	return max(req.Size, snap.Size), nil
 }
@@ -126,9 +127,9 @@ func (s *Store) checkSource(ctx context.Context, req volume.CreateVolume) (int, 
 	case err != nil:
 		return 0, "", err
 	case from.Status != volume.StatusAvailable && from.Status != volume.StatusInUse:
-		return 0, "", fmt.Errorf("volume %s is not available, it is %q: %w", from.ID, from.Status, volume.ErrConflict)
+		return 0, "", failure.Of(volume.ErrConflict, "volume %s is not available, it is %q", from.ID, from.Status)
 	case req.Size != 0 && req.Size < from.Size:
-		return 0, "", fmt.Errorf("the %d GiB of %s can not be smaller than source volume %s, %d GiB: %w", req.Size, called(req), from.ID, from.Size, volume.ErrInvalid)
+		return 0, "", failure.Invalid("the %d GiB of %s can not be smaller than source volume %s, %d GiB", req.Size, called(req), from.ID, from.Size)
 	}
 	typ := req.Type
 	if typ == "" {
@@ -166,9 +167,9 @@ func checkType(req volume.CreateVolume, types []volumetypes.VolumeType) error {
 	t, ok := typeNamed(req.Type, types)
 	switch {
 	case req.Type != "" && !ok:
-		return fmt.Errorf("%s: there is no volume type %q; there are %s: %w", called(req), req.Type, strings.Join(names, ", "), volume.ErrInvalid)
+		return failure.Invalid("%s: there is no volume type %q; there are %s", called(req), req.Type, strings.Join(names, ", "))
 	case req.Multiattach && !strings.EqualFold(t.ExtraSpecs["multiattach"], "<is> true"):
-		return fmt.Errorf("%s: a volume for several instances needs a volume type with the extra spec multiattach=\"<is> True\", and %q is none: %w", called(req), req.Type, volume.ErrInvalid)
+		return failure.Invalid("%s: a volume for several instances needs a volume type with the extra spec multiattach=\"<is> True\", and %q is none", called(req), req.Type)
 	}
 	return nil
 }
@@ -220,8 +221,8 @@ func (s *Store) checkQuota(ctx context.Context, need demand) error {
 			u.InUse, u.Reserved = 0, 0
 		}
 		if u.Limit >= 0 && u.InUse+u.Reserved+need[name] > u.Limit {
-			return fmt.Errorf("project %s may have %d %s and has %d; %d more can not be had: %w",
-				s.who.project, u.Limit, strings.ReplaceAll(name, "_", " "), u.InUse+u.Reserved, need[name], volume.ErrQuota)
+			return failure.Of(volume.ErrQuota, "project %s may have %d %s and has %d; %d more can not be had",
+				s.who.project, u.Limit, strings.ReplaceAll(name, "_", " "), u.InUse+u.Reserved, need[name])
 		}
 	}
 	return nil

@@ -6,14 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack/config/clouds"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
-	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // credentials are how to sign in, and where.
@@ -47,7 +47,7 @@ func findCredentials(cloud string) (credentials, error) {
 	if cloud == "" {
 		source = "the OS_* variables"
 		if os.Getenv("OS_AUTH_URL") == "" {
-			return c, fmt.Errorf("no cloud is set: set OS_CLOUD to an entry of clouds.yaml, or OS_AUTH_URL and the other OS_* variables: %w", volume.ErrInvalid)
+			return c, failure.Invalid("no cloud is set: set OS_CLOUD to an entry of clouds.yaml, or OS_AUTH_URL and the other OS_* variables")
 		}
 		text, err := environment()
 		if err != nil {
@@ -60,15 +60,15 @@ func findCredentials(cloud string) (credentials, error) {
 	var err error
 	c.auth, c.endpoint, c.tls, err = parseClouds(options...)
 	if err != nil {
-		return c, fmt.Errorf("%s: %s: %w", source, plainParseError(err), volume.ErrInvalid)
+		return c, failure.Invalid("%s: %s", source, plainParseError(err))
 	}
 	a := &c.auth
 	if a.IdentityEndpoint == "" {
-		return c, fmt.Errorf("%s has no auth_url: %w", source, volume.ErrInvalid)
+		return c, failure.Invalid("%s has no auth_url", source)
 	}
 	settle(a)
 	if a.TokenID == "" && a.Password == "" && a.ApplicationCredentialSecret == "" {
-		return c, fmt.Errorf("%s: there is neither a password, nor an application credential, nor a token: %w", source, volume.ErrInvalid)
+		return c, failure.Invalid("%s: there is neither a password, nor an application credential, nor a token", source)
 	}
 	// Without a password a new token can not be had.
 	a.AllowReauth = a.TokenID == ""
@@ -154,7 +154,7 @@ func environment() ([]byte, error) {
 	return text, nil
 }
 
-var yamlLine = lazyregexp.New(`line \d+`)
+var yamlLine = regexp.MustCompile(`line \d+`)
 
 // plainParseError says what is wrong with clouds.yaml without quoting from it: a
 // YAML error shows the text that it stumbled over, which may be a password.
@@ -165,7 +165,7 @@ func plainParseError(err error) string {
 			return text
 		}
 	}
-	if line := yamlLine().FindString(text); line != "" {
+	if line := yamlLine.FindString(text); line != "" {
 		return "it can not be read, see " + line
 	}
 	return "it can not be read; check its syntax"

@@ -10,12 +10,14 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"unicode"
 
 	"github.com/gophercloud/gophercloud/v2"
 
-	"github.com/lxcboot/lxcboot/pkg/lazyregexp"
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -76,7 +78,7 @@ func (s *Store) translate(ctx context.Context, service, doing string, err error)
 		// There was no request, or an answer that makes no sense.
 		e.Kind = volume.ErrUnsupported
 		if service == "keystone" {
-			e.Kind = volume.ErrInvalid
+			e.Kind = failure.ErrInvalid
 		}
 	}
 	return e
@@ -85,7 +87,7 @@ func (s *Store) translate(ctx context.Context, service, doing string, err error)
 // isKind says whether an error is already one of package volume's.
 func isKind(err error) bool {
 	for _, kind := range []error{
-		volume.ErrNotFound, volume.ErrAmbiguous, volume.ErrInUse, volume.ErrConflict, volume.ErrInvalid,
+		volume.ErrNotFound, volume.ErrAmbiguous, volume.ErrInUse, volume.ErrConflict, failure.ErrInvalid,
 		volume.ErrQuota, volume.ErrUnreachable, volume.ErrAuth, volume.ErrUnsupported,
 	} {
 		if errors.Is(err, kind) {
@@ -137,10 +139,10 @@ func kindOf(status int, text string) error {
 	case status == http.StatusTooManyRequests || status >= 500:
 		return volume.ErrUnreachable
 	}
-	return volume.ErrInvalid
+	return failure.ErrInvalid
 }
 
-var tags = lazyregexp.New(`(?s)<(title|head|style).*?</(title|head|style)>|<[^>]*>`)
+var tags = regexp.MustCompile(`(?s)<(title|head|style).*?</(title|head|style)>|<[^>]*>`)
 
 // answerText finds the words meant for people in the body of an answer: JSON as
 // each service has its own, or a page of HTML, for instance of a proxy.
@@ -160,7 +162,7 @@ func answerText(body []byte) string {
 			text = inner.Message
 		}
 	}
-	text = html.UnescapeString(tags().ReplaceAllString(text, " "))
+	text = html.UnescapeString(tags.ReplaceAllString(text, " "))
 	text = strings.Join(strings.FieldsFunc(text, notText), " ")
 	if r := []rune(text); len(r) > 500 {
 		text = string(r[:500]) + "…"
@@ -169,7 +171,7 @@ func answerText(body []byte) string {
 }
 
 // notText is what separates words: spaces, and what would do harm on a terminal.
-func notText(r rune) bool { return unicode.IsSpace(r) || !unicode.IsGraphic(r) }
+func notText(r rune) bool { return unicode.IsSpace(r) || !tty.Printable(r) }
 
 // networkText says why there was no answer, and from where, without the request's
 // address, which holds more than anyone wants to read.

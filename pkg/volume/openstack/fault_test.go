@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -54,7 +55,7 @@ func TestOtherFailuresAreNot(t *testing.T) {
 		want error
 		text string
 	}{
-		{400, `{"badRequest": {"code": 400, "message": "Invalid input received: size"}}`, volume.ErrInvalid, "Invalid input received: size"},
+		{400, `{"badRequest": {"code": 400, "message": "Invalid input received: size"}}`, failure.ErrInvalid, "Invalid input received: size"},
 		{403, `{"forbidden": {"code": 403, "message": "Policy doesn't allow volume:create"}}`, volume.ErrAuth, "Policy doesn't allow"},
 		{404, `{"itemNotFound": {"code": 404, "message": "Image X could not be found."}}`, volume.ErrNotFound, "Image X could not be found"},
 		{409, `{"conflictingRequest": {"code": 409, "message": "busy elsewhere"}}`, volume.ErrConflict, "busy elsewhere"},

@@ -3,13 +3,13 @@ package openstack
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"unicode"
 
 	"github.com/google/uuid"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -25,7 +25,7 @@ func find[T any](ctx context.Context, kind, ref string, get func(context.Context
 		}
 	}
 	if ref == "" {
-		return zero, fmt.Errorf("no %s was given: %w", kind, volume.ErrInvalid)
+		return zero, failure.Invalid("no %s was given", kind)
 	}
 	all, err := list(ctx, ref)
 	if err != nil {
@@ -65,9 +65,9 @@ const maxText = 255
 func checkText(what, text string) error {
 	switch {
 	case len([]rune(text)) > maxText:
-		return fmt.Errorf("%s %.20q… has more than %d characters: %w", what, text, maxText, volume.ErrInvalid)
+		return failure.Invalid("%s %.20q… has more than %d characters", what, text, maxText)
 	case strings.ContainsFunc(text, unicode.IsControl):
-		return fmt.Errorf("%s %q has control characters: %w", what, text, volume.ErrInvalid)
+		return failure.Invalid("%s %q has control characters", what, text)
 	}
 	return nil
 }
@@ -76,7 +76,7 @@ func checkText(what, text string) error {
 func checkTexts(what string, m map[string]string) error {
 	for k, v := range m {
 		if k == "" {
-			return fmt.Errorf("%s %q has no key: %w", what, "="+v, volume.ErrInvalid)
+			return failure.Invalid("%s %q has no key", what, "="+v)
 		}
 		if err := errors.Join(checkText(what+" key", k), checkText(what+" "+k, v)); err != nil {
 			return err

@@ -15,6 +15,7 @@ import (
 	"github.com/gophercloud/gophercloud/v2/openstack/image/v2/imagedata"
 	"github.com/gophercloud/gophercloud/v2/openstack/image/v2/images"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/imagefile"
@@ -119,7 +120,7 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 		}
 	}
 	if format == "" {
-		return volume.Image{}, fmt.Errorf("the disk format of %s is not known: give it, one of %s: %w", req.Path, strings.Join(diskFormats, ", "), volume.ErrInvalid)
+		return volume.Image{}, failure.Invalid("the disk format of %s is not known: give it, one of %s", req.Path, strings.Join(diskFormats, ", "))
 	}
 	id, doing := uuid.NewString(), fmt.Sprintf("importing image %q", req.Name)
 	err = call(ctx, s, "glance", doing, func(last error) error {
@@ -158,18 +159,18 @@ func checkImport(req volume.ImportImage) error {
 	}
 	for k := range req.Properties {
 		if slices.Contains(ownFields, k) || strings.HasPrefix(k, "os_glance_") {
-			return fmt.Errorf("image property %q: Glance keeps this name for itself: %w", k, volume.ErrInvalid)
+			return failure.Invalid("image property %q: Glance keeps this name for itself", k)
 		}
 	}
 	switch {
 	case req.Path == "":
-		return fmt.Errorf("no image file was given: %w", volume.ErrInvalid)
+		return failure.Invalid("no image file was given")
 	case req.MinDisk < 0:
-		return fmt.Errorf("a minimum disk of %d GiB is less than none: %w", req.MinDisk, volume.ErrInvalid)
+		return failure.Invalid("a minimum disk of %d GiB is less than none", req.MinDisk)
 	case req.MinRAM < 0:
-		return fmt.Errorf("a minimum memory of %d MiB is less than none: %w", req.MinRAM, volume.ErrInvalid)
+		return failure.Invalid("a minimum memory of %d MiB is less than none", req.MinRAM)
 	case req.DiskFormat != "" && !slices.Contains(diskFormats, req.DiskFormat):
-		return fmt.Errorf("disk format %q is none of %s: %w", req.DiskFormat, strings.Join(diskFormats, ", "), volume.ErrInvalid)
+		return failure.Invalid("disk format %q is none of %s", req.DiskFormat, strings.Join(diskFormats, ", "))
 	}
 	return nil
 }

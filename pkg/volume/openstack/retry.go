@@ -13,6 +13,8 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/gophercloud/gophercloud/v2"
+
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // retry does one thing with a service, again when it failed in a way that may
@@ -152,23 +154,5 @@ func retryAfter(err error) time.Duration {
 
 // poll asks until the answer is there: often at first, then every few seconds.
 func poll(ctx context.Context, done func() (bool, error)) error {
-	for pause := 100 * time.Millisecond; ; pause = min(pause*3/2, 3*time.Second) {
-		ok, err := done()
-		if ok || err != nil {
-			return err
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return err
-		}
-	}
-}
-
-// sleep waits, no longer than the context.
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
+	return wait.Until(ctx, 100*time.Millisecond, 3*time.Second, done)
 }

@@ -23,6 +23,7 @@ import (
 	tokens3 "github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
 	"github.com/gophercloud/gophercloud/v2/openstack/utils"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -76,7 +77,7 @@ type identity struct {
 	authURL, cloud, user, project, projectID, region string
 }
 
-// Open signs in to the cloud. Its errors wrap volume.ErrInvalid when the settings
+// Open signs in to the cloud. Its errors wrap failure.ErrInvalid when the settings
 // are wrong, volume.ErrAuth when the credentials are not accepted, and
 // volume.ErrUnreachable when nobody answers.
 func Open(ctx context.Context, o Options) (*Store, error) {
@@ -116,11 +117,11 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 func (s *Store) signIn(ctx context.Context, c credentials) (*gophercloud.ProviderClient, error) {
 	u, err := url.Parse(c.auth.IdentityEndpoint)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("%q is no URL of an identity service, such as https://keystone.example.org/v3: %w", c.auth.IdentityEndpoint, volume.ErrInvalid)
+		return nil, failure.Invalid("%q is no URL of an identity service, such as https://keystone.example.org/v3", c.auth.IdentityEndpoint)
 	}
 	provider, err := openstack.NewClient(c.auth.IdentityEndpoint)
 	if err != nil {
-		return nil, fmt.Errorf("%q is no URL of an identity service: %w", c.auth.IdentityEndpoint, volume.ErrInvalid)
+		return nil, failure.Invalid("%q is no URL of an identity service", c.auth.IdentityEndpoint)
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = c.tls
@@ -179,7 +180,7 @@ func (s *Store) findServices(ctx context.Context, provider *gophercloud.Provider
 			c, err := open(provider, eo)
 			var none *gophercloud.ErrEndpointNotFound
 			if errors.As(err, &none) {
-				return nil, fmt.Errorf("the cloud's catalog has no %s service (%s)%s: check the region and the interface: %w", kind, service, where, volume.ErrUnsupported)
+				return nil, failure.Of(volume.ErrUnsupported, "the cloud's catalog has no %s service (%s)%s: check the region and the interface", kind, service, where)
 			}
 			return c, err
 		})
@@ -194,7 +195,7 @@ func (s *Store) findServices(ctx context.Context, provider *gophercloud.Provider
 	}
 	base, err := utils.BaseVersionedEndpoint(cinder.Endpoint)
 	if err != nil {
-		return fmt.Errorf("cinder's address %s: %w", cinder.Endpoint, volume.ErrInvalid)
+		return failure.Invalid("cinder's address %s", cinder.Endpoint)
 	}
 	_, err = retry(ctx, s, "cinder", "asking for its version", func(error) (struct{}, error) {
 		at := *cinder
@@ -204,8 +205,8 @@ func (s *Store) findServices(ctx context.Context, provider *gophercloud.Provider
 			return struct{}{}, err
 		}
 		if ok, _ := have.IsSupported(microversion); !ok {
-			return struct{}{}, fmt.Errorf("cinder at %s speaks versions %d.%d to %d.%d of its API, and %s (Stein, 2019) is needed: %w",
-				base, have.MinMajor, have.MinMinor, have.MaxMajor, have.MaxMinor, microversion, volume.ErrUnsupported)
+			return struct{}{}, failure.Of(volume.ErrUnsupported, "cinder at %s speaks versions %d.%d to %d.%d of its API, and %s (Stein, 2019) is needed",
+				base, have.MinMajor, have.MinMinor, have.MaxMajor, have.MaxMinor, microversion)
 		}
 		return struct{}{}, nil
 	})

@@ -15,8 +15,10 @@ import (
 	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack/blockstorage/v3/volumes"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // Metadata keys of ours, beside volume.MetaInstance.
@@ -238,7 +240,7 @@ func (s *Store) badState(ctx context.Context, v volume.Volume, want string) erro
 // is written about when the state changes, so a missing one is waited for a little.
 func (s *Store) lastMessage(ctx context.Context, id string) string {
 	for try := range 3 {
-		if try > 0 && sleep(ctx, 300*time.Millisecond) != nil {
+		if try > 0 && wait.For(ctx, 300*time.Millisecond) != nil {
 			return ""
 		}
 		var got struct {
@@ -309,7 +311,7 @@ func (s *Store) DeleteVolume(ctx context.Context, id string) error {
 // whyNot sharpens a refusal by the state the volume is in: Cinder answers 400 to
 // whatever the state forbids.
 func (s *Store) whyNot(ctx context.Context, id string, err error) error {
-	if !errors.Is(err, volume.ErrInvalid) && !errors.Is(err, volume.ErrConflict) {
+	if !errors.Is(err, failure.ErrInvalid) && !errors.Is(err, volume.ErrConflict) {
 		return notThere("volume", id, err)
 	}
 	v, readErr := s.volume(ctx, id)
@@ -392,7 +394,7 @@ func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int) (volum
 	case slices.Contains(held, v.Status):
 		return v, inUse(v)
 	case sizeGiB <= v.Size:
-		return v, fmt.Errorf("volume %s has %d GiB already and can only become larger, not %d GiB: %w", id, v.Size, sizeGiB, volume.ErrInvalid)
+		return v, failure.Invalid("volume %s has %d GiB already and can only become larger, not %d GiB", id, v.Size, sizeGiB)
 	}
 	err = call(ctx, s, "cinder", "extending volume "+id, func(last error) error {
 		if last != nil {

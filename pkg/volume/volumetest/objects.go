@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -87,7 +88,7 @@ func (s *suite) imageFormat() {
 			s.gone("image", s.DeleteImage(s.ctx(), img.ID))
 			continue
 		}
-		s.is(err, volume.ErrInvalid, "importing "+what)
+		s.is(err, failure.ErrInvalid, "importing "+what)
 		if _, err := s.Image(s.ctx(), req.Name); !errors.Is(err, volume.ErrNotFound) {
 			s.Errorf("importing %s left an image behind: %v", what, err)
 		}
@@ -267,7 +268,7 @@ func (s *suite) ambiguous(err error, name string, ids ...string) {
 
 func (s *suite) extend() {
 	v := s.volume(volume.CreateVolume{Size: 1, ImageID: s.image(volume.ImportImage{}).ID})
-	if _, err := s.ExtendVolume(s.ctx(), v.ID, 1); !errors.Is(err, volume.ErrInvalid) {
+	if _, err := s.ExtendVolume(s.ctx(), v.ID, 1); !errors.Is(err, failure.ErrInvalid) {
 		s.Errorf("extending to the same size: %v", err)
 	}
 	if _, err := s.ExtendVolume(s.ctx(), v.ID, 2); err != nil {
@@ -275,7 +276,7 @@ func (s *suite) extend() {
 	}
 	v = s.until(v.ID, "extended", func(v volume.Volume) bool { return v.Status == volume.StatusAvailable && v.Size == 2 })
 	s.holds(v)
-	if _, err := s.ExtendVolume(s.ctx(), v.ID, 1); !errors.Is(err, volume.ErrInvalid) {
+	if _, err := s.ExtendVolume(s.ctx(), v.ID, 1); !errors.Is(err, failure.ErrInvalid) {
 		s.Errorf("shrinking: %v", err)
 	}
 	id := s.reserve(v.ID, newID(), false)
@@ -290,7 +291,7 @@ func (s *suite) update() {
 	v := s.volume(volume.CreateVolume{Size: 1, Metadata: map[string]string{"a": "1", "b": "1"}})
 	name, long, yes, no := uniqueName(), string(slices.Repeat([]byte{'x'}, 256)), true, false
 	_, err := s.UpdateVolume(s.ctx(), v.ID, volume.UpdateVolume{Name: &long})
-	s.is(err, volume.ErrInvalid, "an overlong name")
+	s.is(err, failure.ErrInvalid, "an overlong name")
 	_, err = s.UpdateVolume(s.ctx(), newID(), volume.UpdateVolume{Name: &name})
 	s.is(err, volume.ErrNotFound, "changing an unknown volume")
 	if _, err = s.UpdateVolume(s.ctx(), v.ID, volume.UpdateVolume{Name: &name, Bootable: &yes, Metadata: map[string]string{"b": "2"}}); err != nil {
@@ -315,21 +316,21 @@ func (s *suite) checkCreate() {
 		want error
 	}
 	tests := []test{
-		{"a blank volume without a size", volume.CreateVolume{}, volume.ErrInvalid},
-		{"a negative size", volume.CreateVolume{Size: -1}, volume.ErrInvalid},
-		{"an image without a size", volume.CreateVolume{ImageID: img.ID}, volume.ErrInvalid},
-		{"less than the image's min_disk", volume.CreateVolume{ImageID: img.ID, Size: 1}, volume.ErrInvalid},
-		{"less than the snapshot", volume.CreateVolume{SnapshotID: snap.ID, Size: 1}, volume.ErrInvalid},
-		{"less than the source volume", volume.CreateVolume{SourceID: two.ID, Size: 1}, volume.ErrInvalid},
+		{"a blank volume without a size", volume.CreateVolume{}, failure.ErrInvalid},
+		{"a negative size", volume.CreateVolume{Size: -1}, failure.ErrInvalid},
+		{"an image without a size", volume.CreateVolume{ImageID: img.ID}, failure.ErrInvalid},
+		{"less than the image's min_disk", volume.CreateVolume{ImageID: img.ID, Size: 1}, failure.ErrInvalid},
+		{"less than the snapshot", volume.CreateVolume{SnapshotID: snap.ID, Size: 1}, failure.ErrInvalid},
+		{"less than the source volume", volume.CreateVolume{SourceID: two.ID, Size: 1}, failure.ErrInvalid},
 		{"an unknown image", volume.CreateVolume{ImageID: newID(), Size: 1}, volume.ErrNotFound},
 		{"an unknown snapshot", volume.CreateVolume{SnapshotID: newID()}, volume.ErrNotFound},
 		{"an unknown volume", volume.CreateVolume{SourceID: newID()}, volume.ErrNotFound},
-		{"two sources", volume.CreateVolume{SourceID: two.ID, SnapshotID: snap.ID, Size: 2}, volume.ErrInvalid},
-		{"an overlong name", volume.CreateVolume{Name: string(slices.Repeat([]byte{'x'}, 256)), Size: 1}, volume.ErrInvalid},
+		{"two sources", volume.CreateVolume{SourceID: two.ID, SnapshotID: snap.ID, Size: 2}, failure.ErrInvalid},
+		{"an overlong name", volume.CreateVolume{Name: string(slices.Repeat([]byte{'x'}, 256)), Size: 1}, failure.ErrInvalid},
 	}
 	big := s.image(volume.ImportImage{Path: s.qcow2("2G")})
 	if big.VirtualSize != 0 {
-		tests = append(tests, test{"less than the image's virtual size", volume.CreateVolume{ImageID: big.ID, Size: 1}, volume.ErrInvalid})
+		tests = append(tests, test{"less than the image's virtual size", volume.CreateVolume{ImageID: big.ID, Size: 1}, failure.ErrInvalid})
 	}
 	good := volume.CreateVolume{Name: uniqueName(), Size: 1, Type: s.opts.VolumeType}
 	if err := s.CheckCreate(s.ctx(), nil); err != nil {

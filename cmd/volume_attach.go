@@ -51,34 +51,9 @@ stopped one from its next start on. The volume stays when the instance is delete
 	return c
 }
 
-func (a *App) newVolumeDetachCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "detach INSTANCE VOLUME", Short: "Take a volume from an instance", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeAttach,
-		Long: "Take a volume from an instance, which must not use it any more. Its content stays.",
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.withInstance(c, func(ctx context.Context, m *instance.Manager) error {
-				if _, err := m.DetachVolume(ctx, args[0], args[1]); err != nil {
-					return fmt.Errorf("cannot detach volume %q: %w", args[1], err)
-				}
-				return nil
-			})
-		},
-	}
-}
-
-func (a *App) withInstance(c *cobra.Command, do func(context.Context, *instance.Manager) error) error {
-	m, err := a.manager(c.Context())
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(c.Context(), a.settings.Timeout)
-	defer cancel()
-	return do(ctx, m)
-}
-
 func (a *App) completeAttach(c *cobra.Command, given []string, typed string) ([]string, cobra.ShellCompDirective) {
 	if len(given) == 0 {
 		return a.completer(a.instanceNames, false)(c, given, typed)
 	}
-	return a.completer(a.volumeNames, false)(c, given[1:], typed)
+	return a.completer(volumes.names(a), false)(c, given[1:], typed)
 }

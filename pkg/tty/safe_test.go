@@ -1,4 +1,4 @@
-package console
+package tty
 
 import (
 	"bytes"
@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-func TestSanitize(t *testing.T) {
+func TestWriter(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain\ttext\r\nnext\n":    "plain\ttext\nnext\n",
 		"\x1b]0;title\x07":         `\x1b]0;title\x07`,
@@ -21,30 +21,45 @@ func TestSanitize(t *testing.T) {
 		"\x00\x7f\b":               `\x00\x7f\x08`,
 	} {
 		var out bytes.Buffer
-		w := Sanitize(&out)
+		w := Writer(&out)
 		for i := range len(in) { // a byte at a time: the worst case
 			if n, err := w.Write([]byte{in[i]}); n != 1 || err != nil {
 				t.Fatal(n, err)
 			}
 		}
-		must(t, w.Close())
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
 		if out.String() != want {
 			t.Errorf("%q: %q instead of %q", in, out.String(), want)
 		}
 	}
-	if got := Clean("a\nb\x1bc\td"); got != `a\nb\x1bc d` {
-		t.Errorf("%q", got)
+}
+
+func TestLines(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain 日本 🙂":             "plain 日本 🙂",
+		"a\nb\x1bc\td\r":         `a\nb\x1bc\td\r`,
+		"\u202eliv\u2066e\u200b": `\u202eliv\u2066e\u200b`,
+		"\xff \U000e0041\u2028":  `\xff \U000e0041\u2028`,
+	} {
+		if got := Line(in); got != want {
+			t.Errorf("%q: %q instead of %q", in, got, want)
+		}
+		if got := Lines(in); got != strings.ReplaceAll(want, `a\nb`, "a\nb") {
+			t.Errorf("%q in lines: %q", in, got)
+		}
 	}
 }
 
-func FuzzSanitize(f *testing.F) {
+func FuzzWriter(f *testing.F) {
 	f.Add([]byte("a\r\n\x1b\xc3\xa4"), 3)
 	f.Fuzz(func(t *testing.T, in []byte, cut int) {
 		var whole, parts bytes.Buffer
-		w := Sanitize(&whole)
+		w := Writer(&whole)
 		w.Write(in)
 		w.Close()
-		w = Sanitize(&parts)
+		w = Writer(&parts)
 		cut = max(0, min(cut, len(in)))
 		w.Write(in[:cut])
 		w.Write(in[cut:])

@@ -1,0 +1,112 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/doctor"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/volume/local"
+)
+
+func (a *App) newDoctorCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "doctor", Short: "Look at what a boot needs of this host", Args: cobra.NoArgs,
+		Long: "Look at each thing that a boot needs of this host, and say how to mend what is missing. The exit code is 6 when a boot could not work.",
+		RunE: func(c *cobra.Command, _ []string) error {
+			checks := append(doctor.Host(a.settings.StateDir, checkState),
+				doctor.Check{Name: "libvirt", Run: a.checkLibvirt}, doctor.Check{Name: "libvirt hook", Run: a.checkHook},
+				doctor.Check{Name: "console", Run: checkKeeper}, doctor.Check{Name: "volume store", Run: a.checkStore})
+			for _, s := range a.connectors().Supported() {
+				checks = append(checks, doctor.Check{Name: "transport " + s.Driver + " " + s.Transport, Run: func(context.Context) (string, error) {
+					if s.Missing != "" {
+						return "", &doctor.Problem{Status: doctor.Warning, Detail: fmt.Sprint(s.Missing), Mend: "see docs/transports.md, if volumes of this kind are used"}
+					}
+					return "ready", nil
+				}})
+			}
+			results, fit := doctor.Run(c.Context(), checks)
+			l := listing{columns: []string{"Check", "Status", "Detail", "Mend"}}
+			for _, r := range results {
+				l.rows = append(l.rows, []any{r.Check, r.Status, r.Detail, r.Mend})
+			}
+			if err := a.printList(l); err != nil {
+				return err
+			}
+			if !fit {
+				return exitError(exitUnfit)
+			}
+			return nil
+		},
+	}
+}
+
+// checkState is the store's own rule, as doctor tells it.
+func checkState(dir string) error {
+	err := local.Check(dir)
+	if e, ok := errors.AsType[*local.DirError](err); ok {
+		return &doctor.Problem{Status: doctor.Failed, Detail: e.Dir + " " + e.Reason, Mend: e.Mend()}
+	}
+	return err
+}
+
+func (a *App) checkLibvirt(ctx context.Context) (string, error) {
+	_, err := a.openDomains(ctx)
+	switch {
+	case errors.Is(err, lxc.ErrNoDriver):
+		return "", &doctor.Problem{Status: doctor.Failed, Detail: err.Error(), Mend: "apt-get install libvirt-daemon-driver-lxc, and restart libvirtd"}
+	case err != nil:
+		return "", &doctor.Problem{Status: doctor.Failed, Detail: err.Error(), Mend: "systemctl start libvirtd, or libvirtd -d without systemd"}
+	}
+	return a.settings.Connect + " answers", nil
+}
+
+func (a *App) checkHook(context.Context) (string, error) {
+	words, err := a.unattended()
+	if err != nil {
+		return "", err
+	}
+	switch data, err := os.ReadFile(hookPath); {
+	case err != nil:
+		return "", &doctor.Problem{Status: doctor.Warning, Detail: "not installed: a reboot from inside a container and virsh start do not find its root", Mend: "lxcboot setup"}
+	case string(data) != hookScript(words):
+		return "", &doctor.Problem{Status: doctor.Warning, Detail: hookPath + " is of another lxcboot or state directory", Mend: "lxcboot setup"}
+	}
+	return hookPath, nil
+}
+
+func checkKeeper(context.Context) (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	program := keeper(exe)
+	if program[0] == exe {
+		return "", &doctor.Problem{Status: doctor.Warning, Detail: "lxcboot keeps each running container's console itself, which takes more memory", Mend: "install lxcboot-console beside " + exe + ", as the same user, writable by that one alone"}
+	}
+	return program[0], nil
+}
+
+func (a *App) checkStore(ctx context.Context) (string, error) {
+	backend, why := a.choose()
+	if backend == "local" { // the state directory is all that it needs, and opening it would make it
+		return fmt.Sprintf("%s: %s", backend, why), nil
+	}
+	s, err := a.openStore(ctx)
+	if err == nil {
+		if p, ok := s.(interface{ Ping(context.Context) error }); ok {
+			err = p.Ping(ctx)
+		}
+	}
+	if err != nil {
+		return "", &doctor.Problem{Status: doctor.Failed, Detail: fmt.Sprintf("%s (%s): %v", backend, why, err), Mend: "mend the settings, or use --backend local"}
+	}
+	if d, ok := s.(interface{ Describe() string }); ok {
+		why += "; " + d.Describe()
+	}
+	return fmt.Sprintf("%s: %s", backend, why), nil
+}

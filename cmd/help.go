@@ -1,0 +1,56 @@
+package cmd
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
+)
+
+// newHelpCmd is cobra's help command, but that it knows what there is no help for.
+func newHelpCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Help about any command",
+		ValidArgsFunction: func(c *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+			of, _, err := c.Root().Find(args)
+			if err == nil {
+				for _, sub := range of.Commands() {
+					if sub.IsAvailableCommand() || sub.IsAdditionalHelpTopicCommand() {
+						names = append(names, cobra.CompletionWithDesc(sub.Name(), sub.Short))
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			of, rest, err := c.Root().Find(args)
+			if err != nil {
+				return failure.Invalid("%v", err)
+			}
+			if len(rest) > 0 {
+				return unknownCommand(of, rest[0])
+			}
+			of.InitDefaultHelpFlag()
+			return of.Help()
+		},
+	}
+}
+
+const exitCodesText = `The exit codes of lxcboot:
+
+  0    done
+  1    it failed, and what it had done was undone
+  2    the command line or the configuration is wrong; nothing was done
+  3    an instance, image, volume, snapshot or flavor was not found
+  4    conflict: in use, taken, ambiguous, or not in a state for this
+  5    libvirtd or the cloud cannot be reached
+  6    not permitted, or this host lacks something
+  7    it failed, and not all could be undone: lxcboot delete finishes it
+  130  interrupted (143: by SIGTERM; 129: its terminal ended); what was done was undone
+
+exec ends with the exit code of the program inside: 127 when there is none of that
+name, 126 when it cannot be executed, 128 and the signal when one ended it. run ends
+with 0 when the container ended by itself, or by a signal to run.`
+
+func exitCodesTopic() *cobra.Command {
+	return &cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesText}
+}

@@ -1,0 +1,132 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+)
+
+func instanceRecord(v instance.View) record {
+	var volumes []string
+	for _, x := range v.Volumes {
+		volumes = append(volumes, x.VolumeID)
+	}
+	r := record{{"id", v.ID}, {"name", v.Name}, {"status", v.Status}, {"note", v.Note}, {"hostname", v.Spec.Hostname}, {"flavor", v.Spec.Flavor.Name},
+		{"description", v.Spec.Description}, {"metadata", v.Meta}, {"tags", v.Spec.Tags}, {"image", image(v)}, {"networks", networks(v.Spec.NICs)}, {"volumes_attached", volumes}, {"host", v.Host},
+		{"created", v.CreatedAt}, {"updated", v.UpdatedAt}, {"privileged", v.Spec.Privileged}, {"init_pid", v.Domain.InitPID}, {"devices", devices(v.Volumes)}}
+	return r
+}
+
+// image is the id of the image that an instance's root was made from; empty when it
+// was made from none.
+func image(v instance.View) string {
+	for _, x := range v.Volumes {
+		if x.Mapping.Root() && x.Mapping.Source == bdm.SourceImage {
+			return x.Mapping.ID
+		}
+	}
+	return ""
+}
+
+// networks are an instance's network interfaces: words for people, all of it for
+// programs.
+type networks []lxc.Interface
+
+func (n networks) String() string {
+	var all []string
+	for _, nic := range n {
+		words := append([]string{nic.Network + nic.Bridge}, nic.Addresses...)
+		all = append(all, strings.Join(append(words, nic.MAC), " "))
+	}
+	return strings.Join(all, ", ")
+}
+
+// devices are an instance's volumes: a line each for people, all of it for programs.
+type devices []instance.VolumeRecord
+
+func (d devices) String() string {
+	var all []string
+	for _, v := range d {
+		what := v.Mapping.DeviceName + "=" + v.VolumeID
+		if f := v.Filesystem; f != nil && f.Partition > 0 {
+			what += fmt.Sprintf(" (%s on partition %d)", f.Type, f.Partition)
+		} else if f != nil {
+			what += " (" + f.Type + ")"
+		}
+		all = append(all, what)
+	}
+	return strings.Join(all, ", ")
+}
+
+func (a *App) withInstance(c *cobra.Command, do func(context.Context, *instance.Manager) error) error {
+	m, err := a.manager(c.Context())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), a.settings.Timeout)
+	defer cancel()
+	return do(ctx, m)
+}
+
+// withEach runs an operation on every instance that is named, each within the
+// timeout.
+func (a *App) withEach(do func(context.Context, *instance.Manager, string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		m, err := a.manager(c.Context())
+		if err != nil {
+			return err
+		}
+		return each(args, func(ref string) error {
+			ctx, cancel := context.WithTimeout(c.Context(), a.settings.Timeout)
+			defer cancel()
+			return do(ctx, m, ref)
+		})
+	}
+}
+
+// each does something to everything that was named, and goes on when one fails.
+func each(refs []string, do func(string) error) error {
+	var all []error
+	for _, ref := range refs {
+		all = append(all, do(ref))
+	}
+	return errors.Join(all...)
+}
+
+// change changes a record that nothing else works on.
+func (a *App) change(ctx context.Context, ref string, do func(*instance.Record) error) error {
+	m, err := a.manager(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.settings.Timeout)
+	defer cancel()
+	return m.Change(ctx, ref, do)
+}
+
+// running is an instance whose container runs.
+func (a *App) running(ctx context.Context, ref string) (instance.View, error) {
+	m, err := a.manager(ctx)
+	if err != nil {
+		return instance.View{}, err
+	}
+	v, err := m.Show(ctx, ref)
+	if err != nil {
+		return v, err
+	}
+	if !v.Domain.Active() {
+		return v, notRunning(v)
+	}
+	return v, nil
+}
+
+func notRunning(v instance.View) error {
+	return &hintError{fmt.Errorf("instance %q: %w", v.Name, lxc.ErrNotRunning), "lxcboot start " + v.Name}
+}

@@ -1,0 +1,122 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// kind is a kind of thing that a volume store keeps. Images, volumes and snapshots are
+// listed, shown, deleted and completed alike.
+type kind[T any] struct {
+	name    string // as it is typed
+	list    func(Store, context.Context) ([]T, error)
+	find    func(Store, context.Context, string) (T, error)
+	remove  func(Store, context.Context, string) error
+	called  func(T) (name, id string)
+	record  func(T) record
+	columns []string
+	row     func(T) []any
+}
+
+// newKindCmd is the group of the commands of a kind: list, show, delete, and the given.
+func newKindCmd[T any](a *App, k kind[T], more ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: k.name, Short: "Manage " + k.name + "s"}
+	arg := strings.ToUpper(k.name)
+	c.AddCommand(more...)
+	c.AddCommand(
+		&cobra.Command{
+			Use: "list", Short: "List " + k.name + "s", Args: cobra.NoArgs,
+			RunE: a.withStore(func(ctx context.Context, s Store, _ []string) error {
+				all, damaged := k.list(s, ctx)
+				if damaged != nil && all == nil {
+					return damaged
+				}
+				slices.SortFunc(all, func(x, y T) int {
+					xName, xID := k.called(x)
+					yName, yID := k.called(y)
+					return strings.Compare(xName+xID, yName+yID)
+				})
+				l := listing{columns: k.columns}
+				for _, x := range all {
+					l.rows = append(l.rows, k.row(x))
+				}
+				return errors.Join(a.printList(l), damaged)
+			}),
+		},
+		&cobra.Command{
+			Use: "show " + arg, Short: "Show one " + k.name, Args: cobra.ExactArgs(1), ValidArgsFunction: a.completer(k.names(a), false),
+			RunE: a.withStore(func(ctx context.Context, s Store, args []string) error {
+				x, err := k.find(s, ctx, args[0])
+				if err != nil {
+					return err
+				}
+				return a.printRecord(k.record(x))
+			}),
+		},
+		&cobra.Command{
+			Use: "delete " + arg + "...", Short: "Delete " + k.name + "s", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completer(k.names(a), true),
+			RunE: a.withStore(func(ctx context.Context, s Store, args []string) error {
+				return each(args, func(ref string) error {
+					id, err := k.id(ctx, s, ref)
+					if err != nil {
+						return err
+					}
+					return k.remove(s, ctx, id)
+				})
+			}),
+		})
+	return c
+}
+
+// names lists what the things of a kind are called, for completion: by their names, and
+// by their ids where they have none or share it.
+func (k kind[T]) names(a *App) func(context.Context) ([]string, error) {
+	return func(ctx context.Context) (names []string, err error) {
+		s, err := a.openStore(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all, err := k.list(s, ctx)
+		count := map[string]int{}
+		for _, x := range all {
+			name, _ := k.called(x)
+			count[name]++
+		}
+		for _, x := range all {
+			name, id := k.called(x)
+			switch {
+			case name == "":
+				name = id
+			case count[name] > 1:
+				name = cobra.CompletionWithDesc(id, name)
+			}
+			names = append(names, name)
+		}
+		return names, err
+	}
+}
+
+// id is the id of the thing that is meant; of "" it is "".
+func (k kind[T]) id(ctx context.Context, s Store, ref string) (string, error) {
+	if ref == "" {
+		return "", nil
+	}
+	x, err := k.find(s, ctx, ref)
+	_, id := k.called(x)
+	return id, err
+}
+
+// withStore is the work of a command that needs the volume store.
+func (a *App) withStore(do func(ctx context.Context, s Store, args []string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		s, err := a.openStore(c.Context())
+		if err != nil {
+			return err
+		}
+		return do(c.Context(), s, args)
+	}
+}

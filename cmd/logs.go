@@ -1,0 +1,55 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/console"
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/tty"
+)
+
+func (a *App) newLogsCmd() *cobra.Command {
+	var follow, raw bool
+	var length int
+	c := &cobra.Command{
+		Use: "logs INSTANCE", Aliases: []string{"console-log"}, Short: "Show the console log of an instance", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completer(a.instanceNames, false),
+		Long: `Show what the container has printed on its console. The log is bounded: the oldest
+part is dropped. What could change a terminal is escaped, unless --raw is given.`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if length < 0 {
+				return failure.Invalid("--length %d: it is a number of lines, from 1 on; 0 is all of them", length)
+			}
+			store, err := a.records()
+			if err != nil {
+				return err
+			}
+			rec, err := store.Find(args[0])
+			if err != nil {
+				return err
+			}
+			path := store.LogPath(rec.ID)
+			if raw {
+				return a.logs(c.Context(), rec, path, length, follow, a.Out)
+			}
+			out := tty.Writer(a.Out)
+			return errors.Join(a.logs(c.Context(), rec, path, length, follow, out), out.Close())
+		},
+	}
+	c.Flags().BoolVar(&follow, "follow", false, "go on until the container ends")
+	c.Flags().IntVar(&length, "length", 0, "only the last so many lines")
+	c.Flags().BoolVar(&raw, "raw", false, "do not escape anything")
+	return c
+}
+
+func (a *App) logs(ctx context.Context, rec instance.Record, path string, length int, follow bool, out writer) error {
+	if !follow {
+		return console.ReadLog(path, length, out)
+	}
+	return console.FollowLog(ctx, path, length, out, func() bool { return !rec.Console.Alive() })
+}
+
+type writer interface{ Write([]byte) (int, error) }

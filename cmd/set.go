@@ -1,0 +1,40 @@
+package cmd
+
+import (
+	"maps"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/instance"
+)
+
+func (a *App) newSetCmd() *cobra.Command {
+	var pairs []string
+	var description string
+	c := &cobra.Command{
+		Use: "set INSTANCE", Short: "Set metadata or the description of an instance", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completer(a.instanceNames, false),
+		RunE: func(c *cobra.Command, args []string) error {
+			meta, err := keyValues("--property", pairs)
+			if err != nil {
+				return err
+			}
+			if len(meta) == 0 && !c.Flags().Changed("description") {
+				return failure.Invalid("set needs --property KEY=VALUE or --description TEXT")
+			}
+			return a.change(c.Context(), args[0], func(r *instance.Record) error {
+				if r.Meta == nil {
+					r.Meta = map[string]string{}
+				}
+				maps.Copy(r.Meta, meta)
+				if c.Flags().Changed("description") {
+					r.Spec.Description = description
+				}
+				return nil
+			})
+		},
+	}
+	c.Flags().StringArrayVar(&pairs, "property", nil, "KEY=VALUE (can be repeated)")
+	c.Flags().StringVar(&description, "description", "", "description of the instance")
+	return c
+}

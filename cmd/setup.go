@@ -1,0 +1,108 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
+)
+
+const (
+	hookPath = "/etc/libvirt/hooks/lxc.d/lxcboot"
+	unitPath = "/etc/systemd/system/lxcboot.service"
+)
+
+// unattended is this program as libvirt's hook and the systemd unit start it, without
+// this shell's variables.
+func (a *App) unattended() ([]string, error) {
+	words, err := a.itself()
+	if err != nil || a.config == "" {
+		return words, err
+	}
+	path, err := filepath.Abs(a.config)
+	return append(words, "--config", path), err
+}
+
+const unit = `[Unit]
+Description=Start the LXC instances that were running (lxcboot)
+Documentation=man:lxcboot(1)
+Wants=libvirtd.service network-online.target
+After=libvirtd.service network-online.target local-fs.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+# The processes that keep the consoles are started here, and outlive it.
+KillMode=process
+ExecStart=%s autostart
+TimeoutStartSec=infinity
+
+[Install]
+WantedBy=multi-user.target
+`
+
+func (a *App) newSetupCmd() *cobra.Command {
+	var remove bool
+	c := &cobra.Command{
+		Use: "setup", Short: "Install libvirt's hook and the systemd unit", Args: cobra.NoArgs,
+		Long: `Install libvirt's hook, with which a reboot from inside a container, virsh start and
+libvirt's autostart find the container's root again, and the systemd unit, with which
+a host that comes up starts what was running. --remove takes both away again.
+libvirtd notices a new hook when it restarts; running containers go on meanwhile.`,
+		RunE: func(*cobra.Command, []string) error {
+			if err := needRoot(); err != nil {
+				return err
+			}
+			if remove {
+				for _, path := range []string{hookPath, unitPath} {
+					if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+						return err
+					}
+				}
+				a.say("removed %s and %s", hookPath, unitPath)
+				return nil
+			}
+			words, err := a.unattended()
+			if err != nil {
+				return err
+			}
+			for _, w := range words {
+				if strings.ContainsAny(w, "'\"\\$\n") {
+					return failure.Invalid("%q cannot be written into the hook and the unit: it has a quote, a $, a \\ or a newline in it", w)
+				}
+			}
+			if err := install(hookPath, hookScript(words), 0o755); err != nil {
+				return err
+			}
+			a.say("installed %s: restart libvirtd for it to be noticed", hookPath)
+			if err := install(unitPath, fmt.Sprintf(unit, strings.ReplaceAll(quoted(words), "%", "%%")), 0o644); err != nil {
+				return err
+			}
+			a.say("installed %s: switch it on with systemctl enable lxcboot.service", unitPath)
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&remove, "remove", false, "take both away again")
+	return c
+}
+
+// quoted are words as a shell and systemd both read them.
+func quoted(words []string) string { return "'" + strings.Join(words, "' '") + "'" }
+
+// hookScript is what libvirt calls; it only hands over to this program.
+func hookScript(words []string) string {
+	return "#!/bin/sh\n# lxcboot: gives a container its root where libvirt starts it by itself.\nexec " + quoted(words) + " hook \"$@\"\n"
+}
+
+func install(path, text string, mode os.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return renameio.WriteFile(path, []byte(text), mode)
+}

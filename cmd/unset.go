@@ -1,0 +1,31 @@
+package cmd
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/instance"
+)
+
+func (a *App) newUnsetCmd() *cobra.Command {
+	var keys []string
+	c := &cobra.Command{
+		Use: "unset INSTANCE", Short: "Remove metadata of an instance", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completer(a.instanceNames, false),
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(keys) == 0 {
+				return failure.Invalid("unset needs --property KEY")
+			}
+			return a.change(c.Context(), args[0], func(r *instance.Record) error {
+				for _, k := range keys {
+					if _, ok := r.Meta[k]; !ok {
+						return failure.Invalid("instance %q has no property %q", r.Name, k)
+					}
+					delete(r.Meta, k)
+				}
+				return nil
+			})
+		},
+	}
+	c.Flags().StringArrayVar(&keys, "property", nil, "KEY (can be repeated)")
+	return c
+}
