@@ -98,13 +98,20 @@ func openRoot(root string) (*os.File, error) {
 	return os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
+// openTries is how often a path with ".." in it is looked up: while anything anywhere
+// on the host is renamed or mounted, the kernel cannot be sure of it, and says EAGAIN.
+const openTries = 1000
+
 // openIn opens a path below a root: absolute links begin at the root, and nothing
 // leads out of it, nor through the links of /proc.
 func openIn(root *os.File, name string, flags uint64) (*os.File, error) {
-	fd, err := unix.Openat2(int(root.Fd()), name, &unix.OpenHow{
-		Flags:   flags | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := -1, error(unix.EAGAIN)
+	for try := 0; errors.Is(err, unix.EAGAIN) && try < openTries; try++ {
+		fd, err = unix.Openat2(int(root.Fd()), name, &unix.OpenHow{
+			Flags:   flags | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		})
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/fault"
 )
 
 // File is a file to be written into a root.
@@ -75,10 +77,9 @@ func write(root string, f File, ids *IDMap) error {
 }
 
 // replace puts a new file in the place of a name.
-func replace(dir *os.File, name string, f File, uid, gid int) (err error) {
-	at := int(dir.Fd())
+func replace(dir *os.File, name string, f File, uid, gid int) error {
 	var st unix.Stat_t
-	err = unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if err == nil {
 		if t := st.Mode & unix.S_IFMT; t != unix.S_IFREG && t != unix.S_IFLNK {
 			return fmt.Errorf("%w: it is not a regular file", ErrOutside)
@@ -86,94 +87,154 @@ func replace(dir *os.File, name string, f File, uid, gid int) (err error) {
 	} else if !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	if err := unix.Unlinkat(at, tempName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("what is in the way as %s: %w", tempName, err)
-	}
-	fd, err := unix.Openat(at, tempName, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	err = place(dir, name, func() error {
+		return create(dir, tempName, uid, gid, f.Mode, func(out *os.File) error {
+			_, err := out.Write(f.Data)
+			return err
+		})
+	})
 	if err != nil {
 		return err
 	}
-	out := os.NewFile(uintptr(fd), tempName)
-	defer func() {
-		err = errors.Join(err, out.Close())
-		if err != nil {
-			_ = unix.Unlinkat(at, tempName, 0)
-		}
-	}()
-	if _, err := out.Write(f.Data); err != nil {
+	return dir.Sync()
+}
+
+// place makes something as tempName and moves it to its name. When that fails,
+// nothing is left of it.
+func place(dir *os.File, name string, make func() error) error {
+	at := int(dir.Fd())
+	if err := removeTemp(dir); err != nil {
+		return err
+	}
+	err := make()
+	if err == nil {
+		fault.Point("rootfs/write/whole")
+		err = unix.Renameat(at, tempName, at, name)
+	}
+	if err != nil {
+		return errors.Join(err, removeTemp(dir))
+	}
+	return nil
+}
+
+// removeTemp removes what a killed process left.
+func removeTemp(dir *os.File) error {
+	if err := remove(dir, tempName, 0); err != nil {
+		return fmt.Errorf("what is in the way as %s: %w", tempName, err)
+	}
+	return nil
+}
+
+// remove removes a name that may not be there. It looks first: a read-only filesystem
+// refuses to remove even what is not there.
+func remove(dir *os.File, name string, flags int) error {
+	at := int(dir.Fd())
+	var st unix.Stat_t
+	err := unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if err == nil {
+		err = unix.Unlinkat(at, name, flags)
+		fault.Point("rootfs/removed")
+	}
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// create makes a file that is not there yet, and brings it to the disk.
+func create(dir *os.File, name string, uid, gid int, mode uint32, fill func(*os.File) error) (err error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	out := os.NewFile(uintptr(fd), name)
+	defer func() { err = errors.Join(err, out.Close()) }()
+	if err := fill(out); err != nil {
 		return err
 	}
 	// The owner first: a change of it takes set-user-ID away.
 	if err := out.Chown(uid, gid); err != nil {
 		return err
 	}
-	if err := unix.Fchmod(fd, f.Mode&0o7777); err != nil {
+	if err := unix.Fchmod(fd, mode&0o7777); err != nil {
 		return err
 	}
-	if err := out.Sync(); err != nil {
-		return err
-	}
-	if err := unix.Renameat(at, tempName, at, name); err != nil {
-		return err
-	}
-	return dir.Sync()
+	return out.Sync()
 }
 
 // makeDirs opens a directory below the root, making what is missing of it.
 func makeDirs(root *os.File, name string, uid, gid int) (*os.File, error) {
-	const flags = unix.O_RDONLY | unix.O_DIRECTORY
-	at, err := openIn(root, "/", flags)
+	at, missing, err := nearest(root, name)
 	if err != nil {
 		return nil, err
 	}
-	done := "/"
-	for part := range strings.SplitSeq(strings.Trim(name, "/"), "/") {
-		if part == "" {
-			continue
+	for _, part := range missing {
+		next, err := makeDir(at, part, uid, gid)
+		at.Close()
+		if err != nil {
+			return nil, err
 		}
-		done = path.Join(done, part)
+		at = next
+		fault.Point("rootfs/write/directory")
+	}
+	return at, nil
+}
+
+// nearest opens the directory at name below a root, or the last one that there is on
+// the way to it, and says what is missing below that.
+func nearest(root *os.File, name string) (at *os.File, missing []string, err error) {
+	const flags = unix.O_RDONLY | unix.O_DIRECTORY
+	if at, err = openIn(root, "/", flags); err != nil {
+		return nil, nil, err
+	}
+	parts := strings.FieldsFunc(name, func(r rune) bool { return r == '/' })
+	for i, part := range parts {
+		done := "/" + path.Join(parts[:i+1]...)
 		next, err := openIn(root, done, flags)
 		if errors.Is(err, unix.ENOENT) {
-			if err = makeDir(at, part, uid, gid); err == nil {
-				next, err = openIn(root, done, flags)
-			}
+			var st unix.Stat_t
+			if errors.Is(unix.Fstatat(int(at.Fd()), part, &st, unix.AT_SYMLINK_NOFOLLOW), unix.ENOENT) {
+				return at, parts[i:], nil
+			} // else it is a link to what is not there
 		}
 		at.Close()
 		if err != nil {
 			if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOENT) {
 				err = fmt.Errorf("%w: %s is neither a directory nor a link to one (%w)", ErrOutside, done, err)
 			}
-			return nil, err
+			return nil, nil, err
 		}
 		at = next
 	}
-	return at, nil
+	return at, nil, nil
 }
 
 // makeDir makes a directory of the owner; SSH wants its own closed to others.
-func makeDir(parent *os.File, name string, uid, gid int) error {
+func makeDir(parent *os.File, name string, uid, gid int) (_ *os.File, err error) {
 	at, mode := int(parent.Fd()), uint32(0o755)
 	if name == ".ssh" {
 		mode = 0o700
 	}
 	if err := unix.Mkdirat(at, name, mode); err != nil {
-		if errors.Is(err, unix.EEXIST) { // a link to what is not there
-			return unix.ENOENT
-		}
-		return err
+		return nil, err
 	}
 	// Nobody may have put a link in its place meanwhile.
 	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer unix.Close(fd)
-	if err := unix.Fchown(fd, uid, gid); err != nil {
-		return err
+	dir := os.NewFile(uintptr(fd), name)
+	defer func() {
+		if err != nil {
+			dir.Close()
+		}
+	}()
+	if err := dir.Chown(uid, gid); err != nil {
+		return nil, err
 	}
 	// Not through the umask.
 	if err := unix.Fchmod(fd, mode); err != nil {
-		return err
+		return nil, err
 	}
-	return parent.Sync()
+	return dir, parent.Sync()
 }
