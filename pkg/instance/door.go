@@ -187,7 +187,7 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 // finished saves that an operation that was cut short is over.
 func (m *Manager) finished(h *Handle, op string) error {
 	fault.Point("door/ended " + op)
-	h.Op, h.cut = nil, op
+	h.Op, h.cut = nil, *h.Op
 	h.did = append(h.did, "finished its "+op+", which had been interrupted")
 	return h.saveUndone()
 }
@@ -255,7 +255,7 @@ func (m *Manager) complete(ctx context.Context, h *Handle) error {
 	if err := m.keepConsole(h); err != nil {
 		return err
 	}
-	if mounted(m.Store.launchDir(h.ID)) {
+	if m.Roots.Mounted(m.Store.launchDir(h.ID)) {
 		if err := m.Kernel.Release(ctx, m.Store.launchDir(h.ID)); err != nil {
 			return err
 		}
@@ -281,7 +281,7 @@ func (m *Manager) keepConsole(h *Handle) (err error) {
 }
 
 func (m *Manager) hasConsole(r *Record) bool {
-	return (r.BootID == "" || r.BootID == m.Host.BootID) && r.Console.Alive()
+	return (r.BootID == "" || r.BootID == m.Host.BootID) && m.Consoles.Alive(r.Console)
 }
 
 // close lets go of an instance. The hook does not wait for the lock when a container

@@ -265,7 +265,7 @@ type brokenConsole struct{}
 
 func (brokenConsole) Close() {}
 
-func (brokenConsole) Start(Record) (proc.Process, error) { return proc.Process{}, errConsole }
+func (brokenConsole) Start(string, int) (proc.Process, error) { return proc.Process{}, errConsole }
 
 func TestStopFaults(t *testing.T) {
 	stop := func(ctx context.Context, m *Manager) error {

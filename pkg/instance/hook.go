@@ -34,9 +34,9 @@ func (m *Manager) Hook(ctx context.Context, moment string, dom lxc.Domain) error
 	}
 	wait := hookWait
 	// A command of ours that starts it does what is left itself; and whoever holds it
-	// looks once more before it lets go.
+	// looks once more before it lets go. Somebody may only look whether it is held.
 	if moment == HookRelease || m.Store.Held(rec.ID) && rec.starts() {
-		wait = 0
+		wait = 20 * time.Millisecond
 	}
 	h, err := m.openWithin(ctx, wait, dom.ID, "")
 	switch {
@@ -103,7 +103,7 @@ func (m *Manager) ready(r *Record, dom lxc.Domain) error {
 	for i := range r.Volumes {
 		v := &r.Volumes[i]
 		switch target := m.target(r, v); {
-		case target != "" && !mounted(target):
+		case target != "" && !m.Roots.Mounted(target):
 			return failure.Of(ErrState, "nothing is mounted at %s", target)
 		case target == "":
 			if err := m.Store.checkLink(r.ID, v.Mapping.DeviceName, v.source()); err != nil {

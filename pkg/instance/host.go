@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lxcboot/lxcboot/pkg/console"
 	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
@@ -33,6 +35,13 @@ func (HostRoots) Mount(ctx context.Context, device string, fs rootfs.Filesystem,
 
 // Unmount is rootfs.Unmount.
 func (HostRoots) Unmount(target string) error { return rootfs.Unmount(target) }
+
+// Mounted says whether something is mounted at a path.
+func (HostRoots) Mounted(target string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW, 0, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+}
 
 // CheckMountpoint is rootfs.CheckMountpoint.
 func (HostRoots) CheckMountpoint(root, name string) error { return rootfs.CheckMountpoint(root, name) }
@@ -65,7 +74,9 @@ func (HostLoops) Keep(f *os.File) error { return loop.Keep(f) }
 func (HostLoops) Detach(dev loop.Device) error { return loop.Detach(dev) }
 
 // Keep is rootfs.Keep.
-func (HostRoots) Keep(root, path, into string) error { return rootfs.Keep(root, path, into) }
+func (HostRoots) Keep(root, path, into string, ids *rootfs.IDMap) error {
+	return rootfs.Keep(root, path, into, ids)
+}
 
 // Restore is rootfs.Restore.
 func (HostRoots) Restore(root, from string) error { return rootfs.Restore(root, from) }
@@ -162,6 +173,9 @@ func (c HostConsoles) Stop(ctx context.Context, id string, p proc.Process) error
 	}
 	return console.Stop(ctx, p)
 }
+
+// Alive is proc.Process.Alive.
+func (HostConsoles) Alive(p proc.Process) bool { return p.Alive() }
 
 // StateDir is the state directory that the records are below.
 func (s *Store) StateDir() string { return filepath.Dir(s.dir) }

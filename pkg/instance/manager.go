@@ -222,7 +222,7 @@ func (m *Manager) Stop(ctx context.Context, ref string, force bool) (Record, err
 		return Record{}, err
 	}
 	defer m.close(ctx, h)
-	interrupted := h.pending() == OpStop || h.cut != ""
+	interrupted := h.pending() == OpStop || h.cut.Name != ""
 	if !h.lives() && !interrupted && h.Want != Up {
 		return h.Record, failure.Of(ErrState, "instance %q is not running", h.Name)
 	}
@@ -271,7 +271,7 @@ func (m *Manager) Start(ctx context.Context, ref string) (Record, error) {
 	}
 	defer m.close(ctx, h)
 	if h.lives() {
-		if h.cut == OpStart || h.cut == OpReboot {
+		if h.cut.Name == OpStart || h.cut.Name == OpReboot {
 			return h.Record, nil // the door has finished that one
 		}
 		return h.Record, failure.Of(ErrState, "instance %q is running already", h.Name)

@@ -17,6 +17,9 @@ type Volumes interface {
 	// StoreID tells the store from others: an instance is for the store alone that
 	// its volumes are in.
 	StoreID() string
+	// Remote says whether the volumes reach this host over a network, so that a volume
+	// of an instance may be attached to a host that does not see these records.
+	Remote() bool
 	Images(ctx context.Context) ([]volume.Image, error)
 	Image(ctx context.Context, ref string) (volume.Image, error)
 	Volume(ctx context.Context, ref string) (volume.Volume, error)
@@ -46,11 +49,12 @@ type Roots interface {
 	Check(ctx context.Context, device string, fs rootfs.Filesystem) error
 	Mount(ctx context.Context, device string, fs rootfs.Filesystem, target string, o rootfs.MountOptions) error
 	Unmount(target string) error
+	Mounted(target string) bool
 	CheckMountpoint(root, name string) error
 	FindInit(root, init string) (string, error)
 	Format(ctx context.Context, device, fstype string) error
 	WriteFile(root string, f rootfs.File, ids *rootfs.IDMap) error
-	Keep(root, path, into string) error
+	Keep(root, path, into string, ids *rootfs.IDMap) error
 	Restore(root, from string) error
 }
 
@@ -102,6 +106,7 @@ type Gate interface{ Release() }
 type Consoles interface {
 	Open(controller int) (Console, error)
 	Stop(ctx context.Context, id string, p proc.Process) error
+	Alive(p proc.Process) bool
 }
 
 // Console is an open console. Start starts the process that keeps it from then on; the

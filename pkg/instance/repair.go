@@ -104,7 +104,7 @@ func (m *Manager) repair(ctx context.Context, h *Handle) (did string, err error)
 	}
 	if h.lives() {
 		err = m.tend(h)
-	} else if h.Want == Up && (h.cut == OpStart || h.cut == OpReboot) {
+	} else if h.Want == Up && (h.cut.Name == OpStart || h.cut.Name == OpReboot) {
 		err = m.start(ctx, h, OpStart)
 	}
 	return strings.Join(h.did, "; "), err

@@ -86,13 +86,6 @@ func (s *Store) checkLink(id, device, to string) error {
 	return nil
 }
 
-// mounted says whether something is mounted at a path.
-func mounted(target string) bool {
-	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW, 0, &st)
-	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
-}
-
 // hasRunDir says whether the host holds anything for an instance's container there.
 func (s *Store) hasRunDir(id string) bool {
 	_, err := os.Lstat(filepath.Join(s.runDir, id))

@@ -193,7 +193,7 @@ func (m *Manager) inject(h *Handle) error {
 	root := m.Store.RootDir(h.ID)
 	for _, f := range files {
 		if !h.root().made() {
-			if err := m.Roots.Keep(root, f.Path, m.Store.keptDir(h.ID)); err != nil {
+			if err := m.Roots.Keep(root, f.Path, m.Store.keptDir(h.ID), h.rootIDs()); err != nil {
 				return err
 			}
 		}
@@ -213,7 +213,7 @@ func (m *Manager) restore(ctx context.Context, h *Handle) error {
 		return nil
 	}
 	root := m.Store.RootDir(h.ID)
-	if !mounted(root) {
+	if !m.Roots.Mounted(root) {
 		if err := m.Store.makeRunDir(h.ID, 0); err != nil {
 			return err
 		}

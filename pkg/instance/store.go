@@ -166,7 +166,7 @@ type Handle struct {
 	lock    *os.File
 	live    lxc.Live     // what the door saw of the container, and what this process did to it
 	last    proc.Process // that kept the console when the door was passed
-	cut     string       // the operation that the door found cut short, and ended
+	cut     Operation    // the one that the door found cut short, and ended
 	did     []string     // what the door did, in words
 	domain  lxc.Info     // what libvirt said when the container was started
 	at      Step         // the step that this process has come to
@@ -177,7 +177,7 @@ type Handle struct {
 
 // Create claims rec's name and, unless it is privileged, a range of host ids from base
 // on, and saves the record and the seed. The name being taken is ErrExists.
-func (s *Store) Create(ctx context.Context, rec Record, base uint32, seed []byte) (h *Handle, err error) {
+func (s *Store) Create(ctx context.Context, rec Record, base uint32, seed []byte) (_ *Handle, err error) {
 	all, err := s.lockAll(ctx)
 	if err != nil {
 		return nil, err
@@ -186,7 +186,7 @@ func (s *Store) Create(ctx context.Context, rec Record, base uint32, seed []byte
 	if err := s.buildIndex(); err != nil {
 		return nil, err
 	}
-	h = &Handle{Record: rec, store: s}
+	h := &Handle{Record: rec, store: s}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.Remove())

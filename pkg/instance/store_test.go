@@ -47,11 +47,11 @@ func TestNameIsClaimedOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 8 {
 			wg.Go(func() {
-				h, err := s.Create(context.Background(), named(name))
+				h, err := s.Create(context.Background(), named(name), DefaultIDBase, nil)
 				switch {
 				case err == nil:
 					won.Store(i, h)
-					slots.Store(h.Slot, i)
+					slots.Store(h.IDs, i)
 				case errors.Is(err, ErrExists):
 					lost.Store(i, err)
 				default:
@@ -71,9 +71,9 @@ func TestNameIsClaimedOnce(t *testing.T) {
 	if err != nil || len(recs) != 50 {
 		t.Fatalf("%d records, %v", len(recs), err)
 	}
-	slots := map[int]bool{}
+	slots := map[IDRange]bool{}
 	for _, r := range recs {
-		slots[r.Slot] = true
+		slots[r.IDs] = true
 	}
 	if len(slots) != 50 {
 		t.Errorf("50 instances share %d ranges of ids", len(slots))
@@ -88,14 +88,14 @@ func count(m *sync.Map) (n int) {
 func TestRemoveWhileOthersWait(t *testing.T) {
 	s := openStore(t)
 	for range 100 {
-		h, err := s.Create(context.Background(), named("web1"))
+		h, err := s.Create(context.Background(), named("web1"), DefaultIDBase, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
-				other, err := s.Hold(context.Background(), "web1")
+				other, err := s.hold(context.Background(), time.Minute, "web1")
 				if !errors.Is(err, ErrNotFound) {
 					t.Errorf("held a removed instance: %v", err)
 					if err == nil {
@@ -118,7 +118,7 @@ func TestRemoveWhileOthersWait(t *testing.T) {
 
 func TestHoldSaysWhatIsUnderWay(t *testing.T) {
 	s := openStore(t)
-	h, err := s.Create(context.Background(), named("web1"))
+	h, err := s.Create(context.Background(), named("web1"), DefaultIDBase, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,9 +126,7 @@ func TestHoldSaysWhatIsUnderWay(t *testing.T) {
 	if err := h.begin(OpStop); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
-	defer cancel()
-	_, err = s.Hold(ctx, "web1")
+	_, err = s.hold(context.Background(), 20*time.Millisecond, "web1")
 	if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "stop") || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
 		t.Errorf("hold: %v", err)
 	}
@@ -145,12 +143,12 @@ func TestDamagedRecord(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := openStore(t)
-			good, err := s.Create(context.Background(), named("good"))
+			good, err := s.Create(context.Background(), named("good"), DefaultIDBase, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			good.Close()
-			bad, err := s.Create(context.Background(), named("bad"))
+			bad, err := s.Create(context.Background(), named("bad"), DefaultIDBase, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -166,16 +164,16 @@ func TestDamagedRecord(t *testing.T) {
 			if len(recs) != 1 || recs[0].Name != "good" {
 				t.Errorf("the others are lost: %v", recs)
 			}
-			if _, err := s.Hold(context.Background(), "good"); err != nil {
+			if _, err := s.hold(context.Background(), time.Minute, "good"); err != nil {
 				t.Errorf("the other cannot be used: %v", err)
 			}
-			if _, err := s.Find("bad"); !errors.Is(err, ErrNotFound) || !errors.Is(err, ErrDamaged) {
+			if _, err := s.Find("bad"); !errors.Is(err, ErrDamaged) {
 				t.Errorf("find by name: %v", err)
 			}
 			if _, err := s.Find(bad.ID); !errors.Is(err, ErrDamaged) {
 				t.Errorf("find by id: %v", err)
 			}
-			if _, err := s.Create(context.Background(), named("bad")); !errors.Is(err, ErrDamaged) {
+			if _, err := s.Create(context.Background(), named("bad"), DefaultIDBase, nil); !errors.Is(err, ErrExists) {
 				t.Errorf("a name that a damaged record may hold was given away: %v", err)
 			}
 		})
@@ -202,7 +200,7 @@ func TestSweep(t *testing.T) {
 
 func TestReaderSeesBeforeOrAfter(t *testing.T) {
 	s := openStore(t)
-	h, err := s.Create(context.Background(), named("web1"))
+	h, err := s.Create(context.Background(), named("web1"), DefaultIDBase, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +209,7 @@ func TestReaderSeesBeforeOrAfter(t *testing.T) {
 	go func() {
 		defer close(done)
 		for i := range 300 {
-			h.Fault = strings.Repeat(fmt.Sprint(i%10), 1+i*37%4000)
+			h.Spec.Description = strings.Repeat(fmt.Sprint(i%10), 1+i*37%4000)
 			if err := h.Save(); err != nil {
 				t.Error(err)
 			}
@@ -227,18 +225,8 @@ func TestReaderSeesBeforeOrAfter(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.Trim(rec.Fault, rec.Fault[:min(1, len(rec.Fault))]) != "" {
+		if strings.Trim(rec.Spec.Description, rec.Spec.Description[:min(1, len(rec.Spec.Description))]) != "" {
 			t.Fatal("half a record was read")
-		}
-	}
-}
-
-// TestStepIndex holds that a step of another version is taken for the last, so that all is
-// undone.
-func TestStepIndex(t *testing.T) {
-	for name, want := range map[Step]int{StepNone: -1, StepCreate: 0, lastStep: len(steps) - 1, "keep the console": len(steps) - 1} {
-		if got := stepIndex(name); got != want {
-			t.Errorf("%q is at %d, not %d", name, got, want)
 		}
 	}
 }

@@ -72,6 +72,8 @@ func (m *Manager) DetachVolume(ctx context.Context, ref, volumeRef string) (Reco
 	}
 	i := h.volume(id)
 	switch {
+	case i < 0 && h.cut.Volume == id:
+		return h.Record, nil // the door has taken it, as its attach or detach was cut short
 	case i < 0:
 		return h.Record, failure.Of(volume.ErrNotFound, "instance %q has no volume %q; it has %s", h.Name, volumeRef, h.volumes())
 	case h.Volumes[i].Mapping.Root():

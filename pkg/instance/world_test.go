@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
@@ -22,16 +23,18 @@ import (
 // world stands for everything outside the record: volumes, devices, mounts,
 // domains, processes. It exists to inject faults at each operation on it.
 type world struct {
-	dir     string // files that devices stand for
-	images  map[string]volume.Image
-	volumes map[string]*volume.Volume
-	snaps   map[string]volume.Snapshot
-	devices map[string]bool   // connected attachment ids
-	mounts  map[string]string // target -> device
-	loops   map[int]loop.Device
-	domains map[string]*domain
-	console map[int]string // pid -> instance
-	next    int
+	dir      string // files that devices stand for
+	images   map[string]volume.Image
+	volumes  map[string]*volume.Volume
+	snaps    map[string]volume.Snapshot
+	devices  map[string]bool   // connected attachment ids
+	mounts   map[string]string // target -> device
+	loops    map[int]loop.Device
+	domains  map[string]*domain
+	launched map[string]bool // mounted launch directories
+	kept     map[string]bool // paths that were kept
+	console  map[int]string  // pid -> instance
+	next     int
 	// badMountpoint is what CheckMountpoint refuses: a device, and a path in it.
 	badMountpoint string
 
@@ -56,7 +59,7 @@ func newWorld(t *testing.T) *world {
 		volumes: map[string]*volume.Volume{"mine": {ID: "mine", Name: "mine", Status: volume.StatusAvailable, Size: 2, Bootable: true}},
 		snaps:   map[string]volume.Snapshot{},
 		devices: map[string]bool{}, mounts: map[string]string{}, loops: map[int]loop.Device{},
-		domains: map[string]*domain{}, console: map[int]string{}, next: 1,
+		domains: map[string]*domain{}, launched: map[string]bool{}, kept: map[string]bool{}, console: map[int]string{}, next: 1,
 	}
 }
 
@@ -100,6 +103,9 @@ func (w *world) String() string {
 	for _, id := range slices.Sorted(maps.Keys(w.mounts)) {
 		s = append(s, "mount "+id)
 	}
+	for _, id := range slices.Sorted(maps.Keys(w.launched)) {
+		s = append(s, "mount "+id)
+	}
 	for _, id := range slices.Sorted(maps.Keys(w.loops)) {
 		s = append(s, fmt.Sprint("loop ", id))
 	}
@@ -129,7 +135,7 @@ func (w *world) die() {
 
 func (w *world) manager(store *Store) *Manager {
 	return &Manager{Store: store, Volumes: volumesFake{w}, Devices: devicesFake{w}, Roots: rootsFake{w}, Loops: loopsFake{w},
-		Domains: domainsFake{w}, Consoles: consolesFake{w}, Host: "here", IDBase: DefaultIDBase, UndoTimeout: time.Minute, StopTimeout: time.Second}
+		Domains: domainsFake{w}, Kernel: kernelFake{w}, Consoles: consolesFake{w}, Host: host.Host{ID: "here", Name: "here", BootID: "boot"}, IDBase: DefaultIDBase, UndoTimeout: time.Minute, StopTimeout: time.Second}
 }
 
 type volumesFake struct{ *world }
@@ -211,6 +217,8 @@ func (w volumesFake) VolumesOf(ctx context.Context, instance string) (found []vo
 
 func (w volumesFake) StoreID() string { return "fake" }
 
+func (w volumesFake) Remote() bool { return false }
+
 func (w volumesFake) Reserve(ctx context.Context, id, instance string, ro bool) (att string, err error) {
 	err = w.do(ctx, "reserve", func() error {
 		v := w.volumes[id]
@@ -227,7 +235,7 @@ func (w volumesFake) Reserve(ctx context.Context, id, instance string, ro bool) 
 
 func (w volumesFake) AttachmentsOf(ctx context.Context, id, instance string) (found []volume.Attachment, err error) {
 	err = w.do(ctx, "find attachments", func() error {
-		if v := w.volumes[id]; v != nil && len(v.Attachments) > 0 && v.Attachments[0].InstanceID == instance {
+		if v := w.volumes[id]; v != nil && len(v.Attachments) > 0 && (instance == "" || v.Attachments[0].InstanceID == instance) {
 			found = v.Attachments
 		}
 		return nil
@@ -342,6 +350,28 @@ func (w rootsFake) Unmount(target string) error {
 	})
 }
 
+func (w rootsFake) Mounted(target string) bool {
+	_, ok := w.mounts[target]
+	return ok || w.launched[target]
+}
+
+func (w rootsFake) Keep(root, path, into string, _ *rootfs.IDMap) error {
+	return w.do(context.Background(), "keep file", func() error {
+		w.kept[path] = true
+		return os.MkdirAll(into, 0o700)
+	})
+}
+
+func (w rootsFake) Restore(root, from string) error {
+	return w.do(context.Background(), "restore files", func() error {
+		if _, ok := w.mounts[root]; !ok {
+			return errors.New("restored without the root")
+		}
+		clear(w.kept)
+		return os.RemoveAll(from)
+	})
+}
+
 func (w rootsFake) CheckMountpoint(root, name string) error {
 	if _, ok := w.mounts[root]; !ok {
 		return errors.New("the mountpoint's filesystem is not mounted")
@@ -403,11 +433,17 @@ func (w loopsFake) Keep(f *os.File) error {
 func (w loopsFake) Detach(dev loop.Device) error {
 	return w.do(context.Background(), "detach loop", func() error {
 		for id, d := range w.domains {
-			if d.state == lxc.Running && slices.ContainsFunc(d.cfg.Disks, func(k lxc.Disk) bool { return k.Source == dev.Path }) {
+			if d.state == lxc.Running && slices.ContainsFunc(d.cfg.Disks, func(k lxc.Disk) bool { return linked(k.Source) == dev.Path }) {
 				return fmt.Errorf("detached %s under container %s", dev.Path, id)
 			}
 		}
 		delete(w.loops, dev.Number)
 		return nil
 	})
+}
+
+// linked is where a link leads.
+func linked(path string) string {
+	to, _ := os.Readlink(path)
+	return to
 }

@@ -49,6 +49,14 @@ func (w domainsFake) Start(ctx context.Context, id string) (info lxc.Info, err e
 		if _, ok := w.mounts[d.cfg.Root]; !ok {
 			return errors.New("started without a root")
 		}
+		if !w.launched[d.cfg.Launch] {
+			return errors.New("started without its first program")
+		}
+		for _, k := range d.cfg.Disks {
+			if linked(k.Source) == "" {
+				return errors.New("started with a disk that leads nowhere")
+			}
+		}
 		d.state = lxc.Running
 		info, err = w.State(ctx, id)
 		return err
@@ -56,7 +64,7 @@ func (w domainsFake) Start(ctx context.Context, id string) (info lxc.Info, err e
 	return info, err
 }
 
-func (w domainsFake) WaitInit(ctx context.Context, info lxc.Info, _ string) (lxc.Info, error) {
+func (w domainsFake) WaitInit(ctx context.Context, info lxc.Info) (lxc.Info, error) {
 	return info, w.do(ctx, "wait for init", func() error { return nil })
 }
 
@@ -116,20 +124,63 @@ type consoleFake struct{ *world }
 
 func (w consoleFake) Close() {}
 
-func (w consoleFake) Start(rec Record) (p proc.Process, err error) {
+func (w consoleFake) Start(id string, _ int) (p proc.Process, err error) {
 	err = w.do(context.Background(), "start console", func() error {
 		w.next++
-		w.console[w.next] = rec.ID
+		w.console[w.next] = id
 		p = proc.Process{PID: w.next}
 		return nil
 	})
 	return p, err
 }
 
-func (w consolesFake) Stop(ctx context.Context, p proc.Process) error {
+func (w consolesFake) Alive(p proc.Process) bool {
+	_, ok := w.console[p.PID]
+	return ok
+}
+
+func (w consolesFake) Stop(ctx context.Context, _ string, p proc.Process) error {
 	return w.do(ctx, "stop console", func() error {
 		w.die()
 		delete(w.console, p.PID)
 		return nil
 	})
 }
+
+type kernelFake struct{ *world }
+
+func (w kernelFake) Look(name string) (lxc.Live, error) {
+	for _, d := range w.domains {
+		if d.cfg.Name == name && d.state == lxc.Running {
+			return lxc.Live{Controller: 1, Init: 2}, nil
+		}
+	}
+	return lxc.Live{}, nil
+}
+
+func (w kernelFake) CheckInit(root, init string) error { return nil }
+
+func (w kernelFake) Launch(dir string, _ lxc.Launch) error {
+	return w.do(context.Background(), "launch", func() error {
+		w.launched[dir] = true
+		return nil
+	})
+}
+
+func (w kernelFake) Unlaunch(dir string) error {
+	if !w.launched[dir] {
+		return nil
+	}
+	return w.do(context.Background(), "unlaunch", func() error {
+		delete(w.launched, dir)
+		return nil
+	})
+}
+
+func (w kernelFake) Hold(string) (Gate, error) { return gateFake{}, nil }
+
+func (w kernelFake) Release(context.Context, string) error { return nil }
+
+type gateFake struct{}
+
+func (gateFake) Release() {}
