@@ -263,7 +263,7 @@ func (f Facts) volume(m Mapping) error {
 	v := f.Volumes[m.ID]
 	held := ""
 	if len(v.Attachments) > 0 {
-		held = fmt.Sprintf(" It is held by instance %s.", v.Attachments[0].InstanceID)
+		held = fmt.Sprintf(" It is held by instance %s on host %s.", v.Attachments[0].InstanceID, cmp.Or(v.Attachments[0].Host, "(unknown)"))
 	}
 	switch {
 	case v.Encrypted:

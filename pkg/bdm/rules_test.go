@@ -50,7 +50,7 @@ const (
 )
 
 // held is the attachment of a volume that an instance has.
-var held = []volume.Attachment{{InstanceID: "web1"}}
+var held = []volume.Attachment{{InstanceID: "web1", Host: "n1"}}
 
 // setImage changes image i of the facts.
 func setImage(change func(*volume.Image)) func(*Facts) {
@@ -111,11 +111,11 @@ func TestRules(t *testing.T) {
 		{"B9.2a", []string{fromImage + ",volume_type=huge"}, nil, ErrNotFound, "Volume type huge could not be found. The types are: fast, slow"},
 		{"B9.2b image", []string{fromVolume, "source=image,id=x,dest=volume,size=1"}, nil, ErrNotFound, "failed to get image x."},
 		{"B9.2b size", []string{fromVolume, "source=image,id=i,dest=volume"}, nil, ErrInvalid, "Images with destination_type 'volume' need to have a non-zero size specified"},
-		{"B9.2c status", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.Status, v.Attachments = "reserved", held }), ErrInUse, "Volume v status must be available to reserve, but the current status is reserved. It is held by instance web1."},
+		{"B9.2c status", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.Status, v.Attachments = "reserved", held }), ErrInUse, "Volume v status must be available to reserve, but the current status is reserved. It is held by instance web1 on host n1."},
 		{"B9.2c in use", []string{fromImage, "source=volume,id=w"}, setVolume("w", func(v *volume.Volume) { v.Status = "in-use" }), ErrInUse, "but the current status is in-use."},
 		{"B9.2c error", []string{fromImage, "source=volume,id=w"}, setVolume("w", func(v *volume.Volume) { v.Status, v.Multiattach = "error", true }), ErrInUse, "but the current status is error."},
 		{"B9.2c downloading", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.Status = "downloading" }), ErrInUse, "still being made from its image"},
-		{"B9.2c root in use elsewhere", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.Status, v.Multiattach, v.Attachments = "in-use", true, held }), ErrInUse, "a filesystem that is mounted twice is destroyed: mount it with readonly=yes, or boot from a copy. It is held by instance web1."},
+		{"B9.2c root in use elsewhere", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.Status, v.Multiattach, v.Attachments = "in-use", true, held }), ErrInUse, "a filesystem that is mounted twice is destroyed: mount it with readonly=yes, or boot from a copy. It is held by instance web1 on host n1."},
 		{"B9.2c mount in use elsewhere", []string{fromImage, "source=volume,id=w,mount=/x"}, setVolume("w", func(v *volume.Volume) { v.Status, v.Multiattach = "in-use", true }), ErrInUse, "mounted twice"},
 		{"encrypted", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.Encrypted = true }), ErrInvalid, "volume v is encrypted"},
 		{"one volume twice", []string{fromVolume, "source=volume,id=v"}, nil, ErrInvalid, "volume v is given twice"},
