@@ -5,15 +5,16 @@ import (
 	"slices"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 // Facts is what was looked up for the mappings of a boot. Images, volumes and
 // snapshots are by id; what is not there does not exist.
 type Facts struct {
 	Flavor    Flavor
-	Images    map[string]Image
-	Volumes   map[string]Volume // those of the mappings, and those that root snapshots are of
-	Snapshots map[string]Snapshot
+	Images    map[string]volume.Image
+	Volumes   map[string]volume.Volume // those of the mappings, and those that root snapshots are of
+	Snapshots map[string]volume.Snapshot
 	// VolumeTypes are the names of the volume types, by id; nil: not looked up, and
 	// left to who makes the volumes.
 	VolumeTypes map[string]string
@@ -31,41 +32,9 @@ type Flavor struct {
 	SwapMiB               int
 }
 
-// Image is what the rules need of an image.
-type Image struct {
-	Name              string // may be empty
-	Status            string // Glance's word
-	Size, VirtualSize int64  // bytes; VirtualSize 0: unknown
-	MinDisk           int    // GiB
-	MinRAM            int    // MiB
-	ConfigDrive       string // its property img_config_drive
-}
-
-// Volume is what the rules need of a volume.
-type Volume struct {
-	Status                string // Cinder's word
-	Size                  int    // GiB
-	Bootable, Multiattach bool
-	ReadOnly, Encrypted   bool
-	MinDisk               int    // GiB, of the image it was made from
-	MinRAM                int    // MiB, of the image it was made from
-	HeldBy                string // the instance that has it; may be empty
-}
-
-// Snapshot is what the rules need of a snapshot.
-type Snapshot struct {
-	Status   string // Cinder's word
-	Size     int    // GiB
-	VolumeID string // the volume it is of; its facts, if they are known, hold for a root too
-}
-
-// The status words that a device can be made from.
-const (
-	imageActive       = "active"
-	statusAvailable   = "available"
-	statusInUse       = "in-use"
-	statusDownloading = "downloading"
-)
+// ConfigDrive is the property of an image that says whether it needs a config drive:
+// "optional" or "mandatory".
+const ConfigDrive = "img_config_drive"
 
 // Check holds the rules of Nova's API, in its order, and then those that Cinder has
 // for the volumes that would be made: what they refuse after things were made or
@@ -97,8 +66,8 @@ func Check(mappings []Mapping, f Facts) (final []Mapping, warnings []string, err
 // CheckAttach holds the rules for one more volume of an instance that has the devices
 // have. The mapping is of an existing volume, v, and has its id. It is returned as
 // Check returns mappings, with warnings.
-func CheckAttach(have []Mapping, m Mapping, v Volume) (Mapping, []string, error) {
-	f := Facts{Volumes: map[string]Volume{m.ID: v}}
+func CheckAttach(have []Mapping, m Mapping, v volume.Volume) (Mapping, []string, error) {
+	f := Facts{Volumes: map[string]volume.Volume{m.ID: v}}
 	all := append(slices.Clone(have), m)
 	added := &all[len(have)]
 	switch {
@@ -140,7 +109,7 @@ func (f Facts) settle(m *Mapping) (warnings []string) {
 			warn("volume %s is read-only, and so it is for the container", m.ID)
 			m.ReadOnly = true
 		}
-		if v.Status == statusInUse && !m.ReadOnly {
+		if v.Status == volume.StatusInUse && !m.ReadOnly {
 			warn("volume %s is in use elsewhere too (multiattach): unless all its users are made for that, writing to it destroys what is on it", m.ID)
 		}
 	case m.Source == SourceSnapshot && m.Size == 0:

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 // seeds are the values of one flag in all vectors.
@@ -135,18 +136,18 @@ func FuzzMappings(f *testing.F) {
 		}
 		facts := Facts{
 			Flavor:   Flavor{MemoryMiB: 1 << 20, RootGiB: 1 << 20, EphemeralGiB: int(bits>>4) & 3, SwapMiB: int(bits>>6) & 64},
-			Images:   map[string]Image{},
-			Volumes:  map[string]Volume{},
-			MaxLocal: int(bits>>12) - 1, Count: int(bits & 1), Snapshots: map[string]Snapshot{},
+			Images:   map[string]volume.Image{},
+			Volumes:  map[string]volume.Volume{},
+			MaxLocal: int(bits>>12) - 1, Count: int(bits & 1), Snapshots: map[string]volume.Snapshot{},
 		}
 		for _, m := range all {
 			switch m.Source {
 			case SourceImage:
-				facts.Images[m.ID] = Image{Status: imageActive, Size: int64(bits), MinDisk: int(bits>>1) & 1}
+				facts.Images[m.ID] = volume.Image{Status: volume.ImageActive, Size: int64(bits), MinDisk: int(bits>>1) & 1}
 			case SourceVolume:
-				facts.Volumes[m.ID] = Volume{Status: statusAvailable, Size: 1 + int(bits&7), Bootable: bits&8 == 0, ReadOnly: bits&16 != 0}
+				facts.Volumes[m.ID] = volume.Volume{Status: volume.StatusAvailable, Size: 1 + int(bits&7), Bootable: bits&8 == 0, ReadOnly: bits&16 != 0}
 			case SourceSnapshot:
-				facts.Snapshots[m.ID] = Snapshot{Status: statusAvailable, Size: 1 + int(bits&7)}
+				facts.Snapshots[m.ID] = volume.Snapshot{Status: volume.StatusAvailable, Size: 1 + int(bits&7)}
 			}
 		}
 		final, _, err := Check(all, facts)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 const gib = 1 << 30
@@ -35,7 +36,7 @@ func (f Facts) source(all []Mapping) error {
 // rootExists: what the root is made from is there, and can be booted from.
 func (f Facts) rootExists(all []Mapping) error {
 	m, _ := root(all)
-	volume := m.ID
+	id := m.ID
 	switch m.Source {
 	case SourceImage:
 		if _, known := f.Images[m.ID]; !known {
@@ -51,10 +52,10 @@ func (f Facts) rootExists(all []Mapping) error {
 		if !known {
 			return failure.Of(ErrNotFound, "Snapshot %s could not be found.", m.ID)
 		}
-		volume = s.VolumeID
+		id = s.VolumeID
 	}
-	if v, known := f.Volumes[volume]; known && !v.Bootable {
-		return failure.Invalid("Block Device %s is not bootable. A root needs a volume that is marked as bootable: lxcboot volume set --bootable %s, if there is a root filesystem on it", volume, volume)
+	if v, known := f.Volumes[id]; known && !v.Bootable {
+		return failure.Invalid("Block Device %s is not bootable. A root needs a volume that is marked as bootable: lxcboot volume set --bootable %s, if there is a root filesystem on it", id, id)
 	}
 	return nil
 }
@@ -105,17 +106,17 @@ func (f Facts) addFlavorDevices(all []Mapping) []Mapping {
 // volume's.
 func (f Facts) rootFits(all []Mapping) error {
 	m, _ := root(all)
-	var img Image
+	var img volume.Image
 	what := fmt.Sprintf("image %s", m.ID)
 	switch m.Source {
 	case SourceImage:
 		img = f.Images[m.ID]
-		if img.Status != imageActive {
+		if img.Status != volume.ImageActive {
 			return notActive(m.ID, img)
 		}
 		// As Nova, nothing at all is an option too.
-		if !slices.Contains([]string{"", "optional", "mandatory"}, img.ConfigDrive) {
-			return failure.Invalid("Image's config drive option '%s' is invalid: its property img_config_drive is neither optional nor mandatory", img.ConfigDrive)
+		if drive := img.Properties[ConfigDrive]; !slices.Contains([]string{"", "optional", "mandatory"}, drive) {
+			return failure.Invalid("Image's config drive option '%s' is invalid: its property %s is neither optional nor mandatory", drive, ConfigDrive)
 		}
 	case SourceVolume, SourceSnapshot:
 		id := m.ID
@@ -123,7 +124,7 @@ func (f Facts) rootFits(all []Mapping) error {
 			id = f.Snapshots[m.ID].VolumeID
 		}
 		v := f.Volumes[id]
-		img, what = Image{MinRAM: v.MinRAM, MinDisk: v.MinDisk}, fmt.Sprintf("the image of volume %s", id)
+		img, what = volume.Image{MinRAM: v.MinRAM, MinDisk: v.MinDisk}, fmt.Sprintf("the image of volume %s", id)
 	}
 	if img.MinRAM > f.Flavor.MemoryMiB {
 		return failure.Invalid("Flavor's memory is too small for requested image. The flavor has %d MiB, %s needs %d MiB. Use a larger flavor.", f.Flavor.MemoryMiB, what, img.MinRAM)
@@ -145,7 +146,7 @@ func (f Facts) rootFits(all []Mapping) error {
 	case have == 0:
 		return failure.Invalid("Only volume-backed servers are allowed for flavors with zero disk. Boot from a volume (--boot-from-volume SIZE), or use a flavor with a disk")
 	case need > have:
-		return failure.Invalid("Flavor's disk is too small for requested image. Flavor disk is %d bytes, image is %d bytes. "+larger, have, need, f.Flavor.RootGiB, what, img.wholeGiB(), img.wholeGiB())
+		return failure.Invalid("Flavor's disk is too small for requested image. Flavor disk is %d bytes, image is %d bytes. "+larger, have, need, f.Flavor.RootGiB, what, wholeGiB(img), wholeGiB(img))
 	case inBytes(img.MinDisk) > have:
 		return failure.Invalid("Flavor's disk is smaller than the minimum size specified in image metadata. Flavor disk is %d bytes, minimum size is %d bytes. "+larger, have, inBytes(img.MinDisk), f.Flavor.RootGiB, what, img.MinDisk, img.MinDisk)
 	}
@@ -153,11 +154,11 @@ func (f Facts) rootFits(all []Mapping) error {
 }
 
 // wholeGiB is an image's size; what does not fill a GiB counts as one.
-func (i Image) wholeGiB() int64 { return (max(i.Size, i.VirtualSize) + gib - 1) / gib }
+func wholeGiB(i volume.Image) int64 { return (max(i.Size, i.VirtualSize) + gib - 1) / gib }
 
 func inBytes(sizeGiB int) int64 { return int64(sizeGiB) * gib }
 
-func notActive(id string, img Image) error {
+func notActive(id string, img volume.Image) error {
 	return failure.Invalid("Image %s is not active. Its status is %q", id, img.Status)
 }
 
@@ -253,7 +254,7 @@ func (f Facts) image(m Mapping) error {
 		return invalidMapping(ErrNotFound, "failed to get image %s.", m.ID)
 	}
 	if m.Dest == DestVolume && m.Size == 0 {
-		least := max(img.wholeGiB(), int64(img.MinDisk), 1)
+		least := max(wholeGiB(img), int64(img.MinDisk), 1)
 		return failure.Invalid("Images with destination_type 'volume' need to have a non-zero size specified. Give that of image %s one, as size=%d", cmp.Or(img.Name, m.ID), least)
 	}
 	return nil
@@ -262,21 +263,21 @@ func (f Facts) image(m Mapping) error {
 func (f Facts) volume(m Mapping) error {
 	v := f.Volumes[m.ID]
 	held := ""
-	if v.HeldBy != "" {
-		held = fmt.Sprintf(" It is held by instance %s.", v.HeldBy)
+	if len(v.Attachments) > 0 {
+		held = fmt.Sprintf(" It is held by instance %s on host %s.", v.Attachments[0].InstanceID, cmp.Or(v.Attachments[0].Host, "(unknown)"))
 	}
 	switch {
 	case v.Encrypted:
 		return failure.Invalid("volume %s is encrypted, and a container cannot be given its key (nor can Nova's)", m.ID)
-	case v.Status == statusAvailable:
+	case v.Status == volume.StatusAvailable:
 		return nil
-	case v.Status == statusInUse && v.Multiattach:
+	case v.Status == volume.StatusInUse && v.Multiattach:
 		// As a root or below a mount it would have its filesystem mounted twice.
 		if (m.Root() || m.MountPath != "") && !m.ReadOnly && !v.ReadOnly {
 			return failure.Of(ErrInUse, "volume %s is in use already, and a filesystem that is mounted twice is destroyed: mount it with readonly=yes, or boot from a copy.%s", m.ID, held)
 		}
 		return nil
-	case v.Status == statusDownloading: // Cinder would let it be reserved, half full
+	case v.Status == volume.StatusDownloading: // Cinder would let it be reserved, half full
 		return failure.Of(ErrInUse, "Invalid volume: Volume %s is still being made from its image (downloading); wait until it is available.", m.ID)
 	}
 	return failure.Of(ErrInUse, "Invalid volume: Volume %s status must be available to reserve, but the current status is %s.%s", m.ID, v.Status, held)
@@ -367,9 +368,9 @@ func (f Facts) created(all []Mapping) error {
 
 func (f Facts) createdFromImage(m Mapping) error {
 	img := f.Images[m.ID]
-	need := img.wholeGiB()
+	need := wholeGiB(img)
 	switch {
-	case img.Status != imageActive:
+	case img.Status != volume.ImageActive:
 		return notActive(m.ID, img)
 	case need > int64(m.Size):
 		return failure.Invalid("Size of specified image %dGB is larger than volume size %dGB. Give size=%d or more.", need, m.Size, need)
@@ -382,7 +383,7 @@ func (f Facts) createdFromImage(m Mapping) error {
 func (f Facts) createdFromSnapshot(m Mapping) error {
 	s := f.Snapshots[m.ID]
 	switch {
-	case s.Status != statusAvailable:
+	case s.Status != volume.StatusAvailable:
 		return failure.Of(ErrInUse, "Snapshot %s status must be available, but the current status is %s.", m.ID, s.Status)
 	case m.Size != 0 && m.Size < s.Size:
 		return failure.Invalid("Volume size '%d'GB cannot be smaller than the snapshot size %dGB. They must be >= original snapshot size. Leave size out, or give %d or more.", m.Size, s.Size, s.Size)

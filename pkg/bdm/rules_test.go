@@ -9,15 +9,16 @@ import (
 	"testing"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 // world is what the rules are tried on: one of each, and all in order.
 func world() Facts {
 	return Facts{
 		Flavor:      Flavor{MemoryMiB: 512, VCPUs: 1, RootGiB: 2},
-		Images:      map[string]Image{"i": {Status: "active", Size: 3 << 28, MinDisk: 1, MinRAM: 64}, "j": {Status: "active", Size: 1 << 20}},
-		Volumes:     map[string]Volume{"v": {Status: "available", Size: 4, Bootable: true}, "w": {Status: "available", Size: 2}},
-		Snapshots:   map[string]Snapshot{"s": {Status: "available", Size: 3, VolumeID: "v"}, "t": {Status: "available", Size: 3}},
+		Images:      map[string]volume.Image{"i": {Status: "active", Size: 3 << 28, MinDisk: 1, MinRAM: 64}, "j": {Status: "active", Size: 1 << 20}},
+		Volumes:     map[string]volume.Volume{"v": {Status: "available", Size: 4, Bootable: true}, "w": {Status: "available", Size: 2}},
+		Snapshots:   map[string]volume.Snapshot{"s": {Status: "available", Size: 3, VolumeID: "v"}, "t": {Status: "available", Size: 3}},
 		VolumeTypes: map[string]string{"1": "fast", "2": "slow"},
 		MaxLocal:    DefaultMaxLocal,
 	}
@@ -49,8 +50,11 @@ const (
 	local      = "source=image,id=i,dest=local,bootindex=0"
 )
 
+// held is the attachment of a volume that an instance has.
+var held = []volume.Attachment{{InstanceID: "web1", Host: "n1"}}
+
 // setImage changes image i of the facts.
-func setImage(change func(*Image)) func(*Facts) {
+func setImage(change func(*volume.Image)) func(*Facts) {
 	return func(f *Facts) {
 		i := f.Images["i"]
 		change(&i)
@@ -59,7 +63,7 @@ func setImage(change func(*Image)) func(*Facts) {
 }
 
 // setVolume changes a volume of the facts.
-func setVolume(id string, change func(*Volume)) func(*Facts) {
+func setVolume(id string, change func(*volume.Volume)) func(*Facts) {
 	return func(f *Facts) {
 		v := f.Volumes[id]
 		change(&v)
@@ -81,22 +85,22 @@ func TestRules(t *testing.T) {
 		{"B5 image", []string{fromImage}, func(f *Facts) { delete(f.Images, "i") }, ErrNotFound, "Block Device Mapping is Invalid: failed to get image i."},
 		{"B5 volume", []string{fromVolume}, func(f *Facts) { delete(f.Volumes, "v") }, ErrNotFound, "Block Device Mapping is Invalid: failed to get volume v."},
 		{"B5 snapshot", []string{fromSnap}, func(f *Facts) { delete(f.Snapshots, "s") }, ErrNotFound, "Snapshot s could not be found."},
-		{"B5 bootable", []string{fromVolume}, setVolume("v", func(v *Volume) { v.Bootable = false }), failure.ErrInvalid, "Block Device v is not bootable."},
-		{"B5 bootable snapshot", []string{fromSnap}, setVolume("v", func(v *Volume) { v.Bootable = false }), failure.ErrInvalid, "Block Device v is not bootable."},
+		{"B5 bootable", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.Bootable = false }), failure.ErrInvalid, "Block Device v is not bootable."},
+		{"B5 bootable snapshot", []string{fromSnap}, setVolume("v", func(v *volume.Volume) { v.Bootable = false }), failure.ErrInvalid, "Block Device v is not bootable."},
 		{"B6 root's name", []string{local, "source=volume,id=w,device=vda"}, nil, failure.ErrInvalid, "The volume cannot be assigned the same device name as the root device vda"},
 		{"B6 instances", []string{fromImage, "source=volume,id=w"}, func(f *Facts) { f.Count = 2 }, failure.ErrInvalid, "Cannot attach one or more volumes to multiple instances"},
-		{"B6 instances, multiattach", []string{fromVolume}, func(f *Facts) { f.Count = 2; setVolume("v", func(v *Volume) { v.Multiattach = true })(f) }, failure.ErrInvalid, "Cannot attach one or more volumes to multiple instances"},
-		{"B7.1", []string{fromImage}, setImage(func(i *Image) { i.Status = "queued" }), failure.ErrInvalid, `Image i is not active. Its status is "queued"`},
-		{"B7.1 local", []string{local}, setImage(func(i *Image) { i.Status = "saving" }), failure.ErrInvalid, "Image i is not active."},
-		{"B7.2", []string{fromImage}, setImage(func(i *Image) { i.ConfigDrive = "yes" }), failure.ErrInvalid, "Image's config drive option 'yes' is invalid"},
-		{"B7.3", []string{fromImage}, setImage(func(i *Image) { i.MinRAM = 513 }), failure.ErrInvalid, "Flavor's memory is too small for requested image. The flavor has 512 MiB, image i needs 513 MiB."},
-		{"B7.3 volume", []string{fromVolume}, setVolume("v", func(v *Volume) { v.MinRAM = 1024 }), failure.ErrInvalid, "Flavor's memory is too small for requested image."},
-		{"B7.3 snapshot", []string{fromSnap}, setVolume("v", func(v *Volume) { v.MinRAM = 1024 }), failure.ErrInvalid, "the image of volume v needs 1024 MiB"},
-		{"B7.4", []string{fromImage}, setImage(func(i *Image) { i.MinDisk = 3 }), failure.ErrInvalid, "Volume size is 2147483648 bytes, minimum size is 3221225472 bytes. Give size=3 (GiB) or more."},
-		{"B7.4 snapshot", []string{fromSnap + ",size=5"}, setVolume("v", func(v *Volume) { v.MinDisk = 6 }), failure.ErrInvalid, "Volume is smaller than the minimum size specified in image metadata."},
-		{"B7.5 bytes", []string{local}, setImage(func(i *Image) { i.Size = 2<<30 + 1 }), failure.ErrInvalid, "Flavor's disk is too small for requested image. Flavor disk is 2147483648 bytes, image is 2147483649 bytes."},
-		{"B7.5 virtual size", []string{local}, setImage(func(i *Image) { i.VirtualSize = 3 << 30 }), failure.ErrInvalid, "image is 3221225472 bytes"},
-		{"B7.5 min_disk", []string{local}, setImage(func(i *Image) { i.MinDisk = 3 }), failure.ErrInvalid, "Flavor's disk is smaller than the minimum size specified in image metadata. Flavor disk is 2147483648 bytes, minimum size is 3221225472 bytes."},
+		{"B6 instances, multiattach", []string{fromVolume}, func(f *Facts) { f.Count = 2; setVolume("v", func(v *volume.Volume) { v.Multiattach = true })(f) }, failure.ErrInvalid, "Cannot attach one or more volumes to multiple instances"},
+		{"B7.1", []string{fromImage}, setImage(func(i *volume.Image) { i.Status = "queued" }), failure.ErrInvalid, `Image i is not active. Its status is "queued"`},
+		{"B7.1 local", []string{local}, setImage(func(i *volume.Image) { i.Status = "saving" }), failure.ErrInvalid, "Image i is not active."},
+		{"B7.2", []string{fromImage}, setImage(func(i *volume.Image) { i.Properties = map[string]string{ConfigDrive: "yes"} }), failure.ErrInvalid, "Image's config drive option 'yes' is invalid"},
+		{"B7.3", []string{fromImage}, setImage(func(i *volume.Image) { i.MinRAM = 513 }), failure.ErrInvalid, "Flavor's memory is too small for requested image. The flavor has 512 MiB, image i needs 513 MiB."},
+		{"B7.3 volume", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.MinRAM = 1024 }), failure.ErrInvalid, "Flavor's memory is too small for requested image."},
+		{"B7.3 snapshot", []string{fromSnap}, setVolume("v", func(v *volume.Volume) { v.MinRAM = 1024 }), failure.ErrInvalid, "the image of volume v needs 1024 MiB"},
+		{"B7.4", []string{fromImage}, setImage(func(i *volume.Image) { i.MinDisk = 3 }), failure.ErrInvalid, "Volume size is 2147483648 bytes, minimum size is 3221225472 bytes. Give size=3 (GiB) or more."},
+		{"B7.4 snapshot", []string{fromSnap + ",size=5"}, setVolume("v", func(v *volume.Volume) { v.MinDisk = 6 }), failure.ErrInvalid, "Volume is smaller than the minimum size specified in image metadata."},
+		{"B7.5 bytes", []string{local}, setImage(func(i *volume.Image) { i.Size = 2<<30 + 1 }), failure.ErrInvalid, "Flavor's disk is too small for requested image. Flavor disk is 2147483648 bytes, image is 2147483649 bytes."},
+		{"B7.5 virtual size", []string{local}, setImage(func(i *volume.Image) { i.VirtualSize = 3 << 30 }), failure.ErrInvalid, "image is 3221225472 bytes"},
+		{"B7.5 min_disk", []string{local}, setImage(func(i *volume.Image) { i.MinDisk = 3 }), failure.ErrInvalid, "Flavor's disk is smaller than the minimum size specified in image metadata. Flavor disk is 2147483648 bytes, minimum size is 3221225472 bytes."},
 		{"B7.5 no disk", []string{local}, func(f *Facts) { f.Flavor.RootGiB = 0 }, failure.ErrInvalid, "Only volume-backed servers are allowed for flavors with zero disk."},
 		{"B8", []string{fromImage, "source=volume,id=x"}, nil, ErrNotFound, "Volume x could not be found."},
 		{"B9.1 none", []string{"source=volume,id=v", "source=volume,id=w,bootindex=-1"}, nil, failure.ErrInvalid, "Boot sequence for the instance and image/block device mapping combination is not valid. No device is the root"},
@@ -108,13 +112,13 @@ func TestRules(t *testing.T) {
 		{"B9.2a", []string{fromImage + ",volume_type=huge"}, nil, ErrNotFound, "Volume type huge could not be found. The types are: fast, slow"},
 		{"B9.2b image", []string{fromVolume, "source=image,id=x,dest=volume,size=1"}, nil, ErrNotFound, "failed to get image x."},
 		{"B9.2b size", []string{fromVolume, "source=image,id=i,dest=volume"}, nil, failure.ErrInvalid, "Images with destination_type 'volume' need to have a non-zero size specified"},
-		{"B9.2c status", []string{fromVolume}, setVolume("v", func(v *Volume) { v.Status, v.HeldBy = "reserved", "web1" }), ErrInUse, "Volume v status must be available to reserve, but the current status is reserved. It is held by instance web1."},
-		{"B9.2c in use", []string{fromImage, "source=volume,id=w"}, setVolume("w", func(v *Volume) { v.Status = "in-use" }), ErrInUse, "but the current status is in-use."},
-		{"B9.2c error", []string{fromImage, "source=volume,id=w"}, setVolume("w", func(v *Volume) { v.Status, v.Multiattach = "error", true }), ErrInUse, "but the current status is error."},
-		{"B9.2c downloading", []string{fromVolume}, setVolume("v", func(v *Volume) { v.Status = "downloading" }), ErrInUse, "still being made from its image"},
-		{"B9.2c root in use elsewhere", []string{fromVolume}, setVolume("v", func(v *Volume) { v.Status, v.Multiattach, v.HeldBy = "in-use", true, "web1" }), ErrInUse, "a filesystem that is mounted twice is destroyed: mount it with readonly=yes, or boot from a copy. It is held by instance web1."},
-		{"B9.2c mount in use elsewhere", []string{fromImage, "source=volume,id=w,mount=/x"}, setVolume("w", func(v *Volume) { v.Status, v.Multiattach = "in-use", true }), ErrInUse, "mounted twice"},
-		{"encrypted", []string{fromVolume}, setVolume("v", func(v *Volume) { v.Encrypted = true }), failure.ErrInvalid, "volume v is encrypted"},
+		{"B9.2c status", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.Status, v.Attachments = "reserved", held }), ErrInUse, "Volume v status must be available to reserve, but the current status is reserved. It is held by instance web1 on host n1."},
+		{"B9.2c in use", []string{fromImage, "source=volume,id=w"}, setVolume("w", func(v *volume.Volume) { v.Status = "in-use" }), ErrInUse, "but the current status is in-use."},
+		{"B9.2c error", []string{fromImage, "source=volume,id=w"}, setVolume("w", func(v *volume.Volume) { v.Status, v.Multiattach = "error", true }), ErrInUse, "but the current status is error."},
+		{"B9.2c downloading", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.Status = "downloading" }), ErrInUse, "still being made from its image"},
+		{"B9.2c root in use elsewhere", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.Status, v.Multiattach, v.Attachments = "in-use", true, held }), ErrInUse, "a filesystem that is mounted twice is destroyed: mount it with readonly=yes, or boot from a copy. It is held by instance web1 on host n1."},
+		{"B9.2c mount in use elsewhere", []string{fromImage, "source=volume,id=w,mount=/x"}, setVolume("w", func(v *volume.Volume) { v.Status, v.Multiattach = "in-use", true }), ErrInUse, "mounted twice"},
+		{"encrypted", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.Encrypted = true }), failure.ErrInvalid, "volume v is encrypted"},
 		{"one volume twice", []string{fromVolume, "source=volume,id=v"}, nil, failure.ErrInvalid, "volume v is given twice"},
 		{"B9.2d", []string{fromVolume, "source=snapshot,id=x"}, nil, ErrNotFound, "Block Device Mapping is Invalid: failed to get snapshot x."},
 		{"B9.2e", []string{fromVolume, "source=blank,dest=volume"}, nil, failure.ErrInvalid, "Blank volumes (source: 'blank', dest: 'volume') need to have non-zero size"},
@@ -127,12 +131,12 @@ func TestRules(t *testing.T) {
 		{"B9.4 sizeless, flavor has none", []string{fromVolume, "format=swap"}, nil, failure.ErrInvalid, "Swap drive requested is larger than instance type allows. The flavor has none"},
 		{"B9.5", []string{local, "size=1", "size=1", "size=1"}, func(f *Facts) { f.Flavor.EphemeralGiB = 9 }, failure.ErrInvalid, "You specified more local devices than the limit allows. They are 4, and at most 3"},
 		{"B9.5 the flavor's own", []string{local}, func(f *Facts) { f.Flavor.EphemeralGiB, f.Flavor.SwapMiB, f.MaxLocal = 1, 1, 2 }, failure.ErrInvalid, "They are 3, and at most 2"},
-		{"B10 image", []string{fromVolume, "source=image,id=j,dest=volume,size=1"}, func(f *Facts) { f.Images["j"] = Image{Status: "queued"} }, failure.ErrInvalid, "Image j is not active."},
-		{"B10 bytes", []string{fromImage}, setImage(func(i *Image) { i.Size = 2<<30 + 1 }), failure.ErrInvalid, "Size of specified image 3GB is larger than volume size 2GB. Give size=3 or more."},
-		{"B10 virtual size", []string{fromImage}, setImage(func(i *Image) { i.VirtualSize = 5 << 30 }), failure.ErrInvalid, "Size of specified image 5GB is larger than volume size 2GB."},
-		{"B10 min_disk", []string{fromVolume, "source=image,id=i,dest=volume,size=1"}, setImage(func(i *Image) { i.MinDisk = 2 }), failure.ErrInvalid, "Volume size 1GB cannot be smaller than the image minDisk size 2GB."},
+		{"B10 image", []string{fromVolume, "source=image,id=j,dest=volume,size=1"}, func(f *Facts) { f.Images["j"] = volume.Image{Status: "queued"} }, failure.ErrInvalid, "Image j is not active."},
+		{"B10 bytes", []string{fromImage}, setImage(func(i *volume.Image) { i.Size = 2<<30 + 1 }), failure.ErrInvalid, "Size of specified image 3GB is larger than volume size 2GB. Give size=3 or more."},
+		{"B10 virtual size", []string{fromImage}, setImage(func(i *volume.Image) { i.VirtualSize = 5 << 30 }), failure.ErrInvalid, "Size of specified image 5GB is larger than volume size 2GB."},
+		{"B10 min_disk", []string{fromVolume, "source=image,id=i,dest=volume,size=1"}, setImage(func(i *volume.Image) { i.MinDisk = 2 }), failure.ErrInvalid, "Volume size 1GB cannot be smaller than the image minDisk size 2GB."},
 		{"B10 snapshot", []string{fromSnap + ",size=2"}, nil, failure.ErrInvalid, "Volume size '2'GB cannot be smaller than the snapshot size 3GB. They must be >= original snapshot size."},
-		{"B10 snapshot's status", []string{fromSnap}, func(f *Facts) { f.Snapshots["s"] = Snapshot{Status: "creating", Size: 3} }, ErrInUse, "Snapshot s status must be available, but the current status is creating."},
+		{"B10 snapshot's status", []string{fromSnap}, func(f *Facts) { f.Snapshots["s"] = volume.Snapshot{Status: "creating", Size: 3} }, ErrInUse, "Snapshot s status must be available, but the current status is creating."},
 		{"two of one name", []string{fromImage, "source=volume,id=v,device=vdb", "source=volume,id=w,device=/dev/vdb"}, nil, failure.ErrInvalid, "two devices have the name /dev/vdb"},
 		{"the root's name", []string{fromImage, "source=volume,id=v,device=vda"}, nil, failure.ErrInvalid, "the same device name as the root device vda"},
 	} {
@@ -169,10 +173,12 @@ func TestRuleOrder(t *testing.T) {
 	}{
 		{"B5", func(_ *testing.T, _ *[]Mapping, f *Facts) { delete(f.Images, "i") }, "failed to get image i."},
 		{"B6", func(t *testing.T, all *[]Mapping, f *Facts) { f.Count = 2; add("source=volume,id=w")(t, all, f) }, "multiple instances"},
-		{"B7.1", func(_ *testing.T, _ *[]Mapping, f *Facts) { setImage(func(i *Image) { i.Status = "queued" })(f) }, "is not active"},
-		{"B7.2", func(_ *testing.T, _ *[]Mapping, f *Facts) { setImage(func(i *Image) { i.ConfigDrive = "x" })(f) }, "config drive option"},
-		{"B7.3", func(_ *testing.T, _ *[]Mapping, f *Facts) { setImage(func(i *Image) { i.MinRAM = 9999 })(f) }, "memory is too small"},
-		{"B7.4", func(_ *testing.T, _ *[]Mapping, f *Facts) { setImage(func(i *Image) { i.MinDisk = 9 })(f) }, "smaller than the minimum size"},
+		{"B7.1", func(_ *testing.T, _ *[]Mapping, f *Facts) { setImage(func(i *volume.Image) { i.Status = "queued" })(f) }, "is not active"},
+		{"B7.2", func(_ *testing.T, _ *[]Mapping, f *Facts) {
+			setImage(func(i *volume.Image) { i.Properties = map[string]string{ConfigDrive: "x"} })(f)
+		}, "config drive option"},
+		{"B7.3", func(_ *testing.T, _ *[]Mapping, f *Facts) { setImage(func(i *volume.Image) { i.MinRAM = 9999 })(f) }, "memory is too small"},
+		{"B7.4", func(_ *testing.T, _ *[]Mapping, f *Facts) { setImage(func(i *volume.Image) { i.MinDisk = 9 })(f) }, "smaller than the minimum size"},
 		{"B8", add("source=volume,id=gone"), "Volume gone could not be found."},
 		{"B9.1", add("source=volume,id=v,bootindex=7"), "Boot sequence"},
 		{"B9.2", add("source=snapshot,id=gone"), "failed to get snapshot gone."},
@@ -181,7 +187,7 @@ func TestRuleOrder(t *testing.T) {
 		{"B9.5", func(t *testing.T, all *[]Mapping, f *Facts) {
 			f.MaxLocal, f.Flavor.EphemeralGiB = 0, 1
 		}, "more local devices"},
-		{"B10", func(_ *testing.T, _ *[]Mapping, f *Facts) { setImage(func(i *Image) { i.Size = 9 << 30 })(f) }, "Size of specified image"},
+		{"B10", func(_ *testing.T, _ *[]Mapping, f *Facts) { setImage(func(i *volume.Image) { i.Size = 9 << 30 })(f) }, "Size of specified image"},
 	}
 	for i, first := range breaks {
 		for _, second := range breaks[i:] {
@@ -197,7 +203,7 @@ func TestRuleOrder(t *testing.T) {
 	}
 	// The name is looked at only here with an image on local disk.
 	f := world()
-	setImage(func(i *Image) { i.Status = "queued" })(&f)
+	setImage(func(i *volume.Image) { i.Status = "queued" })(&f)
 	if _, _, err := Check(devices(t, local, "source=snapshot,id=t,device=vda"), f); err == nil || !strings.Contains(err.Error(), "the same device name as the root") {
 		t.Errorf("B6 and B7.1: %v", err)
 	}
@@ -231,14 +237,16 @@ func TestCheck(t *testing.T) {
 			[]string{"source=volume,id=v,dest=volume,size=4,bootindex=0,shutdown=preserve,device=vda"},
 			[]string{"volume v is of 4 GiB, not of the 1 GiB that were given: the volume's own size is used"}},
 		// Nova holds min_disk against the size that was said, and refuses this one.
-		{"min_disk of a volume", []string{fromVolume + ",size=1"}, setVolume("v", func(v *Volume) { v.MinDisk = 3 }),
+		{"min_disk of a volume", []string{fromVolume + ",size=1"}, setVolume("v", func(v *volume.Volume) { v.MinDisk = 3 }),
 			[]string{"source=volume,id=v,dest=volume,size=4,bootindex=0,shutdown=preserve,device=vda"},
 			[]string{"the volume's own size is used"}},
 		{"snapshot", []string{fromSnap}, nil, []string{"source=snapshot,id=s,dest=volume,size=3,bootindex=0,shutdown=preserve,device=vda"}, nil},
 		{"a greater snapshot", []string{fromSnap + ",size=7"}, nil, []string{"source=snapshot,id=s,dest=volume,size=7,bootindex=0,shutdown=preserve,device=vda"}, nil},
 		{"a snapshot whose volume is not known", []string{"source=snapshot,id=t,bootindex=0"}, nil, []string{"source=snapshot,id=t,dest=volume,size=3,bootindex=0,shutdown=preserve,device=vda"}, nil},
 		{"no disk in the flavor", []string{fromImage}, func(f *Facts) { f.Flavor.RootGiB = 0 }, []string{"source=image,id=i,dest=volume,size=2,bootindex=0,shutdown=preserve,device=vda"}, nil},
-		{"as much as there is", []string{local}, setImage(func(i *Image) { i.Size, i.MinDisk, i.MinRAM, i.ConfigDrive = 2<<30, 2, 512, "optional" }), []string{"source=image,id=i,dest=local,bootindex=0,shutdown=remove,device=vda"}, nil},
+		{"as much as there is", []string{local}, setImage(func(i *volume.Image) {
+			i.Size, i.MinDisk, i.MinRAM, i.Properties = 2<<30, 2, 512, map[string]string{ConfigDrive: "optional"}
+		}), []string{"source=image,id=i,dest=local,bootindex=0,shutdown=remove,device=vda"}, nil},
 		{"the flavor's disks", []string{local}, func(f *Facts) { f.Flavor.EphemeralGiB, f.Flavor.SwapMiB = 2, 64 }, []string{
 			"source=image,id=i,dest=local,bootindex=0,shutdown=remove,device=vda",
 			"source=blank,dest=local,size=2,bootindex=-1,shutdown=remove,device=vdb",
@@ -256,12 +264,12 @@ func TestCheck(t *testing.T) {
 		{"a type by its id", []string{fromImage + ",volume_type=2"}, nil, []string{"source=image,id=i,dest=volume,size=2,bootindex=0,shutdown=preserve,device=vda,volume_type=slow"}, nil},
 		{"a type by its name", []string{fromImage + ",volume_type=fast"}, nil, []string{"source=image,id=i,dest=volume,size=2,bootindex=0,shutdown=preserve,device=vda,volume_type=fast"}, nil},
 		{"types not looked up", []string{fromImage + ",volume_type=huge"}, func(f *Facts) { f.VolumeTypes = nil }, []string{"source=image,id=i,dest=volume,size=2,bootindex=0,shutdown=preserve,device=vda,volume_type=huge"}, nil},
-		{"multiattach, in use", []string{fromImage, "source=volume,id=w"}, setVolume("w", func(v *Volume) { v.Status, v.Multiattach = "in-use", true }), []string{
+		{"multiattach, in use", []string{fromImage, "source=volume,id=w"}, setVolume("w", func(v *volume.Volume) { v.Status, v.Multiattach = "in-use", true }), []string{
 			"source=image,id=i,dest=volume,size=2,bootindex=0,shutdown=preserve,device=vda", "source=volume,id=w,dest=volume,size=2,shutdown=preserve,device=vdb",
 		}, []string{"volume w is in use elsewhere too"}},
-		{"multiattach, read-only", []string{fromVolume + ",readonly=yes"}, setVolume("v", func(v *Volume) { v.Status, v.Multiattach = "in-use", true }),
+		{"multiattach, read-only", []string{fromVolume + ",readonly=yes"}, setVolume("v", func(v *volume.Volume) { v.Status, v.Multiattach = "in-use", true }),
 			[]string{"source=volume,id=v,dest=volume,size=4,bootindex=0,shutdown=preserve,device=vda,readonly=yes"}, nil},
-		{"a read-only volume", []string{fromVolume}, setVolume("v", func(v *Volume) { v.ReadOnly = true }),
+		{"a read-only volume", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.ReadOnly = true }),
 			[]string{"source=volume,id=v,dest=volume,size=4,bootindex=0,shutdown=preserve,device=vda,readonly=yes"}, []string{"volume v is read-only"}},
 		{"without effect", []string{fromVolume + ",bus=virtio,format=ext4", "size=1,format=swap,device=vdb"}, func(f *Facts) { f.Flavor.SwapMiB = 1 }, []string{
 			"source=volume,id=v,dest=volume,size=4,bootindex=0,shutdown=preserve,device=vda,format=ext4,bus=virtio", "source=blank,dest=local,size=1,shutdown=remove,format=swap",
@@ -326,22 +334,22 @@ func TestAssignDevices(t *testing.T) {
 
 func TestCheckAttach(t *testing.T) {
 	have := devices(t, fromVolume+",device=vda", "source=volume,id=w,device=vdb,mount=/srv")
-	free := Volume{Status: statusAvailable, Size: 7}
+	free := volume.Volume{Status: volume.StatusAvailable, Size: 7}
 	for _, c := range []struct {
 		spec string
-		v    Volume
+		v    volume.Volume
 		want string // the mapping, or a part of the error
 	}{
 		{"source=volume,id=x", free, "source=volume,id=x,dest=volume,size=7,shutdown=preserve,device=vdc"},
 		{"source=volume,id=x,device=vdx,mount=/x", free, "source=volume,id=x,dest=volume,size=7,shutdown=preserve,device=vdx,mount=/x"},
-		{"source=volume,id=x", Volume{Status: statusAvailable, Size: 7, ReadOnly: true}, "source=volume,id=x,dest=volume,size=7,shutdown=preserve,device=vdc,readonly=yes"},
+		{"source=volume,id=x", volume.Volume{Status: volume.StatusAvailable, Size: 7, ReadOnly: true}, "source=volume,id=x,dest=volume,size=7,shutdown=preserve,device=vdc,readonly=yes"},
 		{"source=blank,dest=volume,size=1", free, "only a volume that exists can be attached"},
 		{"source=volume,id=x,bootindex=0", free, "the instance has its root"},
 		{"source=volume,id=x,type=lun", free, "a container has disks only"},
 		{"source=volume,id=w", free, "has volume w already, as /dev/vdb"},
-		{"source=volume,id=x", Volume{Status: statusInUse}, "the current status is in-use"},
-		{"source=volume,id=x", Volume{Status: statusAvailable, Encrypted: true}, "is encrypted"},
-		{"source=volume,id=x,mount=/x", Volume{Status: statusInUse, Multiattach: true}, "mounted twice"},
+		{"source=volume,id=x", volume.Volume{Status: volume.StatusInUse}, "the current status is in-use"},
+		{"source=volume,id=x", volume.Volume{Status: volume.StatusAvailable, Encrypted: true}, "is encrypted"},
+		{"source=volume,id=x,mount=/x", volume.Volume{Status: volume.StatusInUse, Multiattach: true}, "mounted twice"},
 		{"source=volume,id=x,mount=/srv", free, "two devices are mounted at /srv"},
 		{"source=volume,id=x,device=vdb", free, "two devices have the name /dev/vdb"},
 	} {

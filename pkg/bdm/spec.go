@@ -1,13 +1,11 @@
 // Package bdm holds block device mappings: the specs that users write, the typed
-// mappings that they become, and Nova's rules for both. It uses the standard library
-// alone and does no I/O.
+// mappings that they become, and Nova's rules for both. It does no I/O.
 //
 // The way through it is: Mappings makes the mappings of a boot's flags, the caller
 // looks up what they name, and Check holds them against what was found.
 package bdm
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,12 +13,13 @@ import (
 	"unicode/utf8"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 // The kinds of error of this package; test with errors.Is.
 var (
-	ErrNotFound = errors.New("not found") // an image, volume, snapshot or volume type
-	ErrInUse    = errors.New("in use")    // a volume or snapshot whose status is not one to use it in
+	ErrNotFound = volume.ErrNotFound // an image, volume, snapshot or volume type
+	ErrInUse    = volume.ErrInUse    // a volume or snapshot whose status is not one to use it in
 )
 
 // SpecError says what is wrong with something that a user wrote.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 // vector is one command line of nova boot, what there is, and what Nova makes of it.
@@ -142,16 +144,16 @@ func (v vector) facts() Facts {
 	c := v.Context
 	f := Facts{
 		Flavor: Flavor{c.Flavor.MemoryMB, c.Flavor.VCPUs, c.Flavor.RootGB, c.Flavor.EphemeralGB, c.Flavor.Swap},
-		Images: map[string]Image{}, Volumes: map[string]Volume{}, Snapshots: map[string]Snapshot{}, MaxLocal: c.MaxLocal,
+		Images: map[string]volume.Image{}, Volumes: map[string]volume.Volume{}, Snapshots: map[string]volume.Snapshot{}, MaxLocal: c.MaxLocal,
 	}
 	for id, i := range c.Images {
-		f.Images[id] = Image{Status: i.Status, Size: i.Size, MinDisk: i.MinDisk, MinRAM: i.MinRAM}
+		f.Images[id] = volume.Image{Status: i.Status, Size: i.Size, MinDisk: i.MinDisk, MinRAM: i.MinRAM}
 	}
 	for id, x := range c.Volumes {
-		f.Volumes[id] = Volume{Status: x.Status, Size: x.Size, Bootable: x.Bootable, Multiattach: x.Multiattach}
+		f.Volumes[id] = volume.Volume{Status: x.Status, Size: x.Size, Bootable: x.Bootable, Multiattach: x.Multiattach}
 	}
 	for id, s := range c.Snapshots {
-		f.Snapshots[id] = Snapshot{Status: s.Status, Size: s.Size, VolumeID: s.VolumeID}
+		f.Snapshots[id] = volume.Snapshot{Status: s.Status, Size: s.Size, VolumeID: s.VolumeID}
 	}
 	for _, vt := range c.VolumeTypes {
 		if f.VolumeTypes == nil {

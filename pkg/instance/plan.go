@@ -111,7 +111,7 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 		if !mp.Root() {
 			continue
 		}
-		if mp.Source == bdm.SourceImage && facts.Images[mp.ID].ConfigDrive == "mandatory" {
+		if mp.Source == bdm.SourceImage && facts.Images[mp.ID].Properties[bdm.ConfigDrive] == "mandatory" {
 			spec.Seed.NoCloud = true
 		}
 		if mp.ReadOnly && !spec.Seed.Empty() {
@@ -207,9 +207,9 @@ func (m *Manager) facts(ctx context.Context, mappings []bdm.Mapping, req BootReq
 	fl := req.Spec.Flavor
 	facts := bdm.Facts{
 		Flavor:    bdm.Flavor{MemoryMiB: fl.MemoryMiB, VCPUs: fl.VCPUs, RootGiB: fl.DiskGiB, EphemeralGiB: fl.EphemeralGiB, SwapMiB: fl.SwapMiB},
-		Images:    map[string]bdm.Image{},
-		Volumes:   map[string]bdm.Volume{},
-		Snapshots: map[string]bdm.Snapshot{},
+		Images:    map[string]volume.Image{},
+		Volumes:   map[string]volume.Volume{},
+		Snapshots: map[string]volume.Snapshot{},
 		MaxLocal:  m.MaxLocal,
 		Count:     req.Count,
 	}
@@ -222,14 +222,14 @@ func (m *Manager) facts(ctx context.Context, mappings []bdm.Mapping, req BootReq
 				return facts, err
 			}
 			mp.ID = img.ID
-			facts.Images[img.ID] = bdm.Image{Name: img.Name, ConfigDrive: img.Properties["img_config_drive"], Status: img.Status, Size: img.Size, VirtualSize: img.VirtualSize, MinDisk: img.MinDisk, MinRAM: img.MinRAM}
+			facts.Images[img.ID] = img
 		case bdm.SourceVolume:
 			vol, err := m.Volumes.Volume(ctx, mp.ID)
 			if err != nil {
 				return facts, err
 			}
 			mp.ID = vol.ID
-			facts.Volumes[vol.ID] = volumeFacts(vol)
+			facts.Volumes[vol.ID] = vol
 			mp.ReadOnly = mp.ReadOnly || vol.ReadOnly
 		case bdm.SourceSnapshot:
 			snap, err := m.Volumes.Snapshot(ctx, mp.ID)
@@ -237,30 +237,17 @@ func (m *Manager) facts(ctx context.Context, mappings []bdm.Mapping, req BootReq
 				return facts, err
 			}
 			mp.ID = snap.ID
-			facts.Snapshots[snap.ID] = bdm.Snapshot{Status: snap.Status, Size: snap.Size, VolumeID: snap.VolumeID}
+			facts.Snapshots[snap.ID] = snap
 			// What the volume was made from holds for its snapshot too; the volume
 			// itself may be gone.
 			if vol, err := m.Volumes.Volume(ctx, snap.VolumeID); err == nil {
-				facts.Volumes[vol.ID] = volumeFacts(vol)
+				facts.Volumes[vol.ID] = vol
 			} else if !errors.Is(err, volume.ErrNotFound) {
 				return facts, err
 			}
 		}
 	}
 	return facts, nil
-}
-
-func volumeFacts(v volume.Volume) bdm.Volume {
-	return bdm.Volume{Status: v.Status, Size: v.Size, Bootable: v.Bootable, Multiattach: v.Multiattach, ReadOnly: v.ReadOnly, Encrypted: v.Encrypted,
-		MinDisk: v.MinDisk, MinRAM: v.MinRAM, HeldBy: heldBy(v)}
-}
-
-// heldBy is the instance that has a volume.
-func heldBy(v volume.Volume) string {
-	if len(v.Attachments) == 0 {
-		return ""
-	}
-	return v.Attachments[0].InstanceID
 }
 
 // record is the record of the plan's instance as it begins.

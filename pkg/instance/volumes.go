@@ -37,7 +37,7 @@ func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) 
 		}
 		have = append(have, v.Mapping)
 	}
-	mp, _, err = bdm.CheckAttach(have, mp, volumeFacts(vol))
+	mp, _, err = bdm.CheckAttach(have, mp, vol)
 	if err != nil {
 		return h.Record, err
 	}
