@@ -35,14 +35,12 @@ image that names another file (a backing file, a data file) is refused.`,
 			if _, err := os.Stat(req.Path); err != nil {
 				return failure.Invalid("cannot read the image file: %v", err)
 			}
-			var done func()
-			req.Progress, done = a.progress("importing " + filepath.Base(req.Path))
-			img, err := store.ImportImage(c.Context(), req)
-			done()
-			if err != nil {
-				return err
-			}
-			return a.printRecord(images.record(img))
+			return images.make(a, "is imported", func() (volume.Image, error) {
+				var done func()
+				req.Progress, done = a.progress("importing " + filepath.Base(req.Path))
+				defer done()
+				return store.ImportImage(c.Context(), req)
+			})
 		},
 	}
 	c.Flags().StringVar(&req.Name, "name", "", "name of the image")

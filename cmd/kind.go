@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -108,6 +109,20 @@ func (k kind[T]) id(ctx context.Context, s Store, ref string) (string, error) {
 	x, err := k.find(s, ctx, ref)
 	_, id := k.called(x)
 	return id, err
+}
+
+// make does what makes or changes a thing, and prints that.
+func (k kind[T]) make(a *App, done string, do func() (T, error)) error {
+	var none T
+	if _, err := a.pickFields(k.record(none)); err != nil {
+		return err
+	}
+	x, err := do()
+	if err != nil {
+		return err
+	}
+	_, id := k.called(x)
+	return a.printMade(k.record(x), k.name+" "+id+" "+done, fmt.Sprintf("lxcboot %s show %s shows it, and lxcboot %[1]s delete %[2]s removes it", k.name, id))
 }
 
 // withStore is the work of a command that needs the volume store.

@@ -33,22 +33,38 @@ type listing struct {
 	rows    [][]any
 }
 
+// printMade prints what was just made or changed. It is there also when that fails:
+// done says so, and how names the commands to see and to undo it with.
+func (a *App) printMade(r record, done, how string) error {
+	if err := a.printRecord(r); err != nil {
+		return &hintError{&madeError{done, err}, how}
+	}
+	return nil
+}
+
+// pickFields are the fields that were asked for. To be called with a sample before
+// something is made, so that a wrong column is no reason to make it.
+func (a *App) pickFields(r record) (record, error) {
+	if len(a.columns) == 0 {
+		return r, nil
+	}
+	var names []string
+	for _, f := range r {
+		names = append(names, f.name)
+	}
+	picked, err := pick(names, a.columns)
+	var chosen record
+	for _, i := range picked {
+		chosen = append(chosen, r[i])
+	}
+	return chosen, err
+}
+
 // printRecord prints one thing: a property table, or an object.
 func (a *App) printRecord(r record) error {
-	if len(a.columns) > 0 {
-		var names []string
-		for _, f := range r {
-			names = append(names, f.name)
-		}
-		picked, err := pick(names, a.columns)
-		if err != nil {
-			return err
-		}
-		var chosen record
-		for _, i := range picked {
-			chosen = append(chosen, r[i])
-		}
-		r = chosen
+	r, err := a.pickFields(r)
+	if err != nil {
+		return err
 	}
 	switch a.format {
 	case "json", "yaml":

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/viper"
+	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
@@ -40,8 +41,18 @@ type App struct {
 
 // Main runs the command line and returns the exit code.
 func Main() int {
+	begin()
 	app := &App{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
 	return app.Run(os.Args[1:])
+}
+
+// begin makes this process independent of who started it. Modes are set, and not left
+// to a caller's umask: the run directory that a umask of 077 makes is closed to the root
+// of a container. And nothing that is started here, and outlives this process, is to
+// hold what the caller had open: a lock, or a pipe whose end somebody waits for.
+func begin() {
+	unix.Umask(0o022)
+	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 }
 
 // Run runs one command line and returns its exit code. An interrupt cancels the
@@ -63,12 +74,16 @@ func (a *App) Run(args []string) int {
 	}()
 	root := a.newRootCmd()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	c, err := root.ExecuteContextC(ctx)
 	a.close()
 	if err == nil {
 		return exitOK
 	}
-	return a.report(interruption(ctx, err))
+	code, ours := a.report(interruption(ctx, err))
+	if ours && c.CommandPath() == "lxcboot run" {
+		return exitRun
+	}
+	return code
 }
 
 func (a *App) close() {
@@ -113,8 +128,8 @@ where a cloud is configured, and from an embedded store otherwise.`,
 	add("instance", a.newBootCmd(), a.newRunCmd(), a.newListCmd(), a.newShowCmd(), a.newLogsCmd(), a.newConsoleCmd(), a.newExecCmd(),
 		a.newStopCmd(), a.newStartCmd(), a.newRebootCmd(), a.newDeleteCmd(), a.newRenameCmd(), a.newSetCmd(), a.newUnsetCmd(), a.newWaitCmd())
 	add("store", a.newImageCmd(), a.newVolumeCmd(), a.newSnapshotCmd(), a.newFlavorCmd())
-	add("host", a.newDoctorCmd(), a.newSetupCmd(), a.newAutostartCmd(), a.newRepairCmd())
-	root.AddCommand(a.newVersionCmd(), newConsoleServeCmd(), a.newEndedCmd(), a.newHookCmd(), exitCodesTopic())
+	add("host", a.newDoctorCmd(), a.newSetupCmd(), a.newAutostartCmd(), a.newRepairCmd(), a.newAdoptCmd())
+	root.AddCommand(a.newVersionCmd(), a.newEndedCmd(), a.newHookCmd(), exitCodesTopic())
 	root.SetHelpCommand(newHelpCmd())
 	root.InitDefaultCompletionCmd()
 	wrapUsage(root)
@@ -140,7 +155,7 @@ func (a *App) prepare(c *cobra.Command, _ []string) error {
 func settingless(c *cobra.Command) bool {
 	for ; c.HasParent(); c = c.Parent() {
 		switch c.Name() {
-		case "help", "version", "completion", "docs", "console-serve", cobra.ShellCompRequestCmd:
+		case "help", "version", "completion", "docs", cobra.ShellCompRequestCmd:
 			return true
 		}
 	}

@@ -25,7 +25,8 @@ type BootRequest struct {
 	Blocks bdm.Request // the flags that make block device mappings
 	Spec   Spec
 	Meta   map[string]string
-	Count  int // instances that are booted at once; 0: one
+	Count  int    // instances that are booted at once; 0: one
+	Caller string // who owns it: boot, run or run --rm
 }
 
 // Plan is a boot that was checked and not yet begun.
