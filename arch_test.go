@@ -29,6 +29,7 @@ func TestImports(t *testing.T) {
 		"pkg/failure":           nil,
 		"pkg/fault":             nil,
 		"pkg/bdm":               nil,
+		"pkg/report":            nil,
 		"pkg/flavor":            nil,
 		"pkg/volume":            nil,
 		"pkg/lazyregexp":        nil,

@@ -55,7 +55,7 @@ func (a *App) boot(ctx context.Context, o *bootOptions, name string) error {
 	if len(plans) > 1 {
 		return a.bootMany(ctx, m, o, plans)
 	}
-	if _, err := a.pickFields(instanceRecord(instance.View{})); err != nil {
+	if err := a.print.Check(instanceRecord(instance.View{}).Names()); err != nil {
 		return err
 	}
 	v, err := m.Boot(ctx, plans[0])
@@ -102,10 +102,8 @@ func (a *App) plan(ctx context.Context, o *bootOptions, name, caller string) (*i
 // bootMany boots side by side. When one fails, the others are undone too, unless they
 // are to be kept.
 func (a *App) bootMany(ctx context.Context, m *instance.Manager, o *bootOptions, plans []instance.Plan) error {
-	if len(a.columns) > 0 {
-		if _, err := pick(instanceColumns, a.columns); err != nil {
-			return err
-		}
+	if err := a.print.Check(instanceColumns); err != nil {
+		return err
 	}
 	errs, booted := make([]error, len(plans)), make([]instance.View, len(plans))
 	var wg sync.WaitGroup
@@ -174,16 +172,16 @@ func (a *App) imageWith(ctx context.Context, m *instance.Manager, req *instance.
 }
 
 func (a *App) printPlans(plans []instance.Plan) error {
-	if a.format == "json" || a.format == "yaml" {
+	if a.print.Format == "json" || a.print.Format == "yaml" {
 		for i := range plans {
 			plans[i].Warnings = append([]string{}, plans[i].Warnings...)
 		}
 		if len(plans) == 1 {
-			return a.encode(plans[0])
+			return a.print.Encode(plans[0])
 		}
-		return a.encode(plans)
+		return a.print.Encode(plans)
 	}
-	l := listing{columns: []string{"Instance", "Device", "Source", "ID", "Dest", "Size", "Boot index", "On delete", "Mount", "Fsck"}}
+	l := listing{Columns: []string{"Instance", "Device", "Source", "ID", "Dest", "Size", "Boot index", "On delete", "Mount", "Fsck"}}
 	for _, p := range plans {
 		for _, m := range p.Mappings {
 			index := ""
@@ -194,8 +192,8 @@ func (a *App) printPlans(plans []instance.Plan) error {
 			if m.DeleteOnTermination {
 				end = "remove"
 			}
-			l.rows = append(l.rows, []any{p.Name, m.DeviceName, string(m.Source), m.ID, string(m.Dest), m.Size, index, end, m.MountPath, p.Spec.Fsck && (m.Root() || m.MountPath != "")})
+			l.Rows = append(l.Rows, []any{p.Name, m.DeviceName, string(m.Source), m.ID, string(m.Dest), m.Size, index, end, m.MountPath, p.Spec.Fsck && (m.Root() || m.MountPath != "")})
 		}
 	}
-	return a.printList(l)
+	return a.print.List(l)
 }

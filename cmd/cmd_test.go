@@ -135,27 +135,6 @@ func TestBootFlags(t *testing.T) {
 	}
 }
 
-func TestCheckInterfaces(t *testing.T) {
-	mac, other := lxc.Interface{MAC: "52:54:00:00:00:01"}, lxc.Interface{MAC: "52:54:00:00:00:02"}
-	address := lxc.Interface{Addresses: []string{"10.0.0.7/24"}, Gateway: "10.0.0.1"}
-	for _, c := range []struct {
-		nics  []lxc.Interface
-		count int
-		want  string
-	}{
-		{[]lxc.Interface{mac, other, address, {}, {}}, 1, ""},
-		{[]lxc.Interface{{}}, 3, ""},
-		{[]lxc.Interface{mac, {}, mac}, 1, "52:54:00:00:00:01 is given twice"},
-		{[]lxc.Interface{{}, mac}, 2, "leave mac out"},
-		{[]lxc.Interface{address}, 2, "leave v4-fixed-ip out"},
-		{[]lxc.Interface{address, address}, 1, "one default route"},
-	} {
-		if err := checkInterfaces(c.nics, c.count); fmt.Sprint(err) != "<nil>" && c.want == "" || c.want != "" && !strings.Contains(fmt.Sprint(err), c.want) {
-			t.Errorf("%+v for %d: %v, not %q", c.nics, c.count, err, c.want)
-		}
-	}
-}
-
 func TestUsageErrors(t *testing.T) {
 	clean(t)
 	for _, c := range []struct {
@@ -498,9 +477,6 @@ func TestOutput(t *testing.T) {
 	var o map[string]any
 	if _, out, _ := run(t, "flavor", "show", "m1.tiny", "-f", "json"); json.Unmarshal([]byte(out), &o) != nil || o["ram"] != 512.0 {
 		t.Errorf("json: %q", out)
-	}
-	if got := cell("a\x1b[2Jb\nc\u202ed"); got != `a\x1b[2Jb\nc\u202ed` {
-		t.Errorf("a cell that changes the terminal: %q", got)
 	}
 }
 

@@ -31,11 +31,11 @@ func (a *App) newDoctorCmd() *cobra.Command {
 				}})
 			}
 			results, fit := doctor.Run(c.Context(), checks)
-			l := listing{columns: []string{"Check", "Status", "Detail", "Mend"}}
+			l := listing{Columns: []string{"Check", "Status", "Detail", "Mend"}}
 			for _, r := range results {
-				l.rows = append(l.rows, []any{r.Check, r.Status, r.Detail, r.Mend})
+				l.Rows = append(l.Rows, []any{r.Check, r.Status, r.Detail, r.Mend})
 			}
-			if err := a.printList(l); err != nil {
+			if err := a.print.List(l); err != nil {
 				return err
 			}
 			if !fit {

@@ -41,11 +41,11 @@ func newKindCmd[T any](a *App, k kind[T], more ...*cobra.Command) *cobra.Command
 					yName, yID := k.called(y)
 					return strings.Compare(xName+xID, yName+yID)
 				})
-				l := listing{columns: k.columns}
+				l := listing{Columns: k.columns}
 				for _, x := range all {
-					l.rows = append(l.rows, k.row(x))
+					l.Rows = append(l.Rows, k.row(x))
 				}
-				return errors.Join(a.printList(l), damaged)
+				return errors.Join(a.print.List(l), damaged)
 			}),
 		},
 		&cobra.Command{
@@ -55,7 +55,7 @@ func newKindCmd[T any](a *App, k kind[T], more ...*cobra.Command) *cobra.Command
 				if err != nil {
 					return err
 				}
-				return a.printRecord(k.record(x))
+				return a.print.Record(k.record(x))
 			}),
 		},
 		&cobra.Command{
@@ -114,7 +114,7 @@ func (k kind[T]) id(ctx context.Context, s Store, ref string) (string, error) {
 // make does what makes or changes a thing, and prints that.
 func (k kind[T]) make(a *App, done string, do func() (T, error)) error {
 	var none T
-	if _, err := a.pickFields(k.record(none)); err != nil {
+	if err := a.print.Check(k.record(none).Names()); err != nil {
 		return err
 	}
 	x, err := do()

@@ -49,9 +49,9 @@ func (a *App) newListCmd() *cobra.Command {
 var instanceColumns = []string{"ID", "Name", "Status", "Flavor", "Created"}
 
 func (a *App) printInstances(views []instance.View, long bool) error {
-	l := listing{columns: slices.Clone(instanceColumns)}
+	l := listing{Columns: slices.Clone(instanceColumns)}
 	if long {
-		l.columns = append(l.columns, "Networks", "Image", "Host", "Volumes", "Note")
+		l.Columns = append(l.Columns, "Networks", "Image", "Host", "Volumes", "Note")
 	}
 	for _, v := range views {
 		row := []any{v.ID, v.Name, v.Status, v.Spec.Flavor.Name, v.CreatedAt}
@@ -62,7 +62,7 @@ func (a *App) printInstances(views []instance.View, long bool) error {
 			}
 			row = append(row, networks(v.Spec.NICs), image(v), v.Host, volumes, v.Note)
 		}
-		l.rows = append(l.rows, row)
+		l.Rows = append(l.Rows, row)
 	}
-	return a.printList(l)
+	return a.print.List(l)
 }

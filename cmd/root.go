@@ -17,6 +17,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/report"
 )
 
 // Version is the version of the build.
@@ -30,8 +31,7 @@ type App struct {
 	v        *viper.Viper
 	settings Settings
 	config   string // the file that was named; empty: the usual one
-	format   string
-	columns  []string
+	print    report.Printer
 	quiet    bool
 
 	store   Store
@@ -108,17 +108,18 @@ where a cloud is configured, and from an embedded store otherwise.`,
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRunE: a.prepare,
 	}
+	a.print.Out = a.Out
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageOf(c, flagText(err)) })
 	root.AddGroup(&cobra.Group{ID: "instance", Title: "Instances:"}, &cobra.Group{ID: "store", Title: "Images and volumes:"}, &cobra.Group{ID: "host", Title: "This host:"})
 	a.bindSettings(root)
 	flags := root.PersistentFlags()
-	flags.StringVarP(&a.format, "format", "f", "table", "output: table, json, yaml or value")
-	flags.StringArrayVarP(&a.columns, "column", "c", nil, "only this column (can be repeated)")
+	flags.StringVarP(&a.print.Format, "format", "f", "table", "output: table, json, yaml or value")
+	flags.StringArrayVarP(&a.print.Columns, "column", "c", nil, "only this column (can be repeated)")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no hints; warnings and errors stay")
 	_ = root.RegisterFlagCompletionFunc("column", cobra.NoFileCompletions)
-	_ = root.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+	_ = root.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(report.Formats, cobra.ShellCompDirectiveNoFileComp))
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, c := range cmds {
 			c.GroupID = group
@@ -138,8 +139,8 @@ where a cloud is configured, and from an embedded store otherwise.`,
 
 // prepare is done before every command that runs.
 func (a *App) prepare(c *cobra.Command, _ []string) error {
-	if !slices.Contains(formats, a.format) {
-		return failure.Invalid("--format %q is not one of %s", a.format, strings.Join(formats, ", "))
+	if !slices.Contains(report.Formats, a.print.Format) {
+		return failure.Invalid("--format %q is not one of %s", a.print.Format, strings.Join(report.Formats, ", "))
 	}
 	if err := cmp.Or(missingFlags(c), emptyFlags(c)); err != nil {
 		return err

@@ -18,7 +18,7 @@ func (a *App) newShowCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.printRecord(instanceRecord(v))
+				return a.print.Record(instanceRecord(v))
 			}
 			v, err := running(ctx, m, args[0])
 			if err != nil {
@@ -28,7 +28,7 @@ func (a *App) newShowCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.printRecord(append(instanceRecord(v), record{{"memory_bytes", u.MemoryBytes}, {"memory_limit_bytes", u.MemoryLimit}, {"cpu_seconds", u.CPUTime.Seconds()},
+			return a.print.Record(append(instanceRecord(v), record{{"memory_bytes", u.MemoryBytes}, {"memory_limit_bytes", u.MemoryLimit}, {"cpu_seconds", u.CPUTime.Seconds()},
 				{"cpu_limit", u.CPULimit}, {"block_read_bytes", u.BlockReadBytes}, {"block_write_bytes", u.BlockWriteBytes}, {"processes", u.Processes}}...))
 		}),
 	}

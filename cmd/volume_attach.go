@@ -36,7 +36,7 @@ stopped one from its next start on. The volume stays when the instance is delete
 				return err
 			}
 			return withManager(a.storeManager, a.timed(func(ctx context.Context, m *instance.Manager, args []string) error {
-				if _, err := a.pickFields(attached(instance.Record{}, instance.VolumeRecord{})); err != nil {
+				if err := a.print.Check(attached(instance.Record{}, instance.VolumeRecord{}).Names()); err != nil {
 					return err
 				}
 				rec, err := m.AttachVolume(ctx, args[0], mp)
