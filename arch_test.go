@@ -33,6 +33,7 @@ func TestImports(t *testing.T) {
 		"pkg/wait":              nil,
 		"pkg/fault":             nil,
 		"pkg/bdm":               {"pkg/volume"},
+		"pkg/report":            nil,
 		"pkg/flavor":            nil,
 		"pkg/volume":            nil,
 	}

@@ -45,55 +45,66 @@ func nameArg(_ *cobra.Command, args []string) error {
 }
 
 func (a *App) boot(ctx context.Context, o *bootOptions, name string) error {
+	m, plans, err := a.plan(ctx, o, name, "boot")
+	if err != nil {
+		return err
+	}
+	if o.dryRun {
+		return a.printPlans(plans)
+	}
+	if len(plans) > 1 {
+		return a.bootMany(ctx, m, o, plans)
+	}
+	if err := a.print.Check(instanceRecord(instance.View{}).Names()); err != nil {
+		return err
+	}
+	v, err := m.Boot(ctx, plans[0])
+	if err != nil {
+		return err
+	}
+	return a.printMade(instanceRecord(v), fmt.Sprintf("instance %q (%s) runs", v.Name, v.ID), fmt.Sprintf("lxcboot show %s shows it, and lxcboot delete %[1]s removes it", v.Name))
+}
+
+// plan checks all that was asked for and changes nothing: a plan for each instance.
+func (a *App) plan(ctx context.Context, o *bootOptions, name, caller string) (*instance.Manager, []instance.Plan, error) {
 	req, err := a.bootRequest(ctx, o, name)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
+	req.Caller = caller
 	m, err := a.dialingManager(ctx)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if err := a.imageWith(ctx, m, &req); err != nil {
-		return err
+		return nil, nil, err
 	}
-	names := []string{name}
-	if req.Count > 1 {
-		names = nil
-		for i := range req.Count {
-			names = append(names, fmt.Sprintf("%s-%d", name, i+1))
-		}
-	}
-	plans := make([]instance.Plan, len(names))
-	for i, n := range names {
+	plans := make([]instance.Plan, max(req.Count, 1))
+	for i := range plans {
 		one := req
-		one.Name = n
-		if req.Count > 1 && req.Spec.Seed.Hostname != "" {
-			one.Spec.Hostname = fmt.Sprintf("%s-%d", req.Spec.Hostname, i+1)
-			one.Spec.Seed.Hostname = one.Spec.Hostname
+		if len(plans) > 1 {
+			one.Name = fmt.Sprintf("%s-%d", name, i+1)
+			if req.Spec.Hostname != "" {
+				one.Spec.Hostname = fmt.Sprintf("%s-%d", req.Spec.Hostname, i+1)
+				one.Spec.Seed.Hostname = one.Spec.Hostname
+			}
 		}
 		if plans[i], err = m.Plan(ctx, one); err != nil {
-			return err
+			return nil, nil, err
 		}
 	}
 	for _, w := range plans[0].Warnings {
 		a.warn("%s", w)
 	}
-	if o.dryRun {
-		return a.printPlans(plans)
-	}
-	if len(plans) == 1 {
-		v, err := m.Boot(ctx, plans[0])
-		if err != nil {
-			return err
-		}
-		return a.printRecord(instanceRecord(v))
-	}
-	return a.bootMany(ctx, m, o, plans)
+	return m, plans, nil
 }
 
 // bootMany boots side by side. When one fails, the others are undone too, unless they
 // are to be kept.
 func (a *App) bootMany(ctx context.Context, m *instance.Manager, o *bootOptions, plans []instance.Plan) error {
+	if err := a.print.Check(instanceColumns); err != nil {
+		return err
+	}
 	errs, booted := make([]error, len(plans)), make([]instance.View, len(plans))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 8)
@@ -122,12 +133,18 @@ func (a *App) bootMany(ctx context.Context, m *instance.Manager, o *bootOptions,
 		return failed
 	}
 	var views []instance.View
+	var names []string
 	for i, v := range booted {
 		if errs[i] == nil {
 			views = append(views, v)
+			names = append(names, v.Name)
 		}
 	}
-	return errors.Join(a.printInstances(views, false), failed)
+	err := a.printInstances(views, false)
+	if all := strings.Join(names, " "); err != nil && all != "" {
+		err = &hintError{&madeError{"the instances " + strings.Join(names, ", ") + " run", err}, "lxcboot list shows them, and lxcboot delete " + all + " removes them"}
+	}
+	return errors.Join(err, failed)
 }
 
 // imageWith finds the image that --image-with describes.
@@ -155,16 +172,16 @@ func (a *App) imageWith(ctx context.Context, m *instance.Manager, req *instance.
 }
 
 func (a *App) printPlans(plans []instance.Plan) error {
-	if a.format == "json" || a.format == "yaml" {
+	if a.print.Format == "json" || a.print.Format == "yaml" {
 		for i := range plans {
 			plans[i].Warnings = append([]string{}, plans[i].Warnings...)
 		}
 		if len(plans) == 1 {
-			return a.encode(plans[0])
+			return a.print.Encode(plans[0])
 		}
-		return a.encode(plans)
+		return a.print.Encode(plans)
 	}
-	l := listing{columns: []string{"Instance", "Device", "Source", "ID", "Dest", "Size", "Boot index", "On delete", "Mount", "Fsck"}}
+	l := listing{Columns: []string{"Instance", "Device", "Source", "ID", "Dest", "Size", "Boot index", "On delete", "Mount", "Fsck"}}
 	for _, p := range plans {
 		for _, m := range p.Mappings {
 			index := ""
@@ -175,8 +192,8 @@ func (a *App) printPlans(plans []instance.Plan) error {
 			if m.DeleteOnTermination {
 				end = "remove"
 			}
-			l.rows = append(l.rows, []any{p.Name, m.DeviceName, string(m.Source), m.ID, string(m.Dest), m.Size, index, end, m.MountPath, p.Spec.Fsck && (m.Root() || m.MountPath != "")})
+			l.Rows = append(l.Rows, []any{p.Name, m.DeviceName, string(m.Source), m.ID, string(m.Dest), m.Size, index, end, m.MountPath, p.Spec.Fsck && (m.Root() || m.MountPath != "")})
 		}
 	}
-	return a.printList(l)
+	return a.print.List(l)
 }

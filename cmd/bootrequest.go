@@ -60,10 +60,8 @@ func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (ins
 	if req.Blocks.Files, err = jsonFiles(ctx, o.blocks.BlockDevices); err != nil {
 		return req, err
 	}
-	if s.NICs, err = a.interfaces(ctx, o.nics); err != nil {
-		return req, err
-	}
-	return req, checkInterfaces(s.NICs, count)
+	s.NICs, err = a.interfaces(ctx, o.nics, count)
+	return req, err
 }
 
 var validEnv = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)

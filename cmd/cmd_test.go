@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -134,27 +135,6 @@ func TestBootFlags(t *testing.T) {
 	}
 }
 
-func TestCheckInterfaces(t *testing.T) {
-	mac, other := lxc.Interface{MAC: "52:54:00:00:00:01"}, lxc.Interface{MAC: "52:54:00:00:00:02"}
-	address := lxc.Interface{Addresses: []string{"10.0.0.7/24"}, Gateway: "10.0.0.1"}
-	for _, c := range []struct {
-		nics  []lxc.Interface
-		count int
-		want  string
-	}{
-		{[]lxc.Interface{mac, other, address, {}, {}}, 1, ""},
-		{[]lxc.Interface{{}}, 3, ""},
-		{[]lxc.Interface{mac, {}, mac}, 1, "52:54:00:00:00:01 is given twice"},
-		{[]lxc.Interface{{}, mac}, 2, "leave mac out"},
-		{[]lxc.Interface{address}, 2, "leave v4-fixed-ip out"},
-		{[]lxc.Interface{address, address}, 1, "one default route"},
-	} {
-		if err := checkInterfaces(c.nics, c.count); fmt.Sprint(err) != "<nil>" && c.want == "" || c.want != "" && !strings.Contains(fmt.Sprint(err), c.want) {
-			t.Errorf("%+v for %d: %v, not %q", c.nics, c.count, err, c.want)
-		}
-	}
-}
-
 func TestUsageErrors(t *testing.T) {
 	clean(t)
 	for _, c := range []struct {
@@ -258,7 +238,7 @@ func TestExitCodes(t *testing.T) {
 		exitConflict:    {instance.ErrExists, instance.ErrBusy, failure.Of(instance.ErrState, "x"), volume.ErrInUse, &volume.AmbiguousError{}, &volume.StateError{}, volume.ErrQuota},
 		exitUnreachable: {lxc.ErrNoDaemon, volume.ErrUnreachable},
 		exitUnfit:       {&local.DirError{}, lxc.ErrNoDriver, errNotRoot, volume.ErrAuth, os.ErrPermission},
-		exitIncomplete:  {&instance.RollbackError{Instance: "i", Cause: volume.ErrInUse, Undo: errors.New("y")}},
+		exitIncomplete:  {&madeError{"a", os.ErrPermission}, &instance.RollbackError{Instance: "i", Cause: volume.ErrInUse, Undo: errors.New("y")}},
 		130:             {&interruptedError{syscall.SIGINT}, fmt.Errorf("cannot boot: %w", &interruptedError{syscall.SIGINT})},
 		143:             {&interruptedError{syscall.SIGTERM}},
 	} {
@@ -356,6 +336,122 @@ func TestStoreCommands(t *testing.T) {
 	must("image", "delete", "zero")
 }
 
+// TestMade holds that what was made and cannot be told is told apart from a failure, and
+// that nothing is made for a column that there is not.
+func TestMade(t *testing.T) {
+	clean(t)
+	file := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ make, list, one []string }{
+		{[]string{"image", "import", file, "--name", "i"}, []string{"image", "list", "-f", "value"}, []string{"image", "show", "i"}},
+		{[]string{"volume", "create", "--size", "1", "v"}, []string{"volume", "list", "-f", "value"}, []string{"volume", "show", "v"}},
+		{[]string{"volume", "extend", "v", "--size", "2"}, []string{"volume", "list", "-f", "value"}, []string{"volume", "show", "v"}},
+		{[]string{"volume", "set", "v", "--bootable"}, []string{"volume", "list", "-f", "value"}, []string{"volume", "show", "v"}},
+		{[]string{"snapshot", "create", "s", "--volume", "v"}, []string{"snapshot", "list", "-f", "value"}, []string{"snapshot", "show", "s"}},
+	} {
+		_, before, _ := run(t, c.list...)
+		if code, _, stderr := run(t, append(c.make, "-c", "nonsense")...); code != exitUsage {
+			t.Errorf("%v with a wrong column: exit code %d, %s", c.make, code, stderr)
+		}
+		if _, now, _ := run(t, c.list...); now != before {
+			t.Errorf("%v with a wrong column made %q of %q", c.make, now, before)
+		}
+		code, stderr := full(t, c.make...)
+		if code != exitIncomplete || !strings.Contains(stderr, "its description could not be written") || !strings.Contains(stderr, "no space left") || !strings.Contains(stderr, "hint: lxcboot "+c.one[0]+" show") {
+			t.Errorf("%v >/dev/full: exit code %d, %s", c.make, code, stderr)
+		}
+		if _, now, _ := run(t, c.list...); now == before {
+			t.Errorf("%v >/dev/full made nothing", c.make)
+		}
+		if code, stderr := full(t, c.one...); code != exitFailure {
+			t.Errorf("%v >/dev/full: exit code %d, %s", c.one, code, stderr)
+		}
+	}
+}
+
+// full runs a command line whose output takes nothing.
+func full(t *testing.T, args ...string) (code int, stderr string) {
+	t.Helper()
+	out, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	errs, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer errs.Close()
+	code = (&App{In: os.Stdin, Out: out, Err: errs}).Run(args)
+	data, err := os.ReadFile(errs.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return code, string(data)
+}
+
+// TestRunCodes holds that what run itself fails at is 125, so that it is not taken for
+// an exit code of the container.
+func TestRunCodes(t *testing.T) {
+	clean(t)
+	for _, args := range [][]string{{}, {"a", "b"}, {"--nonsense", "n"}, {"--flavor", "nosuch", "n"}, {"--flavor", "m1.tiny", "--image", "i", "--min-count", "2", "n"}, {"--backend", "s3", "n"}} {
+		if code, _, stderr := run(t, append([]string{"run"}, args...)...); code != exitRun || stderr == "" {
+			t.Errorf("run %v: exit code %d, %s", args, code, stderr)
+		}
+	}
+	if code, _, _ := run(t, "run", "--help"); code != 0 {
+		t.Errorf("run --help: %d", code)
+	}
+}
+
+// TestHostSettings holds that a host is what it is set to be, and that nova boot's own
+// --host is no setting.
+func TestHostSettings(t *testing.T) {
+	clean(t)
+	t.Setenv("LXCBOOT_HOST", "shown")
+	t.Setenv("LXCBOOT_HOST_ID", "id-1")
+	app := &App{Out: os.Stdout, Err: os.Stderr}
+	c := app.newRootCmd()
+	var words []string
+	c.AddCommand(&cobra.Command{Use: "probe", RunE: func(*cobra.Command, []string) (err error) {
+		words, err = app.itself()
+		return err
+	}})
+	c.SetArgs([]string{"probe"})
+	if err := c.Execute(); err != nil || app.settings.HostName != "shown" || !strings.Contains(strings.Join(words, " "), "--host-id id-1") {
+		t.Errorf("%+v, %q, %v", app.settings, words, err)
+	}
+	boot, _, err := c.Find([]string{"boot"})
+	if err != nil || boot.ParseFlags([]string{"--host", "h"}) != nil || app.load(boot) != nil || app.settings.HostName != "shown" {
+		t.Errorf("boot --host: %+v, %v", app.settings, err)
+	}
+	for name, want := range map[string]time.Duration{"run": 20 * time.Second, "stop": time.Minute} {
+		of, _, err := c.Find([]string{name})
+		if err != nil || of.ParseFlags(nil) != nil || app.load(of) != nil || app.settings.StopTime != want {
+			t.Errorf("%s has %v to stop, not %v: %v", name, app.settings.StopTime, want, err)
+		}
+	}
+	t.Setenv("LXCBOOT_STOP_TIMEOUT", "7s")
+	of, _, _ := c.Find([]string{"run"})
+	if err := app.load(of); err != nil || app.settings.StopTime != 7*time.Second {
+		t.Errorf("run has %v to stop: %v", app.settings.StopTime, err)
+	}
+	if code, _, stderr := run(t, "list", "--host-id", "a b"); code != exitUsage || !strings.Contains(stderr, `host id "a b"`) {
+		t.Errorf("a wrong host id: %d, %s", code, stderr)
+	}
+}
+
+func TestAdoptAsks(t *testing.T) {
+	clean(t)
+	for want, args := range map[string][]string{"needs the name": {"adopt"}, "or --all": {"adopt", "n", "--all"}, "--yes says yes": {"adopt", "--all"}} {
+		if code, _, stderr := run(t, args...); code != exitUsage || !strings.Contains(stderr, want) {
+			t.Errorf("%v: exit code %d, %q lacks %q", args, code, stderr, want)
+		}
+	}
+}
+
 func TestOutput(t *testing.T) {
 	clean(t)
 	if _, out, _ := run(t, "flavor", "show", "1"); out != `+-----------+---------+
@@ -381,9 +477,6 @@ func TestOutput(t *testing.T) {
 	var o map[string]any
 	if _, out, _ := run(t, "flavor", "show", "m1.tiny", "-f", "json"); json.Unmarshal([]byte(out), &o) != nil || o["ram"] != 512.0 {
 		t.Errorf("json: %q", out)
-	}
-	if got := cell("a\x1b[2Jb\nc\u202ed"); got != `a\x1b[2Jb\nc\u202ed` {
-		t.Errorf("a cell that changes the terminal: %q", got)
 	}
 }
 
@@ -423,7 +516,7 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-func exitOf(err error) int {
+func codeOf(err error) int {
 	code, _ := classify(err)
 	return code
 }

@@ -1,10 +1,13 @@
 package cmd
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/console"
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/instance"
 )
 
 func (a *App) newConsoleCmd() *cobra.Command {
@@ -16,16 +19,14 @@ func (a *App) newConsoleCmd() *cobra.Command {
 			if len(key) != 2 || key[0] != '^' || key[1] < '@' || key[1] > '_' {
 				return failure.Invalid("--detach-key %q is not of the form ^X, with X an upper-case letter or one of @[\\]^_", key)
 			}
-			v, err := a.running(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			store, err := a.records()
-			if err != nil {
-				return err
-			}
-			a.say("Connected to the console of %s. The detach key is %s.", v.Name, key)
-			return console.Attach(c.Context(), store.SocketPath(v.ID), a.In, a.Out, key[1]&0x1f)
+			return withManager(a.manager, func(ctx context.Context, m *instance.Manager, args []string) error {
+				v, err := running(ctx, m, args[0])
+				if err != nil {
+					return err
+				}
+				a.say("Connected to the console of %s. The detach key is %s.", v.Name, key)
+				return console.Attach(ctx, m.Store.SocketPath(v.ID), a.In, a.Out, key[1]&0x1f)
+			})(c, args)
 		},
 	}
 	c.Flags().StringVar(&key, "detach-key", "^]", "key that ends it")

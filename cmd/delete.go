@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,29 +13,16 @@ import (
 
 func (a *App) newDeleteCmd() *cobra.Command {
 	var force bool
-	c := &cobra.Command{
-		Use: "delete INSTANCE...", Short: "Delete instances, whatever state they are in", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completer(a.instanceNames, true),
-		Long: `Undo everything that booting the instance did, and remove it. Volumes marked
-shutdown=remove go with it; the others stay. A delete that failed or was interrupted
-can be called again, and so can one after an interrupted boot.`,
-		RunE: a.withEach(func(ctx context.Context, m *instance.Manager, ref string) error {
-			rec, err := m.Delete(ctx, ref)
-			if errors.Is(err, instance.ErrNotFound) && force {
-				return nil
-			}
-			if err != nil {
-				return fmt.Errorf("cannot delete instance %q: %w", orRef(rec.Name, ref), err)
-			}
+	c := a.eachInstance("delete", "Delete instances, whatever state they are in", a.storeManager, func(ctx context.Context, m *instance.Manager, ref string) error {
+		rec, err := m.Delete(ctx, ref)
+		if err == nil || errors.Is(err, instance.ErrNotFound) && force {
 			return nil
-		}),
-	}
+		}
+		return fmt.Errorf("cannot delete instance %q: %w", cmp.Or(rec.Name, ref), err)
+	})
+	c.Long = `Undo everything that booting the instance did, and remove it. Volumes marked
+shutdown=remove go with it; the others stay. A delete that failed or was interrupted
+can be called again, and so can one after an interrupted boot.`
 	c.Flags().BoolVar(&force, "force", false, "an instance that is not there is no error")
 	return c
-}
-
-func orRef(name, ref string) string {
-	if name == "" {
-		return ref
-	}
-	return name
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/doctor"
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
 )
@@ -18,7 +19,7 @@ func (a *App) newDoctorCmd() *cobra.Command {
 		Use: "doctor", Short: "Look at what a boot needs of this host", Args: cobra.NoArgs,
 		Long: "Look at each thing that a boot needs of this host, and say how to mend what is missing. The exit code is 6 when a boot could not work.",
 		RunE: func(c *cobra.Command, _ []string) error {
-			checks := append(doctor.Host(a.settings.StateDir, checkState),
+			checks := append(doctor.Host(a.settings.StateDir, checkState), doctor.HostID(a.settings.HostID, host.MachineID()),
 				doctor.Check{Name: "libvirt", Run: a.checkLibvirt}, doctor.Check{Name: "libvirt hook", Run: a.checkHook},
 				doctor.Check{Name: "console", Run: checkKeeper}, doctor.Check{Name: "volume store", Run: a.checkStore})
 			for _, s := range a.connectors().Supported() {
@@ -30,11 +31,11 @@ func (a *App) newDoctorCmd() *cobra.Command {
 				}})
 			}
 			results, fit := doctor.Run(c.Context(), checks)
-			l := listing{columns: []string{"Check", "Status", "Detail", "Mend"}}
+			l := listing{Columns: []string{"Check", "Status", "Detail", "Mend"}}
 			for _, r := range results {
-				l.rows = append(l.rows, []any{r.Check, r.Status, r.Detail, r.Mend})
+				l.Rows = append(l.Rows, []any{r.Check, r.Status, r.Detail, r.Mend})
 			}
-			if err := a.printList(l); err != nil {
+			if err := a.print.List(l); err != nil {
 				return err
 			}
 			if !fit {
@@ -80,15 +81,11 @@ func (a *App) checkHook(context.Context) (string, error) {
 }
 
 func checkKeeper(context.Context) (string, error) {
-	exe, err := os.Executable()
+	path, err := beside("lxcboot-console")
 	if err != nil {
-		return "", err
+		return "", &doctor.Problem{Status: doctor.Failed, Detail: err.Error(), Mend: "install " + path + ", as this user, writable by that one alone (make install does)"}
 	}
-	program := keeper(exe)
-	if program[0] == exe {
-		return "", &doctor.Problem{Status: doctor.Warning, Detail: "lxcboot keeps each running container's console itself, which takes more memory", Mend: "install lxcboot-console beside " + exe + ", as the same user, writable by that one alone"}
-	}
-	return program[0], nil
+	return path, nil
 }
 
 func (a *App) checkStore(ctx context.Context) (string, error) {

@@ -14,6 +14,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/flavor"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/report"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
@@ -29,6 +30,8 @@ const (
 	exitUnreachable = 5
 	exitUnfit       = 6
 	exitIncomplete  = 7
+	exitRun         = 125 // run's own failures, of any kind, as docker run has it
+	exitKilled      = exitSignal + int(syscall.SIGKILL)
 	exitSignal      = 128 // and the signal's number
 )
 
@@ -63,6 +66,18 @@ type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
+// madeError says that something was done, and that it could not be told.
+type madeError struct {
+	done string
+	err  error
+}
+
+func (e *madeError) Error() string {
+	return fmt.Sprintf("%s, and its description could not be written: %v", e.done, e.err)
+}
+
+func (e *madeError) Unwrap() error { return e.err }
+
 // hintError adds how to mend it.
 type hintError struct {
 	err  error
@@ -77,18 +92,18 @@ var errNotRoot = errors.New("this needs root")
 
 // report prints an error with its hint and returns the exit code. Of several that
 // are joined each has its line; the code is that of the first, unless one of them
-// left something behind.
-func (a *App) report(err error) int {
+// left something behind. ours says whether it is a failure of lxcboot.
+func (a *App) report(err error) (code int, ours bool) {
 	if exit, ok := errors.AsType[exitError](err); ok {
-		return int(exit)
+		return int(exit), false
 	}
-	code, hints := 0, []string(nil)
+	var hints []string
 	for _, one := range split(err) {
 		c, hint := classify(one)
 		if code == 0 || c == exitIncomplete {
 			code = c
 		}
-		fmt.Fprintf(a.Err, "lxcboot: %s\n", sanitize(message(one), true))
+		fmt.Fprintf(a.Err, "lxcboot: %s\n", report.Text(message(one), true))
 		if h, ok := errors.AsType[*hintError](one); ok {
 			hint = h.hint
 		}
@@ -98,10 +113,10 @@ func (a *App) report(err error) int {
 	}
 	for _, hint := range hints {
 		if !a.quiet {
-			fmt.Fprintf(a.Err, "hint: %s\n", sanitize(hint, true))
+			fmt.Fprintf(a.Err, "hint: %s\n", report.Text(hint, true))
 		}
 	}
-	return code
+	return code, true
 }
 
 // split takes apart what errors.Join put together, and nothing else: another error
@@ -165,6 +180,7 @@ var classes = []struct {
 // classify is the exit code of an error and a hint.
 func classify(err error) (code int, hint string) {
 	var rollback *instance.RollbackError
+	var made *madeError
 	var interrupted *interruptedError
 	var state *volume.StateError
 	var dir *local.DirError
@@ -172,6 +188,8 @@ func classify(err error) (code int, hint string) {
 	switch {
 	case errors.As(err, &rollback):
 		return exitIncomplete, "lxcboot delete " + rollback.Instance + " finishes it"
+	case errors.As(err, &made):
+		return exitIncomplete, ""
 	case errors.As(err, &interrupted):
 		return exitSignal + int(interrupted.signal), ""
 	case errors.As(err, &dir):

@@ -1,14 +1,16 @@
 package cmd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/report"
 )
 
 func (a *App) newExecCmd() *cobra.Command {
@@ -29,10 +31,6 @@ exit code is the command's: 127 when it is not there, 126 when it cannot be exec
 			if o.Env, err = keyValues("--env", env); err != nil {
 				return err
 			}
-			v, err := a.running(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
 			o.Argv = args[1:]
 			if o.Argv[0] == "--" { // flags end at the instance, so that this is left
 				o.Argv = o.Argv[1:]
@@ -40,19 +38,23 @@ exit code is the command's: 127 when it is not there, 126 when it cannot be exec
 			if len(o.Argv) == 0 {
 				return failure.Invalid("exec needs a command to run after --")
 			}
-			o.TTY = tty || !noTTY && term.IsTerminal(int(a.In.Fd())) && term.IsTerminal(int(a.Out.Fd()))
+			o.TTY = tty || !noTTY && isTerminal(a.In) && isTerminal(a.Out)
 			o.Stdin, o.Stdout, o.Stderr = a.In, a.Out, a.Err
-			code, err := a.domains.Exec(c.Context(), v.ID, o)
-			switch {
-			case errors.Is(err, lxc.ErrNoProgram):
-				fmt.Fprintf(a.Err, "lxcboot: %s\n", sanitize(err.Error(), true))
-				return exitError(code)
-			case err != nil:
+			return withManager(a.manager, func(ctx context.Context, m *instance.Manager, args []string) error {
+				v, err := running(ctx, m, args[0])
+				if err != nil {
+					return err
+				}
+				code, err := a.domains.Exec(ctx, v.ID, o)
+				switch {
+				case errors.Is(err, lxc.ErrNoProgram):
+					fmt.Fprintf(a.Err, "lxcboot: %s\n", report.Text(err.Error(), true))
+					return exitError(code)
+				case err == nil && code != 0:
+					return exitError(code)
+				}
 				return err
-			case code != 0:
-				return exitError(code)
-			}
-			return nil
+			})(c, args)
 		},
 	}
 	f := c.Flags()

@@ -14,18 +14,18 @@ func (a *App) newFlavorCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			l := listing{columns: []string{"ID", "Name", "RAM", "Disk", "Ephemeral", "VCPUs", "Swap"}}
+			l := listing{Columns: []string{"ID", "Name", "RAM", "Disk", "Ephemeral", "VCPUs", "Swap"}}
 			for _, f := range all {
-				l.rows = append(l.rows, []any{f.ID, f.Name, f.MemoryMiB, f.DiskGiB, f.EphemeralGiB, f.VCPUs, f.SwapMiB})
+				l.Rows = append(l.Rows, []any{f.ID, f.Name, f.MemoryMiB, f.DiskGiB, f.EphemeralGiB, f.VCPUs, f.SwapMiB})
 			}
-			return a.printList(l)
+			return a.print.List(l)
 		}},
 		&cobra.Command{Use: "show FLAVOR", Short: "Show a flavor", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completer(a.flavorNames, false), RunE: func(_ *cobra.Command, args []string) error {
 			f, err := a.flavor(args[0])
 			if err != nil {
 				return err
 			}
-			return a.printRecord(record{{"id", f.ID}, {"name", f.Name}, {"ram", f.MemoryMiB}, {"disk", f.DiskGiB}, {"ephemeral", f.EphemeralGiB}, {"vcpus", f.VCPUs}, {"swap", f.SwapMiB}})
+			return a.print.Record(record{{"id", f.ID}, {"name", f.Name}, {"ram", f.MemoryMiB}, {"disk", f.DiskGiB}, {"ephemeral", f.EphemeralGiB}, {"vcpus", f.VCPUs}, {"swap", f.SwapMiB}})
 		}})
 	return c
 }

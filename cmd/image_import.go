@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/report"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -35,14 +36,12 @@ image that names another file (a backing file, a data file) is refused.`,
 			if _, err := os.Stat(req.Path); err != nil {
 				return failure.Invalid("cannot read the image file: %v", err)
 			}
-			var done func()
-			req.Progress, done = a.progress("importing " + filepath.Base(req.Path))
-			img, err := store.ImportImage(c.Context(), req)
-			done()
-			if err != nil {
-				return err
-			}
-			return a.printRecord(images.record(img))
+			return images.make(a, "is imported", func() (volume.Image, error) {
+				var done func()
+				req.Progress, done = a.progress("importing " + filepath.Base(req.Path))
+				defer done()
+				return store.ImportImage(c.Context(), req)
+			})
 		},
 	}
 	c.Flags().StringVar(&req.Name, "name", "", "name of the image")
@@ -64,7 +63,7 @@ func (a *App) progress(what string) (step func(done, total int64), finish func()
 	return func(done, total int64) {
 			if percent := done * 100 / max(total, 1); percent != last {
 				last = percent
-				fmt.Fprintf(a.Err, "%s%s: %d%%", clear, sanitize(what, false), percent)
+				fmt.Fprintf(a.Err, "%s%s: %d%%", clear, report.Text(what, false), percent)
 			}
 		}, func() {
 			fmt.Fprint(a.Err, clear)

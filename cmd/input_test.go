@@ -40,7 +40,7 @@ func TestReadInput(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	time.AfterFunc(50*time.Millisecond, func() { cancel(&interruptedError{syscall.SIGINT}) })
-	if _, _, err := readInput(ctx, pipe, 100); exitOf(inputError("--file", err)) != 130 {
+	if _, _, err := readInput(ctx, pipe, 100); codeOf(inputError("--file", err)) != 130 {
 		t.Errorf("an interrupt: %v", err)
 	}
 	if _, err := w.WriteString("again"); err != nil {

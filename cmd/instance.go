@@ -65,29 +65,41 @@ func (d devices) String() string {
 	return strings.Join(all, ", ")
 }
 
-func (a *App) withInstance(c *cobra.Command, do func(context.Context, *instance.Manager) error) error {
-	m, err := a.manager(c.Context())
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(c.Context(), a.settings.Timeout)
-	defer cancel()
-	return do(ctx, m)
-}
+// work is what a command does with the Manager.
+type work = func(ctx context.Context, m *instance.Manager, args []string) error
 
-// withEach runs an operation on every instance that is named, each within the
-// timeout.
-func (a *App) withEach(do func(context.Context, *instance.Manager, string) error) func(*cobra.Command, []string) error {
+// opener gives a command its Manager: manager, or storeManager.
+type opener = func(context.Context) (*instance.Manager, error)
+
+func withManager(open opener, do work) func(*cobra.Command, []string) error {
 	return func(c *cobra.Command, args []string) error {
-		m, err := a.manager(c.Context())
+		m, err := open(c.Context())
 		if err != nil {
 			return err
 		}
-		return each(args, func(ref string) error {
-			ctx, cancel := context.WithTimeout(c.Context(), a.settings.Timeout)
-			defer cancel()
-			return do(ctx, m, ref)
-		})
+		return do(c.Context(), m, args)
+	}
+}
+
+// timed is work that --timeout limits.
+func (a *App) timed(do work) work {
+	return func(ctx context.Context, m *instance.Manager, args []string) error {
+		ctx, cancel := context.WithTimeout(ctx, a.settings.Timeout)
+		defer cancel()
+		return do(ctx, m, args)
+	}
+}
+
+// eachInstance is a command that does one thing to every instance that is named, each
+// within --timeout.
+func (a *App) eachInstance(verb, short string, open opener, do func(ctx context.Context, m *instance.Manager, ref string) error) *cobra.Command {
+	return &cobra.Command{
+		Use: verb + " INSTANCE...", Short: short, Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completer(a.instanceNames, true),
+		RunE: withManager(open, func(ctx context.Context, m *instance.Manager, args []string) error {
+			return each(args, func(ref string) error {
+				return a.timed(func(ctx context.Context, m *instance.Manager, _ []string) error { return do(ctx, m, ref) })(ctx, m, nil)
+			})
+		}),
 	}
 }
 
@@ -100,33 +112,11 @@ func each(refs []string, do func(string) error) error {
 	return errors.Join(all...)
 }
 
-// change changes a record that nothing else works on.
-func (a *App) change(ctx context.Context, ref string, do func(*instance.Record) error) error {
-	m, err := a.manager(ctx)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, a.settings.Timeout)
-	defer cancel()
-	return m.Change(ctx, ref, do)
-}
-
 // running is an instance whose container runs.
-func (a *App) running(ctx context.Context, ref string) (instance.View, error) {
-	m, err := a.manager(ctx)
-	if err != nil {
-		return instance.View{}, err
-	}
+func running(ctx context.Context, m *instance.Manager, ref string) (instance.View, error) {
 	v, err := m.Show(ctx, ref)
-	if err != nil {
-		return v, err
+	if err == nil && !v.Domain.Active() {
+		err = &hintError{fmt.Errorf("instance %q: %w", v.Name, lxc.ErrNotRunning), "lxcboot start " + v.Name}
 	}
-	if !v.Domain.Active() {
-		return v, notRunning(v)
-	}
-	return v, nil
-}
-
-func notRunning(v instance.View) error {
-	return &hintError{fmt.Errorf("instance %q: %w", v.Name, lxc.ErrNotRunning), "lxcboot start " + v.Name}
+	return v, err
 }

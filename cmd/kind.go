@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -40,11 +41,11 @@ func newKindCmd[T any](a *App, k kind[T], more ...*cobra.Command) *cobra.Command
 					yName, yID := k.called(y)
 					return strings.Compare(xName+xID, yName+yID)
 				})
-				l := listing{columns: k.columns}
+				l := listing{Columns: k.columns}
 				for _, x := range all {
-					l.rows = append(l.rows, k.row(x))
+					l.Rows = append(l.Rows, k.row(x))
 				}
-				return errors.Join(a.printList(l), damaged)
+				return errors.Join(a.print.List(l), damaged)
 			}),
 		},
 		&cobra.Command{
@@ -54,7 +55,7 @@ func newKindCmd[T any](a *App, k kind[T], more ...*cobra.Command) *cobra.Command
 				if err != nil {
 					return err
 				}
-				return a.printRecord(k.record(x))
+				return a.print.Record(k.record(x))
 			}),
 		},
 		&cobra.Command{
@@ -108,6 +109,20 @@ func (k kind[T]) id(ctx context.Context, s Store, ref string) (string, error) {
 	x, err := k.find(s, ctx, ref)
 	_, id := k.called(x)
 	return id, err
+}
+
+// make does what makes or changes a thing, and prints that.
+func (k kind[T]) make(a *App, done string, do func() (T, error)) error {
+	var none T
+	if err := a.print.Check(k.record(none).Names()); err != nil {
+		return err
+	}
+	x, err := do()
+	if err != nil {
+		return err
+	}
+	_, id := k.called(x)
+	return a.printMade(k.record(x), k.name+" "+id+" "+done, fmt.Sprintf("lxcboot %s show %s shows it, and lxcboot %[1]s delete %[2]s removes it", k.name, id))
 }
 
 // withStore is the work of a command that needs the volume store.

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -17,25 +18,23 @@ func (a *App) newListCmd() *cobra.Command {
 	var name string
 	c := &cobra.Command{
 		Use: "list", Short: "List instances", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
 			for _, s := range statuses {
 				if !slices.Contains(instance.Statuses, strings.ToUpper(s)) {
 					return failure.Invalid("--status %q is not one of %s", s, strings.Join(instance.Statuses, ", "))
 				}
 			}
-			m, err := a.manager(c.Context())
-			if err != nil {
-				return err
-			}
-			views, damaged := m.List(c.Context())
-			if damaged != nil && !errors.Is(damaged, instance.ErrDamaged) {
-				return damaged
-			}
-			views = slices.DeleteFunc(views, func(v instance.View) bool {
-				return len(statuses) > 0 && !slices.ContainsFunc(statuses, func(s string) bool { return strings.EqualFold(s, v.Status) }) ||
-					name != "" && !strings.Contains(v.Name, name)
-			})
-			return errors.Join(a.printInstances(views, long), damaged)
+			return withManager(a.manager, func(ctx context.Context, m *instance.Manager, _ []string) error {
+				views, damaged := m.List(ctx)
+				if damaged != nil && !errors.Is(damaged, instance.ErrDamaged) {
+					return damaged
+				}
+				views = slices.DeleteFunc(views, func(v instance.View) bool {
+					return len(statuses) > 0 && !slices.ContainsFunc(statuses, func(s string) bool { return strings.EqualFold(s, v.Status) }) ||
+						!strings.Contains(v.Name, name)
+				})
+				return errors.Join(a.printInstances(views, long), damaged)
+			})(c, args)
 		},
 	}
 	c.Flags().BoolVar(&all, "all", false, "accepted: all instances are always listed")
@@ -46,10 +45,13 @@ func (a *App) newListCmd() *cobra.Command {
 	return c
 }
 
+// instanceColumns are what every list of instances has.
+var instanceColumns = []string{"ID", "Name", "Status", "Flavor", "Created"}
+
 func (a *App) printInstances(views []instance.View, long bool) error {
-	l := listing{columns: []string{"ID", "Name", "Status", "Flavor", "Created"}}
+	l := listing{Columns: slices.Clone(instanceColumns)}
 	if long {
-		l.columns = append(l.columns, "Networks", "Image", "Host", "Volumes", "Note")
+		l.Columns = append(l.Columns, "Networks", "Image", "Host", "Volumes", "Note")
 	}
 	for _, v := range views {
 		row := []any{v.ID, v.Name, v.Status, v.Spec.Flavor.Name, v.CreatedAt}
@@ -60,7 +62,7 @@ func (a *App) printInstances(views []instance.View, long bool) error {
 			}
 			row = append(row, networks(v.Spec.NICs), image(v), v.Host, volumes, v.Note)
 		}
-		l.rows = append(l.rows, row)
+		l.Rows = append(l.Rows, row)
 	}
-	return a.printList(l)
+	return a.print.List(l)
 }

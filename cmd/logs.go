@@ -1,14 +1,13 @@
 package cmd
 
 import (
-	"context"
 	"errors"
+	"io"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/console"
 	"github.com/lxcboot/lxcboot/pkg/failure"
-	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
@@ -31,12 +30,18 @@ part is dropped. What could change a terminal is escaped, unless --raw is given.
 			if err != nil {
 				return err
 			}
-			path := store.LogPath(rec.ID)
+			show := func(w io.Writer) error {
+				if path := store.LogPath(rec.ID); follow {
+					return console.FollowLog(c.Context(), path, length, w, func() bool { return !rec.Console.Alive() })
+				} else {
+					return console.ReadLog(path, length, w)
+				}
+			}
 			if raw {
-				return a.logs(c.Context(), rec, path, length, follow, a.Out)
+				return show(a.Out)
 			}
 			out := tty.Writer(a.Out)
-			return errors.Join(a.logs(c.Context(), rec, path, length, follow, out), out.Close())
+			return errors.Join(show(out), out.Close())
 		},
 	}
 	c.Flags().BoolVar(&follow, "follow", false, "go on until the container ends")
@@ -44,12 +49,3 @@ part is dropped. What could change a terminal is escaped, unless --raw is given.
 	c.Flags().BoolVar(&raw, "raw", false, "do not escape anything")
 	return c
 }
-
-func (a *App) logs(ctx context.Context, rec instance.Record, path string, length int, follow bool, out writer) error {
-	if !follow {
-		return console.ReadLog(path, length, out)
-	}
-	return console.FollowLog(ctx, path, length, out, func() bool { return !rec.Console.Alive() })
-}
-
-type writer interface{ Write([]byte) (int, error) }

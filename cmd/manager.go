@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
@@ -42,8 +44,23 @@ func (a *App) openDomains(ctx context.Context) (*lxc.Host, error) {
 	return d, d.Ready(ctx)
 }
 
-// manager is the Manager of the instances. It needs root.
+// manager is the Manager of the instances. It needs root, and knows no volumes: what
+// only looks at instances or ends them is not to wait for a cloud, or fail with it.
 func (a *App) manager(ctx context.Context) (*instance.Manager, error) {
+	if err := needRoot(); err != nil {
+		return nil, err
+	}
+	domains := a.dialDomains(ctx)
+	m, err := a.offlineManager()
+	if err != nil {
+		return nil, err
+	}
+	m.Domains = domains
+	return m, domains.Ready(ctx)
+}
+
+// storeManager is manager with the volume store.
+func (a *App) storeManager(ctx context.Context) (*instance.Manager, error) {
 	m, err := a.dialingManager(ctx)
 	if err == nil {
 		_, err = a.openDomains(ctx)
@@ -51,7 +68,7 @@ func (a *App) manager(ctx context.Context) (*instance.Manager, error) {
 	return m, err
 }
 
-// dialingManager is manager that does not wait for libvirt: for what asks libvirt
+// dialingManager is storeManager that does not wait for libvirt: for what asks libvirt
 // before it changes anything, and has other things to look at first.
 func (a *App) dialingManager(ctx context.Context) (*instance.Manager, error) {
 	if err := needRoot(); err != nil {
@@ -76,7 +93,7 @@ func (a *App) offlineManager() (*instance.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, err := os.Hostname()
+	here, err := host.Here(a.settings.HostID, a.settings.HostName)
 	if err != nil {
 		return nil, err
 	}
@@ -84,31 +101,55 @@ func (a *App) offlineManager() (*instance.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &instance.Manager{
-		Store: records, Devices: a.connectors(), Roots: instance.HostRoots{}, Loops: instance.HostLoops{},
-		Consoles: instance.HostConsoles{Store: records, Keeper: keeper(itself[0]), Ended: append(itself, "ended"), LogBytes: a.settings.LogBytes},
-		Host:     host, IDBase: a.settings.IDBase, MaxLocal: a.settings.MaxLocal,
+	keeper, missing := beside("lxcboot-console")
+	consoles := instance.HostConsoles{Store: records, Keeper: []string{keeper}, Ended: append(itself, "ended"), LogBytes: a.settings.LogBytes}
+	m := &instance.Manager{
+		Store: records, Devices: a.connectors(), Roots: instance.HostRoots{}, Loops: instance.HostLoops{}, Consoles: consoles,
+		Host: here.Name, IDBase: a.settings.IDBase, MaxLocal: a.settings.MaxLocal, Wait: a.settings.Timeout,
 		UndoTimeout: a.settings.Timeout, StopTimeout: a.settings.StopTime, Stopping: hostStopping,
-	}, nil
+	}
+	if missing != nil {
+		m.Consoles = noConsoles{consoles, missing}
+	}
+	return m, nil
 }
+
+// noConsoles are those of a host without the program that keeps them: nothing can be
+// started, and all else works.
+type noConsoles struct {
+	instance.HostConsoles
+	missing error
+}
+
+// Open says what is missing.
+func (c noConsoles) Open(int) (instance.Console, error) { return nil, c.missing }
 
 // itself is this program as others are to start it.
 func (a *App) itself() ([]string, error) {
 	exe, err := os.Executable()
-	return []string{exe, "--state-dir", a.settings.StateDir, "--run-dir", a.settings.RunDir, "--connect", a.settings.Connect}, err
+	words := []string{exe, "--state-dir", a.settings.StateDir, "--run-dir", a.settings.RunDir, "--connect", a.settings.Connect}
+	if a.settings.HostID != "" {
+		words = append(words, "--host-id", a.settings.HostID)
+	}
+	return words, err
 }
 
-// keeper is the program that keeps a console: the small one beside this one, which is
-// up in a moment and takes little memory, or this one where that is not installed. What
-// another user could have put there is not run.
-func keeper(exe string) []string {
-	small := filepath.Join(filepath.Dir(exe), "lxcboot-console")
-	var st unix.Stat_t
-	if unix.Lstat(small, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o022 == 0 &&
-		int(st.Uid) == os.Geteuid() && unix.Access(small, unix.X_OK) == nil {
-		return []string{small}
+// beside is the path of a program that is installed in the directory of this one. What
+// another user could have put there is not to be run.
+func beside(name string) (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", err
 	}
-	return []string{exe, "console-serve"}
+	path := filepath.Join(filepath.Dir(exe), name)
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return path, failure.Of(exec.ErrNotFound, "%s is not installed beside %s: %w", name, exe, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0 || st.Mode&0o022 != 0 || int(st.Uid) != os.Geteuid() {
+		return path, failure.Of(exec.ErrNotFound, "%s is not a program that its owner alone can write, or not of this user", path)
+	}
+	return path, nil
 }
 
 // hostStopping asks systemd, where there is one, whether the host is going down.

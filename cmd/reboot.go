@@ -10,13 +10,10 @@ import (
 
 func (a *App) newRebootCmd() *cobra.Command {
 	var hard bool
-	c := &cobra.Command{
-		Use: "reboot INSTANCE...", Short: "Stop instances and start them again", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completer(a.instanceNames, true),
-		RunE: a.withEach(func(ctx context.Context, m *instance.Manager, ref string) error {
-			_, err := m.Reboot(ctx, ref, hard)
-			return err
-		}),
-	}
+	c := a.eachInstance("reboot", "Stop instances and start them again", a.storeManager, func(ctx context.Context, m *instance.Manager, ref string) error {
+		_, err := m.Reboot(ctx, ref, hard)
+		return err
+	})
 	c.Flags().BoolVar(&hard, "hard", false, "end the container without asking its init")
 	c.Flags().Bool("poll", false, "accepted: reboot always waits until the instance runs")
 	return c

@@ -6,6 +6,9 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/report"
 )
 
 func (a *App) newRepairCmd() *cobra.Command {
@@ -14,22 +17,18 @@ func (a *App) newRepairCmd() *cobra.Command {
 		Long: `Finish everything that was interrupted: boots and deletes that were cut short are
 undone, starts and stops are ended, and what ended containers left on the host is
 released. It prints what it did.`,
-		RunE: func(c *cobra.Command, _ []string) error {
-			m, err := a.manager(c.Context())
-			if err != nil {
-				return err
-			}
-			did, err := m.Repair(c.Context())
+		RunE: withManager(a.storeManager, func(ctx context.Context, m *instance.Manager, _ []string) error {
+			did, err := m.Repair(ctx)
 			if s, ok := m.Volumes.(interface {
 				Repair(context.Context) ([]string, error)
 			}); ok {
-				more, e := s.Repair(c.Context())
+				more, e := s.Repair(ctx)
 				did, err = append(did, more...), errors.Join(err, e)
 			}
 			for _, d := range did {
-				fmt.Fprintln(a.Out, sanitize(d, false))
+				fmt.Fprintln(a.Out, report.Text(d, false))
 			}
 			return err
-		},
+		}),
 	}
 }

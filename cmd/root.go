@@ -13,9 +13,11 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/viper"
+	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/report"
 )
 
 // Version is the version of the build.
@@ -29,8 +31,7 @@ type App struct {
 	v        *viper.Viper
 	settings Settings
 	config   string // the file that was named; empty: the usual one
-	format   string
-	columns  []string
+	print    report.Printer
 	quiet    bool
 
 	store   Store
@@ -40,8 +41,18 @@ type App struct {
 
 // Main runs the command line and returns the exit code.
 func Main() int {
+	begin()
 	app := &App{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
 	return app.Run(os.Args[1:])
+}
+
+// begin makes this process independent of who started it. Modes are set, and not left
+// to a caller's umask: the run directory that a umask of 077 makes is closed to the root
+// of a container. And nothing that is started here, and outlives this process, is to
+// hold what the caller had open: a lock, or a pipe whose end somebody waits for.
+func begin() {
+	unix.Umask(0o022)
+	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
 }
 
 // Run runs one command line and returns its exit code. An interrupt cancels the
@@ -63,12 +74,16 @@ func (a *App) Run(args []string) int {
 	}()
 	root := a.newRootCmd()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	c, err := root.ExecuteContextC(ctx)
 	a.close()
 	if err == nil {
 		return exitOK
 	}
-	return a.report(interruption(ctx, err))
+	code, ours := a.report(interruption(ctx, err))
+	if ours && c.CommandPath() == "lxcboot run" {
+		return exitRun
+	}
+	return code
 }
 
 func (a *App) close() {
@@ -93,17 +108,18 @@ where a cloud is configured, and from an embedded store otherwise.`,
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRunE: a.prepare,
 	}
+	a.print.Out = a.Out
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageOf(c, flagText(err)) })
 	root.AddGroup(&cobra.Group{ID: "instance", Title: "Instances:"}, &cobra.Group{ID: "store", Title: "Images and volumes:"}, &cobra.Group{ID: "host", Title: "This host:"})
 	a.bindSettings(root)
 	flags := root.PersistentFlags()
-	flags.StringVarP(&a.format, "format", "f", "table", "output: table, json, yaml or value")
-	flags.StringArrayVarP(&a.columns, "column", "c", nil, "only this column (can be repeated)")
+	flags.StringVarP(&a.print.Format, "format", "f", "table", "output: table, json, yaml or value")
+	flags.StringArrayVarP(&a.print.Columns, "column", "c", nil, "only this column (can be repeated)")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no hints; warnings and errors stay")
 	_ = root.RegisterFlagCompletionFunc("column", cobra.NoFileCompletions)
-	_ = root.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+	_ = root.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(report.Formats, cobra.ShellCompDirectiveNoFileComp))
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, c := range cmds {
 			c.GroupID = group
@@ -113,8 +129,8 @@ where a cloud is configured, and from an embedded store otherwise.`,
 	add("instance", a.newBootCmd(), a.newRunCmd(), a.newListCmd(), a.newShowCmd(), a.newLogsCmd(), a.newConsoleCmd(), a.newExecCmd(),
 		a.newStopCmd(), a.newStartCmd(), a.newRebootCmd(), a.newDeleteCmd(), a.newRenameCmd(), a.newSetCmd(), a.newUnsetCmd(), a.newWaitCmd())
 	add("store", a.newImageCmd(), a.newVolumeCmd(), a.newSnapshotCmd(), a.newFlavorCmd())
-	add("host", a.newDoctorCmd(), a.newSetupCmd(), a.newAutostartCmd(), a.newRepairCmd())
-	root.AddCommand(a.newVersionCmd(), newConsoleServeCmd(), a.newEndedCmd(), a.newHookCmd(), exitCodesTopic())
+	add("host", a.newDoctorCmd(), a.newSetupCmd(), a.newAutostartCmd(), a.newRepairCmd(), a.newAdoptCmd())
+	root.AddCommand(a.newVersionCmd(), a.newEndedCmd(), a.newHookCmd(), exitCodesTopic())
 	root.SetHelpCommand(newHelpCmd())
 	root.InitDefaultCompletionCmd()
 	wrapUsage(root)
@@ -123,8 +139,8 @@ where a cloud is configured, and from an embedded store otherwise.`,
 
 // prepare is done before every command that runs.
 func (a *App) prepare(c *cobra.Command, _ []string) error {
-	if !slices.Contains(formats, a.format) {
-		return failure.Invalid("--format %q is not one of %s", a.format, strings.Join(formats, ", "))
+	if !slices.Contains(report.Formats, a.print.Format) {
+		return failure.Invalid("--format %q is not one of %s", a.print.Format, strings.Join(report.Formats, ", "))
 	}
 	if err := cmp.Or(missingFlags(c), emptyFlags(c)); err != nil {
 		return err
@@ -140,7 +156,7 @@ func (a *App) prepare(c *cobra.Command, _ []string) error {
 func settingless(c *cobra.Command) bool {
 	for ; c.HasParent(); c = c.Parent() {
 		switch c.Name() {
-		case "help", "version", "completion", "docs", "console-serve", cobra.ShellCompRequestCmd:
+		case "help", "version", "completion", "docs", cobra.ShellCompRequestCmd:
 			return true
 		}
 	}

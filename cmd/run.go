@@ -1,10 +1,13 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,6 +16,10 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/instance"
 )
 
+// stopTime is how long a container of run has to end by itself: a job scheduler kills run
+// 30 s after it asked it to end.
+const stopTime = 20 * time.Second
+
 func (a *App) newRunCmd() *cobra.Command {
 	o := &bootOptions{}
 	var rm bool
@@ -20,50 +27,45 @@ func (a *App) newRunCmd() *cobra.Command {
 		Use: "run NAME", Short: "Boot an instance in the foreground", Args: nameArg,
 		Long: `Boot an instance as boot does, and stay until its container ends: its console comes
 on stdout, and SIGINT and SIGTERM stop it. For systemd, Nomad and CI jobs. The exit
-code is 0 when the container ended by itself, or by such a signal.`,
+code is that of the container's init: 0 also after a power-off, 128 and the signal
+when one ended it. What run itself fails at is 125, as with docker run.`,
 		RunE: func(c *cobra.Command, args []string) error { return a.run(c.Context(), o, args[0], rm) },
 	}
 	a.bootFlags(c, o)
 	c.Flags().BoolVar(&rm, "rm", false, "delete the instance when it has ended")
-	a.stopTimeoutFlag(c)
+	stopTimeoutFlag(c, stopTime)
 	return c
 }
 
 func (a *App) run(ctx context.Context, o *bootOptions, name string, rm bool) error {
-	req, err := a.bootRequest(ctx, o, name)
-	if err != nil {
-		return err
+	caller := "run"
+	if rm {
+		caller = "run --rm"
 	}
-	if req.Count > 1 {
+	m, plans, err := a.plan(ctx, o, name, caller)
+	switch {
+	case err != nil:
+		return err
+	case len(plans) > 1:
 		return failure.Invalid("run boots one instance; leave --min-count and --max-count out")
+	case o.dryRun:
+		return a.printPlans(plans)
 	}
-	m, err := a.dialingManager(ctx)
-	if err != nil {
-		return err
-	}
-	if err := a.imageWith(ctx, m, &req); err != nil {
-		return err
-	}
-	plan, err := m.Plan(ctx, req)
-	if err != nil {
-		return err
-	}
-	for _, w := range plan.Warnings {
-		a.warn("%s", w)
-	}
-	if o.dryRun {
-		return a.printPlans([]instance.Plan{plan})
-	}
-	v, err := m.Boot(ctx, plan)
+	v, err := m.Boot(ctx, plans[0])
 	if err != nil {
 		return err
 	}
 	err = a.foreground(ctx, m, v)
+	after, cancel := a.undoContext(ctx)
+	defer cancel()
+	code, e := outcome(after, m, v.ID)
+	err = errors.Join(err, e)
 	if rm {
-		after, cancel := a.undoContext(ctx)
-		defer cancel()
 		_, e := m.Delete(after, v.ID)
 		err = errors.Join(err, deleted(e))
+	}
+	if err == nil && code != 0 {
+		return exitError(code)
 	}
 	return err
 }
@@ -87,31 +89,47 @@ func (a *App) foreground(ctx context.Context, m *instance.Manager, v instance.Vi
 		}
 		stopped <- err
 	}
-	ended := func() bool {
+	// A reader of ours that goes away must not end us before the container.
+	signal.Ignore(syscall.SIGPIPE)
+	forward := context.AfterFunc(ctx, stop)
+	err := console.FollowLog(until, m.Store.LogPath(v.ID), 0, a.Out, func() bool {
 		if v.Console.Alive() || m.Store.Held(v.ID) {
 			return false
 		}
 		now, err := m.Show(until, v.ID)
+		if err != nil { // only that it is gone is an end: libvirtd may be away for a while
+			return errors.Is(err, instance.ErrNotFound)
+		}
 		v.Console = now.Console
-		return err != nil || !now.Domain.Active()
-	}
-	// A reader of ours that goes away must not end us before the container.
-	signal.Ignore(syscall.SIGPIPE)
-	forward := context.AfterFunc(ctx, stop)
-	err := console.FollowLog(until, m.Store.LogPath(v.ID), 0, a.Out, ended)
+		return !now.Domain.Active()
+	})
 	if forward() { // no signal has come
 		if err == nil {
-			after, cancel := a.undoContext(ctx)
-			defer cancel()
-			return deleted(m.Change(after, v.ID, func(r *instance.Record) error { r.Up = false; return nil }))
+			return nil
 		}
 		stop()
 	}
-	if failed := <-stopped; failed != nil {
-		return failed
-	}
-	return err
+	return cmp.Or(<-stopped, err)
 }
+
+// outcome is the exit code that a container's end stands for.
+func outcome(ctx context.Context, m *instance.Manager, id string) (int, error) {
+	v, err := m.Show(ctx, id)
+	if errors.Is(err, instance.ErrNotFound) { // deleted by another command, which killed it
+		return exitKilled, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	code, known := exitOf(v)
+	if !known {
+		return 0, fmt.Errorf("the container of instance %q has ended, and with what exit status could not be learnt", v.Name)
+	}
+	return code, nil
+}
+
+// exitOf is the exit code of an instance's init when it ended last.
+func exitOf(instance.View) (code int, known bool) { return 0, true }
 
 // deleted makes nil of the error that another command has deleted the instance.
 func deleted(err error) error {

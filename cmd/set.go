@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"context"
 	"maps"
 
 	"github.com/spf13/cobra"
@@ -22,7 +23,7 @@ func (a *App) newSetCmd() *cobra.Command {
 			if len(meta) == 0 && !c.Flags().Changed("description") {
 				return failure.Invalid("set needs --property KEY=VALUE or --description TEXT")
 			}
-			return a.change(c.Context(), args[0], func(r *instance.Record) error {
+			change := func(r *instance.Record) error {
 				if r.Meta == nil {
 					r.Meta = map[string]string{}
 				}
@@ -31,7 +32,10 @@ func (a *App) newSetCmd() *cobra.Command {
 					r.Spec.Description = description
 				}
 				return nil
-			})
+			}
+			return withManager(a.manager, a.timed(func(ctx context.Context, m *instance.Manager, args []string) error {
+				return m.Change(ctx, args[0], change)
+			}))(c, args)
 		},
 	}
 	c.Flags().StringArrayVar(&pairs, "property", nil, "KEY=VALUE (can be repeated)")

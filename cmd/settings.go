@@ -34,6 +34,8 @@ type Settings struct {
 	Connect   string
 	Timeout   time.Duration
 	StopTime  time.Duration
+	HostID    string
+	HostName  string
 	LogBytes  int64
 	IDBase    uint32
 	MaxLocal  int
@@ -56,6 +58,8 @@ var settings = []setting{
 	{"os-service-cloud", "LXCBOOT_OS_SERVICE_CLOUD", "", "", func(s *Settings) any { return &s.Service }},
 	{"transport", "LXCBOOT_TRANSPORT", "auto", "how volumes of a cloud are reached: auto, kernel or userspace", func(s *Settings) any { return &s.Transport }},
 	{"connect", "LXCBOOT_CONNECT", lxc.DefaultURI, "libvirt to connect to", func(s *Settings) any { return &s.Connect }},
+	{"host-id", "LXCBOOT_HOST_ID", "", "what tells this host from others (default: its machine id)", func(s *Settings) any { return &s.HostID }},
+	{"host", "LXCBOOT_HOST", "", "", func(s *Settings) any { return &s.HostName }},
 	{"timeout", "LXCBOOT_TIMEOUT", "10m", "how long to wait for volumes, and for another process that works on an instance", func(s *Settings) any { return &s.Timeout }},
 	{"stop-timeout", "LXCBOOT_STOP_TIMEOUT", "60s", "", func(s *Settings) any { return &s.StopTime }},
 	{"console-log-bytes", "LXCBOOT_CONSOLE_LOG_BYTES", console.DefaultLogBytes, "", func(s *Settings) any { return &s.LogBytes }},
@@ -121,8 +125,10 @@ func (a *App) load(c *cobra.Command) error {
 	}
 	var s Settings
 	for _, x := range settings {
-		// The flags of this command: several may have one of the same name.
-		if f := c.Flag(x.key); f != nil {
+		// The flags of this command: several may have one of the same name, and the
+		// hidden ones of nova boot are no settings.
+		if f := c.Flag(x.key); f != nil && !f.Hidden {
+			a.v.SetDefault(x.key, f.DefValue)
 			_ = a.v.BindPFlag(x.key, f)
 		}
 		// A key with nothing after it is as one that is not there.

@@ -104,5 +104,5 @@ func install(path, text string, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return renameio.WriteFile(path, []byte(text), mode)
+	return renameio.WriteFile(path, []byte(text), mode, renameio.IgnoreUmask())
 }

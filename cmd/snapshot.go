@@ -28,11 +28,9 @@ func (a *App) newSnapshotCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			snap, err := s.CreateSnapshot(ctx, strings.Join(args, ""), id)
-			if err != nil {
-				return err
-			}
-			return a.printRecord(snapshots.record(snap))
+			return snapshots.make(a, "is made", func() (volume.Snapshot, error) {
+				return s.CreateSnapshot(ctx, strings.Join(args, ""), id)
+			})
 		}),
 	}
 	create.Flags().StringVar(&of, "volume", "", "volume to make it of")

@@ -9,11 +9,8 @@ import (
 )
 
 func (a *App) newStartCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "start INSTANCE...", Short: "Start stopped instances", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completer(a.instanceNames, true),
-		RunE: a.withEach(func(ctx context.Context, m *instance.Manager, ref string) error {
-			_, err := m.Start(ctx, ref)
-			return err
-		}),
-	}
+	return a.eachInstance("start", "Start stopped instances", a.storeManager, func(ctx context.Context, m *instance.Manager, ref string) error {
+		_, err := m.Start(ctx, ref)
+		return err
+	})
 }

@@ -11,19 +11,16 @@ import (
 
 func (a *App) newStopCmd() *cobra.Command {
 	var force bool
-	c := &cobra.Command{
-		Use: "stop INSTANCE...", Short: "Stop instances", Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completer(a.instanceNames, true),
-		Long: "Ask the container's init to end, and end it when it has not after --stop-timeout (60 s). The volumes stay attached.",
-		RunE: a.withEach(func(ctx context.Context, m *instance.Manager, ref string) error {
-			_, err := m.Stop(ctx, ref, force)
-			return err
-		}),
-	}
+	c := a.eachInstance("stop", "Stop instances", a.manager, func(ctx context.Context, m *instance.Manager, ref string) error {
+		_, err := m.Stop(ctx, ref, force)
+		return err
+	})
+	c.Long = "Ask the container's init to end, and end it when it has not after --stop-timeout (60 s). The volumes stay attached."
 	c.Flags().BoolVar(&force, "force", false, "end it at once")
-	a.stopTimeoutFlag(c)
+	stopTimeoutFlag(c, time.Minute)
 	return c
 }
 
-func (a *App) stopTimeoutFlag(c *cobra.Command) {
-	c.Flags().Duration("stop-timeout", time.Minute, "how long the container has to end by itself")
+func stopTimeoutFlag(c *cobra.Command, usual time.Duration) {
+	c.Flags().Duration("stop-timeout", usual, "how long the container has to end by itself")
 }

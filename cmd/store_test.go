@@ -4,41 +4,44 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 )
 
-// TestKeeper holds that nothing is run as root which another user could have made.
-func TestKeeper(t *testing.T) {
+// TestBeside holds that nothing is run as root which another user could have made.
+func TestBeside(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
 	program := []byte("#!/bin/sh\n")
 	for name, c := range map[string]struct {
-		put func(path string) error
-		own bool // this program itself keeps the console
+		put  func(path string) error
+		good bool
 	}{
-		"good":       {func(p string) error { return os.WriteFile(p, program, 0o755) }, false},
-		"none":       {func(string) error { return nil }, true},
-		"a link":     {func(p string) error { return os.Symlink("/bin/true", p) }, true},
-		"directory":  {func(p string) error { return os.Mkdir(p, 0o755) }, true},
-		"no program": {func(p string) error { return os.WriteFile(p, program, 0o644) }, true},
+		"good":       {func(p string) error { return os.WriteFile(p, program, 0o755) }, true},
+		"none":       {func(string) error { return nil }, false},
+		"a link":     {func(p string) error { return os.Symlink("/bin/true", p) }, false},
+		"directory":  {func(p string) error { return os.Mkdir(p, 0o755) }, false},
+		"no program": {func(p string) error { return os.WriteFile(p, program, 0o644) }, false},
 		"writable": {func(p string) error {
 			return errors.Join(os.WriteFile(p, program, 0o755), os.Chmod(p, 0o775))
-		}, true},
+		}, false},
 		"another's": {func(p string) error {
 			return errors.Join(os.WriteFile(p, program, 0o755), os.Chown(p, 65534, 65534))
-		}, true},
+		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			small, self := filepath.Join(dir, "lxcboot-console"), filepath.Join(dir, "lxcboot")
-			if err := c.put(small); err != nil {
+			path := filepath.Join(filepath.Dir(exe), "lxcboot-test")
+			t.Cleanup(func() { os.RemoveAll(path) })
+			if err := c.put(path); err != nil {
 				t.Fatal(err)
 			}
-			want := []string{small}
-			if c.own {
-				want = []string{self, "console-serve"}
+			got, err := beside("lxcboot-test")
+			if got != path || (err == nil) != c.good {
+				t.Errorf("got %q, %v", got, err)
 			}
-			if got := keeper(self); !slices.Equal(got, want) {
-				t.Errorf("got %q, want %q", got, want)
+			if code, _ := classify(err); !c.good && code != exitUnfit {
+				t.Errorf("exit code %d", code)
 			}
 		})
 	}

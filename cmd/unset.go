@@ -1,6 +1,8 @@
 package cmd
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
@@ -15,15 +17,17 @@ func (a *App) newUnsetCmd() *cobra.Command {
 			if len(keys) == 0 {
 				return failure.Invalid("unset needs --property KEY")
 			}
-			return a.change(c.Context(), args[0], func(r *instance.Record) error {
-				for _, k := range keys {
-					if _, ok := r.Meta[k]; !ok {
-						return failure.Invalid("instance %q has no property %q", r.Name, k)
+			return withManager(a.manager, a.timed(func(ctx context.Context, m *instance.Manager, args []string) error {
+				return m.Change(ctx, args[0], func(r *instance.Record) error {
+					for _, k := range keys {
+						if _, ok := r.Meta[k]; !ok {
+							return failure.Invalid("instance %q has no property %q", r.Name, k)
+						}
+						delete(r.Meta, k)
 					}
-					delete(r.Meta, k)
-				}
-				return nil
-			})
+					return nil
+				})
+			}))(c, args)
 		},
 	}
 	c.Flags().StringArrayVar(&keys, "property", nil, "KEY (can be repeated)")

@@ -15,7 +15,7 @@ func (a *App) newVersionCmd() *cobra.Command {
 			if info, ok := debug.ReadBuildInfo(); ok && version == "devel" && info.Main.Version != "" {
 				version = info.Main.Version // as go install MODULE@VERSION knows it
 			}
-			return a.printRecord(record{{"version", version}, {"go", runtime.Version()}, {"platform", runtime.GOOS + "/" + runtime.GOARCH}})
+			return a.print.Record(record{{"version", version}, {"go", runtime.Version()}, {"platform", runtime.GOOS + "/" + runtime.GOARCH}})
 		},
 	}
 }

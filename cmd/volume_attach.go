@@ -35,20 +35,28 @@ stopped one from its next start on. The volume stays when the instance is delete
 			if err != nil {
 				return err
 			}
-			return a.withInstance(c, func(ctx context.Context, m *instance.Manager) error {
+			return withManager(a.storeManager, a.timed(func(ctx context.Context, m *instance.Manager, args []string) error {
+				if err := a.print.Check(attached(instance.Record{}, instance.VolumeRecord{}).Names()); err != nil {
+					return err
+				}
 				rec, err := m.AttachVolume(ctx, args[0], mp)
 				if err != nil {
 					return fmt.Errorf("cannot attach volume %q: %w", args[1], err)
 				}
 				v := rec.Volumes[len(rec.Volumes)-1]
-				return a.printRecord(record{{"instance_id", rec.ID}, {"volume_id", v.VolumeID}, {"attachment_id", v.AttachmentID}, {"device", v.Mapping.DeviceName}, {"mount", v.Mapping.MountPath}})
-			})
+				return a.printMade(attached(rec, v), fmt.Sprintf("volume %s is attached to instance %q", v.VolumeID, rec.Name),
+					fmt.Sprintf("lxcboot show %s shows it, and lxcboot volume detach %[1]s %s takes it away", rec.Name, v.VolumeID))
+			}))(c, args)
 		},
 	}
 	c.Flags().StringVar(&device, "device", "", "name in the container, as vdc (default: the next free one)")
 	c.Flags().StringVar(&mount, "mount", "", "path at which a stopped instance will have its filesystem")
 	c.Flags().BoolVar(&readOnly, "read-only", false, "the container cannot write to it")
 	return c
+}
+
+func attached(rec instance.Record, v instance.VolumeRecord) record {
+	return record{{"instance_id", rec.ID}, {"volume_id", v.VolumeID}, {"attachment_id", v.AttachmentID}, {"device", v.Mapping.DeviceName}, {"mount", v.Mapping.MountPath}}
 }
 
 func (a *App) completeAttach(c *cobra.Command, given []string, typed string) ([]string, cobra.ShellCompDirective) {

@@ -59,21 +59,22 @@ func (a *App) newVolumeCreateCmd() *cobra.Command {
 			if err := store.CheckCreate(ctx, []volume.CreateVolume{req}); err != nil {
 				return err
 			}
-			vol, err := store.CreateVolume(ctx, req)
-			if err != nil {
-				return err
-			}
-			made, err := store.WaitVolume(ctx, vol.ID)
-			if err != nil {
-				// What could not be made is not left behind.
-				undo, cancel := a.undoContext(ctx)
-				defer cancel()
-				if e := store.DeleteVolume(undo, vol.ID); e != nil && !errors.Is(e, volume.ErrNotFound) {
-					err = errors.Join(err, e)
+			return volumes.make(a, "is made", func() (volume.Volume, error) {
+				vol, err := store.CreateVolume(ctx, req)
+				if err != nil {
+					return vol, err
 				}
-				return err
-			}
-			return a.printRecord(volumes.record(made))
+				made, err := store.WaitVolume(ctx, vol.ID)
+				if err != nil {
+					// What could not be made is not left behind.
+					undo, cancel := a.undoContext(ctx)
+					defer cancel()
+					if e := store.DeleteVolume(undo, vol.ID); e != nil && !errors.Is(e, volume.ErrNotFound) {
+						err = errors.Join(err, e)
+					}
+				}
+				return made, err
+			})
 		},
 	}
 	f := c.Flags()

@@ -13,13 +13,11 @@ func (a *App) newVolumeDetachCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "detach INSTANCE VOLUME", Short: "Take a volume from an instance", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeAttach,
 		Long: "Take a volume from an instance, which must not use it any more. Its content stays.",
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.withInstance(c, func(ctx context.Context, m *instance.Manager) error {
-				if _, err := m.DetachVolume(ctx, args[0], args[1]); err != nil {
-					return fmt.Errorf("cannot detach volume %q: %w", args[1], err)
-				}
-				return nil
-			})
-		},
+		RunE: withManager(a.storeManager, a.timed(func(ctx context.Context, m *instance.Manager, args []string) error {
+			if _, err := m.DetachVolume(ctx, args[0], args[1]); err != nil {
+				return fmt.Errorf("cannot detach volume %q: %w", args[1], err)
+			}
+			return nil
+		})),
 	}
 }

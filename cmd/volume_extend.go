@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 func (a *App) newVolumeExtendCmd() *cobra.Command {
@@ -16,11 +18,7 @@ func (a *App) newVolumeExtendCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v, err := s.ExtendVolume(ctx, id, size)
-			if err != nil {
-				return err
-			}
-			return a.printRecord(volumes.record(v))
+			return volumes.make(a, "is extended", func() (volume.Volume, error) { return s.ExtendVolume(ctx, id, size) })
 		}),
 	}
 	c.Flags().IntVar(&size, "size", 0, "new size in GiB")

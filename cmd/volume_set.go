@@ -42,11 +42,7 @@ blank one is not, until somebody who put a root filesystem on it says so.`,
 			if err != nil {
 				return err
 			}
-			vol, err := store.UpdateVolume(c.Context(), id, req)
-			if err != nil {
-				return err
-			}
-			return a.printRecord(volumes.record(vol))
+			return volumes.make(a, "is changed", func() (volume.Volume, error) { return store.UpdateVolume(c.Context(), id, req) })
 		},
 	}
 	f := c.Flags()

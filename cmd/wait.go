@@ -24,28 +24,26 @@ func (a *App) newWaitCmd() *cobra.Command {
 			if !slices.Contains(known, want) {
 				return failure.Invalid("--for %q is not one of %s", status, strings.Join(known, ", "))
 			}
-			m, err := a.manager(c.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeoutCause(c.Context(), a.settings.Timeout, fmt.Errorf("instance %q did not become %s within %v", args[0], want, a.settings.Timeout))
-			defer cancel()
-			for {
-				v, err := m.Show(ctx, args[0])
-				switch {
-				case err != nil:
-					return err
-				case v.Status == want:
-					return nil
-				case v.Status == instance.StatusError:
-					return fmt.Errorf("%w: instance %q is in status ERROR: %s", instance.ErrState, v.Name, v.Note)
+			return withManager(a.manager, func(ctx context.Context, m *instance.Manager, args []string) error {
+				ctx, cancel := context.WithTimeoutCause(ctx, a.settings.Timeout, fmt.Errorf("instance %q did not become %s within %v", args[0], want, a.settings.Timeout))
+				defer cancel()
+				for {
+					v, err := m.Show(ctx, args[0])
+					switch {
+					case err != nil:
+						return err
+					case v.Status == want:
+						return nil
+					case v.Status == instance.StatusError:
+						return fmt.Errorf("%w: instance %q is in status ERROR: %s", instance.ErrState, v.Name, v.Note)
+					}
+					select {
+					case <-ctx.Done():
+						return context.Cause(ctx)
+					case <-time.After(100 * time.Millisecond):
+					}
 				}
-				select {
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				case <-time.After(100 * time.Millisecond):
-				}
-			}
+			})(c, args)
 		},
 	}
 	c.Flags().StringVar(&status, "for", "", "the status to wait for")

@@ -7,6 +7,8 @@ import (
 	"os"
 	"regexp"
 	"strings"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // Host is a machine, by what stays.
@@ -39,7 +41,7 @@ func Here(id, name string) (Host, error) {
 		id = name
 	}
 	if !validID.MatchString(id) {
-		return Host{}, fmt.Errorf("the host id %q is not of 1 to 64 letters, digits, '.', '_' and '-'", id)
+		return Host{}, failure.Invalid("the host id %q is not of 1 to 64 letters, digits, '.', '_' and '-'", id)
 	}
 	return Host{ID: id, Name: name, BootID: boot}, nil
 }

@@ -34,6 +34,7 @@ type Manager struct {
 	MaxLocal    int           // local devices that an instance may have; bdm.DefaultMaxLocal
 	IDBase      uint32        // the first host id that containers get; 0: DefaultIDBase
 	UndoTimeout time.Duration // how long a rollback may take
+	Wait        time.Duration // for another process that works on an instance
 	StopTimeout time.Duration // how long a container has to stop by itself
 }
 

@@ -9,6 +9,7 @@
 package connector
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -125,6 +126,7 @@ type choice struct {
 	transport string
 	module    string
 	tools     []string
+	client    string // the filesystem that mount(8) mounts, by the kernel and a helper
 	make      func(*Host) driver
 }
 
@@ -132,7 +134,7 @@ type choice struct {
 // needs are met is taken by Auto.
 var drivers = map[string][]choice{
 	localType: {{transport: Kernel, make: func(h *Host) driver { return localDriver{} }}},
-	"nfs":     {{transport: Kernel, tools: []string{"mount", "umount"}, make: func(h *Host) driver { return nfsDriver{h} }}},
+	"nfs":     {{transport: Kernel, tools: []string{"mount", "umount"}, client: "nfs", make: func(h *Host) driver { return nfsDriver{h} }}},
 	"iscsi": {
 		{transport: Kernel, module: "iscsi_tcp", tools: []string{"iscsiadm"}, make: func(h *Host) driver { return kernelISCSI{h} }},
 		{transport: Userspace, tools: []string{storageDaemon}, make: func(h *Host) driver { return userspaceDriver{h, iscsiNodes} }},
@@ -163,7 +165,7 @@ func (h *Host) Supported() []Support {
 	var all []Support
 	for _, name := range Known() {
 		for _, c := range drivers[name] {
-			all = append(all, Support{name, c.transport, h.missing(c)})
+			all = append(all, Support{name, c.transport, cmp.Or(h.missing(c), h.missingClient(c.client))})
 		}
 	}
 	return all
@@ -284,6 +286,22 @@ func (h *Host) missing(c choice) string {
 		if _, err := findTool(tool); err != nil {
 			return "the program " + tool
 		}
+	}
+	return ""
+}
+
+// missingClient names what mount(8) needs for a filesystem and is not there. It is told,
+// and refuses nothing: a helper may do without the kernel.
+func (h *Host) missingClient(fs string) string {
+	if fs == "" {
+		return ""
+	}
+	list, _ := os.ReadFile(h.fs("proc/filesystems"))
+	if !slices.Contains(strings.Fields(string(list)), fs) && !h.hasModule(fs) {
+		return "the kernel's filesystem " + fs
+	}
+	if _, err := findTool("mount." + fs); err != nil {
+		return "the program mount." + fs
 	}
 	return ""
 }
