@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // ErrInvalid is wrapped by every error of this package.
@@ -18,13 +19,14 @@ var ErrInvalid = errors.New("invalid request")
 // MaxUserData is the most bytes of user data, as in Nova (65,535 in base64).
 const MaxUserData = 49_151
 
-// Seed is what the container is told.
+// Seed is what the container is told. One that Check found good is the same after it
+// was written as JSON, but for what its instance has anyway.
 type Seed struct {
 	InstanceID string            `json:"-"`
 	Hostname   string            `json:"hostname,omitempty"` // as asked; empty: the root's own stays
 	SSHKeys    []string          `json:"ssh_keys,omitempty"`
-	UserData   []byte            `json:"user_data,omitempty"`
-	NoCloud    bool              `json:"nocloud,omitempty"` // --config-drive: the seed even when nothing else asks for it
+	UserData   []byte            `json:"user_data,omitzero"` // empty is not nil
+	NoCloud    bool              `json:"nocloud,omitempty"`  // --config-drive: the seed even when nothing else asks for it
 	Meta       map[string]string `json:"-"`
 	NICs       []NIC             `json:"-"`
 	Files      []File            `json:"files,omitempty"`
@@ -125,10 +127,18 @@ func (s Seed) Check() error {
 	if len(s.UserData) > MaxUserData {
 		return fmt.Errorf("%w: the user data are of %d bytes, and at most %d are allowed", ErrInvalid, len(s.UserData), MaxUserData)
 	}
+	for _, key := range s.SSHKeys {
+		if !utf8.ValidString(key) {
+			return fmt.Errorf("%w: the ssh key %.40q is not UTF-8", ErrInvalid, key)
+		}
+	}
 	var paths []string
 	for _, f := range s.Files {
 		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "/" || strings.ContainsRune(f.Path, 0) {
 			return fmt.Errorf("%w: the file %q is not an absolute path of a file in the container", ErrInvalid, f.Path)
+		}
+		if !utf8.ValidString(f.Path) {
+			return fmt.Errorf("%w: the file %q has a name that is not UTF-8", ErrInvalid, f.Path)
 		}
 		if slices.Contains(paths, f.Path) {
 			return fmt.Errorf("%w: the file %q is given twice", ErrInvalid, f.Path)
