@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 )
@@ -16,13 +17,14 @@ import (
 // MaxUserData is the most bytes of user data, as in Nova (65,535 in base64).
 const MaxUserData = 49_151
 
-// Seed is what the container is told.
+// Seed is what the container is told. One that Check found good is the same after it
+// was written as JSON, but for what its instance has anyway.
 type Seed struct {
 	InstanceID string            `json:"-"`
 	Hostname   string            `json:"hostname,omitempty"` // as asked; empty: the root's own stays
 	SSHKeys    []string          `json:"ssh_keys,omitempty"`
-	UserData   []byte            `json:"user_data,omitempty"`
-	NoCloud    bool              `json:"nocloud,omitempty"` // --config-drive: the seed even when nothing else asks for it
+	UserData   []byte            `json:"user_data,omitzero"` // empty is not nil
+	NoCloud    bool              `json:"nocloud,omitempty"`  // --config-drive: the seed even when nothing else asks for it
 	Meta       map[string]string `json:"-"`
 	NICs       []NIC             `json:"-"`
 	Files      []File            `json:"files,omitempty"`
@@ -123,10 +125,18 @@ func (s Seed) Check() error {
 	if len(s.UserData) > MaxUserData {
 		return failure.Invalid("the user data are of %d bytes, and at most %d are allowed", len(s.UserData), MaxUserData)
 	}
+	for _, key := range s.SSHKeys {
+		if !utf8.ValidString(key) {
+			return failure.Invalid("the ssh key %.40q is not UTF-8", key)
+		}
+	}
 	var paths []string
 	for _, f := range s.Files {
 		if !path.IsAbs(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "/" || strings.ContainsRune(f.Path, 0) {
 			return failure.Invalid("the file %q is not an absolute path of a file in the container", f.Path)
+		}
+		if !utf8.ValidString(f.Path) {
+			return failure.Invalid("the file %q has a name that is not UTF-8", f.Path)
 		}
 		if slices.Contains(paths, f.Path) {
 			return failure.Invalid("the file %q is given twice", f.Path)

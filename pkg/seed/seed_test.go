@@ -3,7 +3,9 @@ package seed
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -62,12 +64,50 @@ func TestEmpty(t *testing.T) {
 	}
 }
 
+// TestJSON writes seeds down and reads them again, as they are kept until the first
+// start.
+func TestJSON(t *testing.T) {
+	binary := make([]byte, 1<<20)
+	for i := range binary {
+		binary[i] = byte(i * i >> 3)
+	}
+	for name, s := range map[string]Seed{
+		"nothing":         {},
+		"empty user data": {UserData: []byte{}},
+		"all": {
+			Hostname: "web1", SSHKeys: []string{"ssh-ed25519 AAAA <m\u00fcller>&\u2028", "k"}, UserData: binary[:MaxUserData], NoCloud: true,
+			Files: []File{
+				{Path: "/bin/x", Data: binary, Mode: 0o6755},
+				{Path: "/srv/\u00fc <&>\"\x01\u2028", Data: []byte("\x00\xff\r\n"), Mode: 0},
+				{Path: "/empty", Data: []byte{}, Mode: 0o1600},
+			},
+		},
+	} {
+		if err := s.Check(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		data, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got Seed
+		if err := json.Unmarshal(data, &got); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, s) || got.Empty() != s.Empty() {
+			t.Errorf("%s: it became %.200q", name, fmt.Sprintf("%+v", got))
+		}
+	}
+}
+
 func TestCheck(t *testing.T) {
 	for name, s := range map[string]Seed{
 		"relative":  {Files: []File{{Path: "etc/x"}}},
 		"upwards":   {Files: []File{{Path: "/etc/../x"}}},
 		"root":      {Files: []File{{Path: "/"}}},
 		"nul":       {Files: []File{{Path: "/a\x00b"}}},
+		"not utf-8": {Files: []File{{Path: "/a\xff"}}},
+		"key":       {SSHKeys: []string{"ssh-ed25519 AAAA m\xfcller"}},
 		"twice":     {Files: []File{{Path: "/a"}, {Path: "/a"}}},
 		"user data": {UserData: make([]byte, MaxUserData+1)},
 	} {
