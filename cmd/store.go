@@ -47,9 +47,12 @@ func (a *App) openStore(ctx context.Context) (Store, error) {
 	if a.store != nil {
 		return a.store, nil
 	}
-	backend, _ := a.choose()
-	if backend == "local" {
-		s, err := local.Open(a.settings.StateDir)
+	here, err := host.Here("", "")
+	if err != nil {
+		return nil, err
+	}
+	if backend, _ := a.choose(); backend == "local" {
+		s, err := local.Open(a.settings.StateDir, local.Options{Host: here, Wait: a.settings.Timeout})
 		if err != nil {
 			return nil, err
 		}
@@ -59,7 +62,7 @@ func (a *App) openStore(ctx context.Context) (Store, error) {
 	}
 	s, err := openstack.Open(ctx, openstack.Options{
 		Cloud: a.settings.Cloud, ServiceCloud: a.settings.Service, Timeout: a.settings.Timeout,
-		Connector: a.connectors().Properties, Inspect: local.Inspect,
+		Connector: a.connectors().Properties, Inspect: local.Inspect, Host: here,
 	})
 	if err != nil {
 		return nil, err

@@ -1,9 +1,12 @@
 package volume
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // The kinds of failure that callers tell apart. Stores wrap them with the
@@ -43,6 +46,55 @@ func (e *AmbiguousError) Error() string {
 
 // Is makes errors.Is(err, ErrAmbiguous) true.
 func (e *AmbiguousError) Is(target error) bool { return target == ErrAmbiguous }
+
+// InUse is the refusal of a volume that others hold. It wraps ErrInUse and names the
+// instance and the host of each.
+func InUse(v Volume) error { return failure.Of(ErrInUse, "volume %s is in use: %s", v.ID, Holders(v)) }
+
+// Holders says which instances hold a volume, and on which hosts.
+func Holders(v Volume) string {
+	var who []string
+	for _, a := range v.Attachments {
+		holder := "somebody"
+		if a.InstanceID != "" {
+			holder = "instance " + a.InstanceID
+		}
+		if on := cmp.Or(a.Host, a.HostID); on != "" {
+			holder += " on " + on
+		}
+		who = append(who, fmt.Sprintf("%s holds it (%s)", holder, a.Status))
+	}
+	if who == nil {
+		return fmt.Sprintf("it is %q", v.Status)
+	}
+	return strings.Join(who, ", ")
+}
+
+// GoneError says that an attachment which its instance still counts on was taken away,
+// and that nobody holds its volume now. It is an ErrConflict and an ErrNotFound.
+type GoneError struct {
+	ID       string
+	VolumeID string // empty when that is not known any more
+}
+
+func (e *GoneError) Error() string {
+	if e.VolumeID == "" {
+		return fmt.Sprintf("attachment %s is gone: it was deleted, with its volume or by somebody else", e.ID)
+	}
+	return fmt.Sprintf("attachment %s of volume %s is gone: somebody else deleted it, and nobody holds the volume now", e.ID, e.VolumeID)
+}
+
+// Is makes errors.Is(err, ErrConflict) and errors.Is(err, ErrNotFound) true.
+func (e *GoneError) Is(target error) bool { return target == ErrConflict || target == ErrNotFound }
+
+// Gone is the error of an attachment that is not there any more, and of the volume that
+// it was of, as that is now: InUse where it is held, else a *GoneError.
+func Gone(id string, v Volume) error {
+	if v.Held() {
+		return InUse(v)
+	}
+	return &GoneError{ID: id, VolumeID: v.ID}
+}
 
 // StateError says that a wait ended in a state it was not for.
 type StateError struct {

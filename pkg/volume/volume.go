@@ -3,7 +3,12 @@
 // Cinder and Glance, and the errors that stores return. It does no I/O.
 package volume
 
-import "time"
+import (
+	"slices"
+	"time"
+
+	"github.com/lxcboot/lxcboot/pkg/host"
+)
 
 // MetaInstance is the metadata key under which a volume that a boot creates
 // carries the id of its instance, from the moment it is created. A volume whose
@@ -71,14 +76,31 @@ type Volume struct {
 	CreatedAt   time.Time         `json:"created_at"`
 }
 
+// Held says that somebody has the volume, or is about to.
+func (v Volume) Held() bool {
+	return slices.Contains([]string{StatusReserved, StatusAttaching, StatusInUse}, v.Status)
+}
+
 // Attachment binds a volume to an instance on a host.
 type Attachment struct {
 	ID         string `json:"id"`
 	VolumeID   string `json:"volume_id"`
 	InstanceID string `json:"instance_id"`
-	Host       string `json:"host"`
-	Status     string `json:"status"` // reserved, attaching, attached
+	Host       string `json:"host"`    // its name: for people
+	HostID     string `json:"host_id"` // host.Host's; empty when an older lxcboot made it, or another program
+	BootID     string `json:"boot_id"` // of the host, when it was last connected there
+	Status     string `json:"status"`  // reserved, attaching, attached
 	ReadOnly   bool   `json:"readonly"`
+}
+
+// Elsewhere says that the attachment was made by another host than h: by its id, and
+// by its name where no id is known. One that names no host at all, which an older
+// lxcboot reserved and never connected, is nobody else's.
+func (a Attachment) Elsewhere(h host.Host) bool {
+	if a.HostID != "" {
+		return a.HostID != h.ID
+	}
+	return a.Host != "" && a.Host != h.Name
 }
 
 // Snapshot is a volume's content at one moment.

@@ -9,6 +9,8 @@ import (
 
 	"github.com/gophercloud/gophercloud/v2/openstack/blockstorage/v3/volumetypes"
 
+	hosts "github.com/lxcboot/lxcboot/pkg/host"
+	"github.com/lxcboot/lxcboot/pkg/volume/openstack"
 	"github.com/lxcboot/lxcboot/pkg/volume/volumetest"
 )
 
@@ -19,7 +21,14 @@ func TestConformance(t *testing.T) {
 	for _, backend := range backends {
 		t.Run(backend, func(t *testing.T) {
 			s := open(t, nil)
-			o := volumetest.Options{Timeout: 2 * time.Minute, VolumeType: backend, ReadAt: content(host(t))}
+			o := volumetest.Options{
+				Timeout: 2 * time.Minute, VolumeType: backend, ReadAt: content(host(t)),
+				Elsewhere: func(t *testing.T, _ volumetest.Store) volumetest.Store {
+					return open(t, func(o *openstack.Options) {
+						o.Host = hosts.Host{ID: "id-of-there", Name: "there", BootID: "boot-of-there"}
+					})
+				},
+			}
 			if backend == "rbd" {
 				o.Multiattach, o.MultiattachType = true, multiattachType(t, backend)
 			}

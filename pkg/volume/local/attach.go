@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -29,18 +28,6 @@ const (
 // device_path, the absolute path of a regular file, and format, which is raw.
 const Driver = "local"
 
-// holders says which instances hold a volume.
-func holders(v volume.Volume) string {
-	var who []string
-	for _, a := range v.Attachments {
-		who = append(who, fmt.Sprintf("instance %s holds it (%s)", a.InstanceID, a.Status))
-	}
-	if who == nil {
-		return fmt.Sprintf("it is %q", v.Status)
-	}
-	return strings.Join(who, ", ")
-}
-
 // heldStatus gives the status of a volume that works, from its attachments: that
 // of the one that has come furthest.
 func heldStatus(all []volume.Attachment) string {
@@ -59,9 +46,8 @@ func heldStatus(all []volume.Attachment) string {
 }
 
 // Reserve takes an available volume for an instance, in one atomic step. Who comes
-// second gets an error that wraps volume.ErrInUse and names the holder. A
-// multiattach volume can be held by several instances, but by each only once. A
-// read-only volume is always held read-only.
+// second gets volume.InUse. A multiattach volume can be held by several instances, but
+// by each only once. A read-only volume is always held read-only.
 func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOnly bool) (string, error) {
 	if err := checkName("instance id", instanceID); err != nil {
 		return "", err
@@ -75,7 +61,7 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 		mine := slices.ContainsFunc(v.Attachments, func(a volume.Attachment) bool { return a.InstanceID == instanceID })
 		switch {
 		case len(v.Attachments) != 0 && (mine || !v.Multiattach):
-			return fmt.Errorf("volume %s is %w: %s", volumeID, volume.ErrInUse, holders(*v))
+			return volume.InUse(*v)
 		case len(v.Attachments) == 0 && v.Status != volume.StatusAvailable:
 			return failure.Of(volume.ErrConflict, "volume %s must be available to be reserved, and it is %q", volumeID, v.Status)
 		}
@@ -98,7 +84,8 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 			}
 		}
 		v.Attachments = append(v.Attachments, volume.Attachment{
-			ID: id, VolumeID: volumeID, InstanceID: instanceID, Status: attachReserved, ReadOnly: readOnly || v.ReadOnly,
+			ID: id, VolumeID: volumeID, InstanceID: instanceID, Host: s.o.Host.Name, HostID: s.o.Host.ID, BootID: s.o.Host.BootID,
+			Status: attachReserved, ReadOnly: readOnly || v.ReadOnly,
 		})
 		v.Status = heldStatus(v.Attachments)
 		return nil
@@ -123,14 +110,11 @@ func (s *Store) AttachmentsOf(ctx context.Context, volumeID, instanceID string) 
 }
 
 // Connect tells how a reserved volume is reached on this host, and puts on record
-// that it is being attached here. It may be called again at any later stage.
+// that it is being attached here. It may be called again at any later stage. An
+// attachment that another host made is volume.InUse, one that is gone is volume.Gone.
 func (s *Store) Connect(ctx context.Context, attachmentID string) (volume.Connection, error) {
-	host, err := os.Hostname()
-	if err != nil {
-		return volume.Connection{}, fmt.Errorf("asking for this host's name: %w", err)
-	}
 	var conn volume.Connection
-	err = s.changeAttachment(ctx, attachmentID, func(v *volume.Volume, a *volume.Attachment) error {
+	err := s.useAttachment(ctx, attachmentID, func(v *volume.Volume, a *volume.Attachment) error {
 		path := filepath.Join(s.volumes.path(v.ID), dataName)
 		if fi, err := os.Lstat(path); err != nil {
 			return fmt.Errorf("volume %s: %w: %w", v.ID, ErrDamaged, err)
@@ -142,7 +126,7 @@ func (s *Store) Connect(ctx context.Context, attachmentID string) (volume.Connec
 		if a.Status == attachReserved {
 			a.Status = attachAttaching
 		}
-		a.Host = host
+		a.Host, a.HostID, a.BootID = s.o.Host.Name, s.o.Host.ID, s.o.Host.BootID
 		conn = volume.Connection{
 			Driver:   Driver,
 			Data:     map[string]any{"device_path": path, "format": formatRaw},
@@ -157,9 +141,10 @@ func (s *Store) Connect(ctx context.Context, attachmentID string) (volume.Connec
 	return conn, nil
 }
 
-// Complete puts on record that an attachment that was connected is in use now.
+// Complete puts on record that an attachment that was connected is in use now. It
+// refuses what Connect refuses.
 func (s *Store) Complete(ctx context.Context, attachmentID string) error {
-	err := s.changeAttachment(ctx, attachmentID, func(v *volume.Volume, a *volume.Attachment) error {
+	err := s.useAttachment(ctx, attachmentID, func(v *volume.Volume, a *volume.Attachment) error {
 		if a.Status == attachReserved {
 			return failure.Of(volume.ErrConflict, "attachment %s of volume %s is %q: connect it first", a.ID, v.ID, a.Status)
 		}
@@ -185,10 +170,30 @@ func (s *Store) Detach(ctx context.Context, attachmentID string) error {
 	return err
 }
 
+// useAttachment is changeAttachment for the host that made it.
+func (s *Store) useAttachment(ctx context.Context, id string, change func(*volume.Volume, *volume.Attachment) error) error {
+	err := s.changeAttachment(ctx, id, func(v *volume.Volume, a *volume.Attachment) error {
+		if a.Elsewhere(s.o.Host) {
+			return volume.InUse(*v)
+		}
+		return change(v, a)
+	})
+	if missing, ok := errors.AsType[*volume.NotFoundError](err); !ok || missing.Kind != "attachment" {
+		return err
+	}
+	all, _ := s.volumes.list(ctx) // without what cannot be read
+	for _, rec := range all {
+		if slices.Contains(rec.Former, id) {
+			return volume.Gone(id, rec.Object)
+		}
+	}
+	return volume.Gone(id, volume.Volume{})
+}
+
 // changeAttachment changes an attachment, or drops it when its id is taken away.
 func (s *Store) changeAttachment(ctx context.Context, id string, change func(*volume.Volume, *volume.Attachment) error) error {
 	has := func(a volume.Attachment) bool { return a.ID == id }
-	gone := fmt.Errorf("attachment %q: %w", id, volume.ErrNotFound)
+	gone := &volume.NotFoundError{Kind: "attachment", Ref: id}
 	if !isID(id) {
 		return gone
 	}
@@ -209,7 +214,10 @@ func (s *Store) changeAttachment(ctx context.Context, id string, change func(*vo
 		if err := change(v, &v.Attachments[i]); err != nil {
 			return err
 		}
-		v.Attachments = slices.DeleteFunc(v.Attachments, func(a volume.Attachment) bool { return a.ID == "" })
+		if v.Attachments[i].ID == "" {
+			v.Attachments = slices.Delete(v.Attachments, i, i+1)
+			rec.Former = append([]string{id}, rec.Former[:min(len(rec.Former), maxFormer-1)]...)
+		}
 		v.Status = heldStatus(v.Attachments)
 		return nil
 	})

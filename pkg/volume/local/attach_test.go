@@ -2,10 +2,13 @@ package local
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/uuid"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/volume"
@@ -68,7 +71,6 @@ func TestAttachmentRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, _ := os.Hostname()
 	if path := conn.Data["device_path"]; conn.Driver != Driver || path != s.dataOf(v.ID) || conn.Data["format"] != "raw" || !filepath.IsAbs(path.(string)) {
 		t.Errorf("the connection: %+v", conn)
 	}
@@ -79,7 +81,7 @@ func TestAttachmentRules(t *testing.T) {
 		if _, err := s.Connect(ctx, a); err != nil {
 			t.Errorf("connecting again: %v", err)
 		}
-		if got, err := s.Volume(ctx, v.ID); err != nil || got.Status != volume.StatusInUse || got.Attachments[0].Host != host {
+		if got, err := s.Volume(ctx, v.ID); err != nil || got.Status != volume.StatusInUse || got.Attachments[0].Host != here.Name {
 			t.Errorf("in use: %+v, %v", got, err)
 		}
 	}
@@ -98,6 +100,64 @@ func TestAttachmentRules(t *testing.T) {
 	}
 	if _, err := s.Reserve(ctx, v.ID, "", false); !errors.Is(err, failure.ErrInvalid) {
 		t.Errorf("reserving for nobody: %v", err)
+	}
+}
+
+// TestOldAttachments opens what an older lxcboot recorded, which knew no host ids.
+func TestOldAttachments(t *testing.T) {
+	s, ctx := newStore(t), testCtx(t)
+	for _, test := range []struct {
+		attachment string
+		mine       bool
+	}{
+		{`"host": "", "status": "reserved"`, true},
+		{`"host": "here", "status": "attached"`, true},
+		{`"host": "there", "status": "attached"`, false},
+	} {
+		v, id := blank(t, s), uuid.NewString()
+		old := fmt.Sprintf(`{"format": 1, "object": {"id": %q, "status": "in-use", "size": 1, "attachments":
+			[{"id": %q, "volume_id": %[1]q, "instance_id": "web1", "readonly": false, %[3]s}]}}`, v.ID, id, test.attachment)
+		if err := os.WriteFile(filepath.Join(s.volumes.path(v.ID), metaName), []byte(old), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := s.Connect(ctx, id)
+		if !test.mine {
+			if !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "web1 on there") {
+				t.Errorf("%s: %v", test.attachment, err)
+			}
+			continue
+		}
+		if all, err2 := s.AttachmentsOf(ctx, v.ID, "web1"); err != nil || err2 != nil || len(all) != 1 || all[0].HostID != here.ID || all[0].BootID != here.BootID {
+			t.Errorf("%s: %v, %+v, %v", test.attachment, err, all, err2)
+		}
+	}
+}
+
+// TestFormer keeps few of the attachments that a volume had.
+func TestFormer(t *testing.T) {
+	s, ctx := newStore(t), testCtx(t)
+	v := blank(t, s)
+	var last string
+	for range maxFormer + 3 {
+		a, err := s.Reserve(ctx, v.ID, "web1", false)
+		if err == nil {
+			err = s.Detach(ctx, a)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = a
+	}
+	if rec, err := s.volumes.get(ctx, v.ID); err != nil || len(rec.Former) != maxFormer || rec.Former[0] != last {
+		t.Errorf("%d are kept, the first %q, %v; want %d and %q", len(rec.Former), rec.Former[0], err, maxFormer, last)
+	}
+	// That of a volume which is gone itself.
+	if err := s.DeleteVolume(ctx, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	var gone *volume.GoneError
+	if err := s.Complete(ctx, last); !errors.As(err, &gone) || gone.VolumeID != "" {
+		t.Errorf("completing an attachment whose volume is gone: %v", err)
 	}
 }
 

@@ -202,7 +202,7 @@ func (s *Store) copyable(v volume.Volume) (inUse bool, err error) {
 	case len(v.Attachments) == 0:
 		return false, failure.Of(volume.ErrConflict, "volume %s is not available, it is %q", v.ID, v.Status)
 	case !s.mayShare():
-		return false, fmt.Errorf("volume %s is %w: %s; %w, so only a volume that is available can be copied whole", v.ID, volume.ErrInUse, holders(v), errNoReflink)
+		return false, fmt.Errorf("%w; %w, so only a volume that is available can be copied whole", volume.InUse(v), errNoReflink)
 	}
 	return true, nil
 }

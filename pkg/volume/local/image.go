@@ -65,7 +65,7 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 	defer dst.Close()
 	img, err := s.saveImage(ctx, id, dst, src, size, req)
 	if err != nil {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockWait)
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWait)
 		defer cancel()
 		if left := s.images.remove(undo, id); left != nil {
 			err = fmt.Errorf("%w; and the failed image %s is left behind: %w", err, id, left)

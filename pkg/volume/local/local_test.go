@@ -7,14 +7,26 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/volumetest"
 )
 
-// open opens a store in a directory of its own.
+// here is the host that the tests run on, and there another.
+var (
+	here  = host.Host{ID: "id-of-here", Name: "here", BootID: "boot-of-here"}
+	there = host.Host{ID: "id-of-there", Name: "there", BootID: "boot-of-there"}
+)
+
+// open opens a store in a directory.
 func open(t testing.TB, dir string) *Store {
 	t.Helper()
-	s, err := Open(dir)
+	return openAs(t, dir, Options{Host: here})
+}
+
+func openAs(t testing.TB, dir string, o Options) *Store {
+	t.Helper()
+	s, err := Open(dir, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,6 +53,10 @@ func TestConformance(t *testing.T) {
 var conformance = volumetest.Options{
 	Timeout:     30 * time.Second,
 	Multiattach: true,
+	Elsewhere: func(t *testing.T, s volumetest.Store) volumetest.Store {
+		t.Helper()
+		return openAs(t, s.(*Store).dir, Options{Host: there})
+	},
 	ReadAt: func(t *testing.T, s volumetest.Store, v volume.Volume, p []byte, offset int64) {
 		t.Helper()
 		f, err := os.Open(s.(*Store).dataOf(v.ID))

@@ -27,6 +27,7 @@ var roles = map[string]func(ctx context.Context, s *Store, args []string) error{
 	"reimport": roleReimport,
 	"read":     roleRead,
 	"fill":     roleFill,
+	"hold":     roleHold,
 	"scenario": roleScenario,
 }
 
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	s, err := Open(role[1])
+	s, err := Open(role[1], Options{Host: here})
 	if err == nil {
 		err = run(ctx, s, role[2:])
 	}

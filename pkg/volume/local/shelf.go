@@ -40,14 +40,21 @@ type record[T any] struct {
 	Object T      `json:"object"`
 	Reason string `json:"reason,omitempty"` // why the object is in error
 	PID    int    `json:"pid,omitempty"`    // the process that makes it, for messages
+	// Former are the attachments that a volume had, the last one first: whoever comes
+	// back to one that another host took away learns who has the volume now.
+	Former []string `json:"former,omitempty"`
 	// Origin is the volume as it was when the snapshot was taken.
 	Origin *volume.Volume `json:"origin,omitempty"`
 }
 
+// maxFormer bounds record.Former.
+const maxFormer = 16
+
 // shelf keeps the objects of one kind.
 type shelf[T any] struct {
 	dir  string
-	kind string // image, volume or snapshot
+	kind string        // image, volume or snapshot
+	wait time.Duration // Options.Wait
 	look func(*T) face
 }
 
@@ -208,12 +215,12 @@ func (s *shelf[T]) lock(ctx context.Context, id string) (unlock func(), err erro
 	if !isID(id) {
 		return nil, s.notFound(id)
 	}
-	f, err := lockFile(ctx, s.path(id), os.O_RDONLY|unix.O_NOFOLLOW, unix.LOCK_EX, lockWait)
+	f, err := lockFile(ctx, s.path(id), os.O_RDONLY|unix.O_NOFOLLOW, unix.LOCK_EX, s.wait)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, s.notFound(id)
 	case errors.Is(err, lock.ErrHeld):
-		return nil, failure.Of(volume.ErrConflict, "%s %s: another process has been changing it for %v", s.kind, id, lockWait)
+		return nil, failure.Of(volume.ErrConflict, "%s %s: waited %v for %s to be done with it", s.kind, id, s.wait, lockHolder(s.path(id)))
 	case err != nil:
 		return nil, err
 	}
@@ -341,9 +348,9 @@ func (s *shelf[T]) remove(ctx context.Context, id string) error {
 // lockShelf keeps those who look for left-overs (LOCK_EX) apart from those who
 // put objects here or take them away (LOCK_SH).
 func (s *shelf[T]) lockShelf(ctx context.Context, how int) (unlock func(), err error) {
-	f, err := lockFile(ctx, s.dir, os.O_RDONLY, how, lockWait)
+	f, err := lockFile(ctx, s.dir, os.O_RDONLY, how, s.wait)
 	if errors.Is(err, lock.ErrHeld) {
-		return nil, failure.Of(volume.ErrConflict, "%s has been locked by another process for %v", s.dir, lockWait)
+		return nil, failure.Of(volume.ErrConflict, "%s: waited %v for %s to be done with it", s.dir, s.wait, lockHolder(s.dir))
 	}
 	if err != nil {
 		return nil, err

@@ -73,7 +73,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, name, volumeID string) (volu
 		})
 	}()
 	if err != nil {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockWait)
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWait)
 		defer cancel()
 		if left := s.snapshots.remove(undo, id); left != nil {
 			err = fmt.Errorf("%w; and the failed snapshot %s is left behind: %w", err, id, left)

@@ -36,6 +36,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
@@ -49,13 +50,22 @@ var ErrDamaged = errors.New("damaged")
 // GiB. Anything above is taken for a mistake or an attack.
 const MaxSize = 64 << 10
 
-// lockWait bounds the wait for locks that are only ever held for a moment.
-const lockWait = 30 * time.Second
+// Options says who uses the store, and how patient to be.
+type Options struct {
+	// Host is named by the attachments that are made; the zero one is host.Here.
+	Host host.Host
+	// Wait bounds each wait for another process; zero is 10 minutes.
+	Wait time.Duration
+}
+
+// undoWait bounds what is done to tidy up when the caller's context has ended.
+const undoWait = 30 * time.Second
 
 // Store is the embedded store in one state directory. Its methods may be called
 // from several goroutines, and several processes may share the directory.
 type Store struct {
 	dir       string
+	o         Options
 	images    shelf[volume.Image]
 	volumes   shelf[volume.Volume]
 	snapshots shelf[volume.Snapshot]
@@ -70,7 +80,16 @@ func (s *Store) StoreID() string { return "local" }
 // Open opens the store in stateDir, which is made (mode 0700) when it is not
 // there. A directory that another user owns, or could write to, is refused: who
 // can write there decides what the host's kernel will mount.
-func Open(stateDir string) (*Store, error) {
+func Open(stateDir string, o Options) (*Store, error) {
+	var err error
+	if o.Host.ID == "" {
+		if o.Host, err = host.Here("", ""); err != nil {
+			return nil, err
+		}
+	}
+	if o.Wait == 0 {
+		o.Wait = 10 * time.Minute
+	}
 	dir, err := filepath.Abs(stateDir)
 	if err != nil {
 		return nil, fmt.Errorf("state directory %q: %w", stateDir, err)
@@ -78,14 +97,14 @@ func Open(stateDir string) (*Store, error) {
 	if err := MakeDir(dir); err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, jobs: map[string]*job{}}
-	s.images = shelf[volume.Image]{filepath.Join(dir, "images"), "image", func(i *volume.Image) face {
+	s := &Store{dir: dir, o: o, jobs: map[string]*job{}}
+	s.images = shelf[volume.Image]{filepath.Join(dir, "images"), "image", o.Wait, func(i *volume.Image) face {
 		return face{&i.ID, &i.Name, &i.Status, i.CreatedAt}
 	}}
-	s.volumes = shelf[volume.Volume]{filepath.Join(dir, "volumes"), "volume", func(v *volume.Volume) face {
+	s.volumes = shelf[volume.Volume]{filepath.Join(dir, "volumes"), "volume", o.Wait, func(v *volume.Volume) face {
 		return face{&v.ID, &v.Name, &v.Status, v.CreatedAt}
 	}}
-	s.snapshots = shelf[volume.Snapshot]{filepath.Join(dir, "snapshots"), "snapshot", func(n *volume.Snapshot) face {
+	s.snapshots = shelf[volume.Snapshot]{filepath.Join(dir, "snapshots"), "snapshot", o.Wait, func(n *volume.Snapshot) face {
 		return face{&n.ID, &n.Name, &n.Status, n.CreatedAt}
 	}}
 	for _, sub := range []string{s.images.dir, s.volumes.dir, s.snapshots.dir} {

@@ -28,7 +28,7 @@ func TestOpenRefusesWhatOthersCanWrite(t *testing.T) {
 			if err := os.Chmod(path, mode); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "chmod 0700 "+path) {
+			if _, err := Open(dir, Options{Host: here}); err == nil || !strings.Contains(err.Error(), "chmod 0700 "+path) {
 				t.Errorf("%s of mode %v: %v", path, mode, err)
 			}
 		}
@@ -38,7 +38,7 @@ func TestOpenRefusesWhatOthersCanWrite(t *testing.T) {
 		if err := os.Chown(path, 12345, 0); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "user 12345") || !strings.Contains(err.Error(), "chown 0 "+path) {
+		if _, err := Open(dir, Options{Host: here}); err == nil || !strings.Contains(err.Error(), "user 12345") || !strings.Contains(err.Error(), "chown 0 "+path) {
 			t.Errorf("%s of another user: %v", path, err)
 		}
 		if err := os.Chown(path, 0, 0); err != nil {
@@ -47,7 +47,7 @@ func TestOpenRefusesWhatOthersCanWrite(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	write(t, file, nil)
-	if _, err := Open(file); err == nil || !strings.Contains(err.Error(), file) {
+	if _, err := Open(file, Options{Host: here}); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("a file for a directory: %v", err)
 	}
 }

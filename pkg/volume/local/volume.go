@@ -114,7 +114,7 @@ func (s *Store) openSource(ctx context.Context, from source) (*os.File, error) {
 		if inUse, lerr := s.copyable(rec.Object); lerr != nil {
 			return nil, lerr
 		} else if inUse && !from.inUse {
-			return nil, fmt.Errorf("volume %s is %w: %s", from.id, volume.ErrInUse, holders(rec.Object))
+			return nil, volume.InUse(rec.Object)
 		}
 		f, err = s.volumes.content(ctx, from.id, unix.LOCK_SH)
 	}
@@ -146,7 +146,7 @@ func (s *Store) fillVolume(ctx context.Context, v volume.Volume, dst, src *os.Fi
 		err = s.full(err, "volume "+v.ID)
 		dst.Truncate(0) // gives back what was written; the record needs room as well
 	}
-	save, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockWait)
+	save, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.o.Wait)
 	defer cancel()
 	// When this fails the volume stays as one whose making was interrupted, which
 	// is what happened.
@@ -193,8 +193,10 @@ func (s *Store) fillData(ctx context.Context, v volume.Volume, dst, src *os.File
 }
 
 // WaitVolume waits until a volume is available. Any end but that, and any state
-// that does not lead there, is a *volume.StateError.
+// that does not lead there, is a *volume.StateError. Another process that fills the
+// volume is waited for no longer than Options.Wait.
 func (s *Store) WaitVolume(ctx context.Context, id string) (volume.Volume, error) {
+	end := time.Now().Add(s.o.Wait)
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
 		rec, err := s.volumes.get(ctx, id)
 		if err != nil {
@@ -206,8 +208,12 @@ func (s *Store) WaitVolume(ctx context.Context, id string) (volume.Volume, error
 		case !making(rec.Object.Status):
 			return rec.Object, &volume.StateError{Kind: "volume", ID: id, Status: rec.Object.Status, Want: volume.StatusAvailable, Detail: rec.Reason}
 		}
+		done := s.jobDone(id)
+		if done == nil && time.Now().After(end) {
+			return rec.Object, failure.Of(volume.ErrConflict, "volume %s: waited %v for %s to fill it", id, s.o.Wait, processName(rec.PID))
+		}
 		select {
-		case <-s.jobDone(id):
+		case <-done:
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return volume.Volume{}, ctx.Err()
@@ -245,7 +251,7 @@ func (s *Store) DeleteVolume(ctx context.Context, id string) error {
 	}
 	return s.volumes.delete(ctx, id, func(rec *record[volume.Volume]) error {
 		if v := rec.Object; len(v.Attachments) != 0 {
-			return fmt.Errorf("volume %s is %w: %s", id, volume.ErrInUse, holders(v))
+			return volume.InUse(v)
 		}
 		return nil
 	}, "it is being copied")
@@ -262,7 +268,7 @@ func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int) (volum
 		case sizeGiB > MaxSize:
 			return failure.Invalid("volume %s: a size of %d GiB is more than %d", id, sizeGiB, MaxSize)
 		case len(v.Attachments) != 0:
-			return fmt.Errorf("volume %s is %w: %s", id, volume.ErrInUse, holders(*v))
+			return volume.InUse(*v)
 		case v.Status != volume.StatusAvailable:
 			return failure.Of(volume.ErrConflict, "volume %s is not available, it is %q", id, v.Status)
 		}

@@ -33,9 +33,9 @@ func (r reservation) ToAttachmentCreateMap() (map[string]any, error) {
 }
 
 // Reserve takes an available volume for an instance, in one atomic step of
-// Cinder's. Who comes second gets an error that wraps volume.ErrInUse and names
-// the holder. A multiattach volume can be held by several instances, but by each
-// only once. A read-only volume is always held read-only.
+// Cinder's. Who comes second gets volume.InUse. A multiattach volume can be held by
+// several instances, but by each only once. A read-only volume is always held
+// read-only.
 func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOnly bool) (string, error) {
 	if instanceID == "" {
 		return "", failure.Invalid("volume %s can not be reserved for nobody", volumeID)
@@ -53,7 +53,10 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 		err = s.dropStale(ctx, v)
 	}
 	if err == nil {
-		err = s.setClaim(ctx, volumeID, reserving(instanceID))
+		err = s.setClaim(ctx, volumeID, reserving(instanceID, s.o.Host))
+	}
+	if errors.Is(err, volume.ErrInUse) {
+		err = s.inUse(ctx, v)
 	}
 	if err != nil {
 		return "", err
@@ -62,7 +65,7 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 	id, err := s.reserve(ctx, volumeID, instanceID, readOnly || v.ReadOnly)
 	fault.Point("openstack/reserve/after-create")
 	if err == nil {
-		err = s.setClaim(ctx, volumeID, claim{instance: instanceID, attachment: id})
+		err = s.setClaim(ctx, volumeID, claim{instance: instanceID, attachment: id, host: s.o.Host})
 	}
 	if err == nil {
 		return id, nil
@@ -86,8 +89,8 @@ func reservable(v volume.Volume, instanceID string) error {
 		return nil
 	case v.Status == volume.StatusInUse && v.Multiattach && !mine:
 		return nil
-	case slices.Contains(held, v.Status):
-		return inUse(v)
+	case v.Held():
+		return volume.InUse(v)
 	}
 	return failure.Of(volume.ErrConflict, "volume %s must be available to be reserved, and it is %q", v.ID, v.Status)
 }
@@ -174,13 +177,12 @@ func (s *Store) attachmentsOf(ctx context.Context, volumeID, instanceID string) 
 			continue
 		}
 		a := attachmentOf(&c, v.Metadata)
-		if a.InstanceID == "" && instanceID != "" {
-			began := slices.ContainsFunc(noted, func(c claim) bool { return c.instance == instanceID && c.attachment == "" })
-			if nobodys(a.Status, instanceID, noted) {
-				a.InstanceID = instanceID
-			} else if began && a.Status == volume.StatusReserved {
-				unclear = true
+		if a.InstanceID == "" {
+			who, several := beginner(a.Status, instanceID, noted)
+			if who.instance != "" {
+				a = who.of(a)
 			}
+			unclear = unclear || several
 		}
 		if instanceID == "" || a.InstanceID == instanceID {
 			out = append(out, a)
@@ -195,9 +197,34 @@ func attachmentOf(c *attachments.Attachment, meta map[string]string) volume.Atta
 	if c.Instance != "" {
 		who.instance = c.Instance
 	}
-	return volume.Attachment{
-		ID: c.ID, VolumeID: c.VolumeID, InstanceID: who.instance, Host: who.host, Status: c.Status, ReadOnly: c.AttachMode == "ro",
+	return who.of(volume.Attachment{ID: c.ID, VolumeID: c.VolumeID, Status: c.Status, ReadOnly: c.AttachMode == "ro"})
+}
+
+// inUse is volume.InUse, with all who hold the volume: Cinder's volume lists only those
+// that are complete, and what is noted on it may be old.
+func (s *Store) inUse(ctx context.Context, v volume.Volume) error {
+	if all, err := s.AttachmentsOf(ctx, v.ID, ""); err == nil && len(all) > 0 {
+		v.Attachments = all
 	}
+	return volume.InUse(v)
+}
+
+// gone makes volume.Gone of an error that says that an attachment is not there.
+func (s *Store) gone(ctx context.Context, id string, err error) error {
+	if missing, ok := errors.AsType[*volume.NotFoundError](err); !ok || missing.Kind != "attachment" {
+		return err
+	}
+	all, listErr := s.Volumes(ctx)
+	at := slices.IndexFunc(all, func(v volume.Volume) bool {
+		return claimOf(v.Metadata, id).attachment != "" || slices.Contains(formerOf(v), id)
+	})
+	if listErr != nil || at < 0 {
+		return volume.Gone(id, volume.Volume{})
+	}
+	if all[at].Held() {
+		return s.inUse(ctx, all[at])
+	}
+	return volume.Gone(id, all[at])
 }
 
 // attachment reads one attachment.
@@ -212,10 +239,16 @@ func (s *Store) attachment(ctx context.Context, id string) (*attachments.Attachm
 }
 
 // Connect tells Cinder which host will use a reserved volume, and gets from it how
-// the volume is reached. Done again, on the same host, it gives the same.
+// the volume is reached. Done again, on the same host, it gives the same. An attachment
+// that another host made is volume.InUse, one that is gone is volume.Gone.
 func (s *Store) Connect(ctx context.Context, attachmentID string) (volume.Connection, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
+	conn, err := s.connect(ctx, attachmentID)
+	return conn, s.gone(ctx, attachmentID, err)
+}
+
+func (s *Store) connect(ctx context.Context, attachmentID string) (volume.Connection, error) {
 	a, err := s.attachment(ctx, attachmentID)
 	if err != nil {
 		return volume.Connection{}, err
@@ -231,20 +264,17 @@ func (s *Store) Connect(ctx context.Context, attachmentID string) (volume.Connec
 	if err != nil {
 		return volume.Connection{}, err
 	}
-	who := claimOf(v.Metadata, attachmentID)
-	if who.instance == "" {
-		who.instance = a.Instance
+	mine := attachmentOf(a, v.Metadata)
+	if mine.Elsewhere(s.o.Host) {
+		v.Attachments = []volume.Attachment{mine}
+		return volume.Connection{}, volume.InUse(v)
 	}
 	properties = maps.Clone(properties)
-	host, _ := properties["host"].(string)
+	properties["host"] = s.o.Host.Name // as Nova does with its own setting
 	properties["mode"] = a.AttachMode
-	properties["instance"] = who.instance
-	if who.host != "" && who.host != host && a.Status != volume.StatusReserved {
-		return volume.Connection{}, fmt.Errorf("volume %s is %w: instance %s on %s holds it, and this is %s", v.ID, volume.ErrInUse, who.instance, who.host, host)
-	}
-	if who.instance != "" {
-		who.attachment, who.host = attachmentID, host
-		if err := s.setClaim(ctx, a.VolumeID, who); err != nil {
+	properties["instance"] = mine.InstanceID
+	if mine.InstanceID != "" {
+		if err := s.setClaim(ctx, a.VolumeID, claim{instance: mine.InstanceID, attachment: attachmentID, host: s.o.Host}); err != nil {
 			return volume.Connection{}, err
 		}
 	}
@@ -324,7 +354,7 @@ func plain(v any) any {
 	return v
 }
 
-// Complete tells Cinder that the volume is in use now.
+// Complete tells Cinder that the volume is in use now. One that is gone is volume.Gone.
 func (s *Store) Complete(ctx context.Context, attachmentID string) error {
 	if err := checkID("attachment", attachmentID); err != nil {
 		return err
@@ -332,10 +362,11 @@ func (s *Store) Complete(ctx context.Context, attachmentID string) error {
 	err := call(ctx, s, "cinder", "completing attachment "+attachmentID, func(error) error {
 		return attachments.Complete(ctx, s.cinder, attachmentID).ExtractErr()
 	})
-	return notThere("attachment", attachmentID, err)
+	return s.gone(ctx, attachmentID, notThere("attachment", attachmentID, err))
 }
 
-// Detach deletes an attachment, and waits until the volume shows it.
+// Detach deletes an attachment, whichever host made it, and waits until the volume
+// shows it.
 func (s *Store) Detach(ctx context.Context, attachmentID string) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
@@ -366,10 +397,16 @@ func (s *Store) Detach(ctx context.Context, attachmentID string) error {
 	if err != nil {
 		return s.translate(ctx, "cinder", "waiting until volume "+a.VolumeID+" is detached", err)
 	}
-	if c := claimOf(v.Metadata, attachmentID); c.instance != "" {
-		err = s.dropClaim(ctx, v.ID, c.instance)
+	c := claimOf(v.Metadata, attachmentID)
+	if c.instance == "" {
+		return nil
 	}
-	return err
+	if c.of(volume.Attachment{}).Elsewhere(s.o.Host) {
+		if err := s.noteFormer(ctx, v, attachmentID); err != nil {
+			return err
+		}
+	}
+	return s.dropClaim(ctx, v.ID, c.instance)
 }
 
 // hintNova says what to do about an attachment that Cinder keeps for Nova.

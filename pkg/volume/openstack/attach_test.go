@@ -3,8 +3,10 @@ package openstack
 import (
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -12,21 +14,39 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/volume/volumetest"
 )
 
 func TestClaims(t *testing.T) {
 	now := time.Now().UTC().Truncate(time.Second)
 	for _, c := range []claim{
 		{instance: "i", since: now},
+		{instance: "i", since: now, host: host.Host{ID: "id", BootID: "boot"}},
 		{instance: "i", attachment: "a"},
-		{instance: "i", attachment: "a", host: "host with spaces on it"},
+		{instance: "i", attachment: "a", host: host.Host{Name: "host with spaces on it"}},
+		{instance: "i", attachment: "a", host: host.Host{ID: "id", Name: "host with spaces on it", BootID: "boot"}},
 	} {
-		got := claims(map[string]string{claimPrefix + "i": c.value(), "other": "x"})
-		if len(got) != 1 || got[0] != c {
-			t.Errorf("%q becomes %+v, want %+v", c.value(), got, c)
+		meta := c.entries()
+		if got := claims(meta); len(got) != 1 || got[0] != c {
+			t.Errorf("%v becomes %+v, want %+v", meta, got, c)
+		}
+		// An older lxcboot reads the first entry alone, and what follows ' on ' as the
+		// name; and it changes that entry alone.
+		if _, name, _ := strings.Cut(meta[claimPrefix+"i"], " on "); name != c.host.Name {
+			t.Errorf("an older lxcboot reads the host %q of %v", name, meta)
+		}
+		meta[claimPrefix+"i"] = "b on elsewhere"
+		if got := claims(meta); got[0] != (claim{instance: "i", attachment: "b", host: host.Host{Name: "elsewhere"}}) {
+			t.Errorf("%v becomes %+v", meta, got)
 		}
 	}
+	longest := claim{instance: uuid.NewString(), attachment: uuid.NewString(), host: host.Host{ID: strings.Repeat("x", 64), Name: strings.Repeat("y", 64), BootID: uuid.NewString()}}
+	if err := checkTexts("metadata", longest.entries()); err != nil {
+		t.Error(err)
+	}
+	me, you := reserving("me", host.Host{ID: "id"}), reserving("you", host.Host{ID: "id"})
 	old := claim{instance: "dead", since: now.Add(-time.Hour)}
 	for _, test := range []struct {
 		what   string
@@ -35,15 +55,15 @@ func TestClaims(t *testing.T) {
 		want   bool
 	}{
 		{"nobody began", "reserved", nil, false},
-		{"only we began", "reserved", []claim{reserving("me")}, true},
-		{"another began as well", "reserved", []claim{reserving("me"), reserving("you")}, false},
-		{"another died long ago", "reserved", []claim{reserving("me"), old}, true},
-		{"another has its own", "reserved", []claim{reserving("me"), {instance: "you", attachment: "b"}}, true},
+		{"only we began", "reserved", []claim{me}, true},
+		{"another began as well", "reserved", []claim{me, you}, false},
+		{"another died long ago", "reserved", []claim{me, old}, true},
+		{"another has its own", "reserved", []claim{me, {instance: "you", attachment: "b"}}, true},
 		{"ours is known", "reserved", []claim{{instance: "me", attachment: "b"}}, false},
-		{"connected already", "attaching", []claim{reserving("me")}, false},
+		{"connected already", "attaching", []claim{me}, false},
 	} {
-		if got := nobodys(test.status, "me", test.all); got != test.want {
-			t.Errorf("%s: %v", test.what, got)
+		if got, _ := beginner(test.status, "me", test.all); (got.instance == "me") != test.want {
+			t.Errorf("%s: %+v", test.what, got)
 		}
 	}
 }
@@ -57,8 +77,8 @@ func TestLostAttachment(t *testing.T) {
 		claim string // the note; ID stands for the attachment
 		found bool
 	}{
-		{"before the attachment", false, reserving(instance).value(), false},
-		{"before the note", true, reserving(instance).value(), true},
+		{"before the attachment", false, reserving(instance, host.Host{}).value(), false},
+		{"before the note", true, reserving(instance, host.Host{}).value(), true},
 		{"after the note", true, "ID", true},
 		{"after connecting", true, "ID on here", true},
 		{"without a note: somebody else's", true, "", false},
@@ -84,6 +104,9 @@ func TestLostAttachment(t *testing.T) {
 			for _, a := range all {
 				if a.ID != id || a.InstanceID != instance {
 					t.Errorf("%+v", a)
+				}
+				if whose, err := s.AttachmentsOf(t.Context(), vol, ""); err != nil || len(whose) != 1 || whose[0] != a {
+					t.Errorf("to any instance: %+v, %v; want %+v", whose, err, a)
 				}
 				if err := s.Detach(t.Context(), a.ID); err != nil {
 					t.Error(err)
@@ -128,11 +151,152 @@ func TestTwoHosts(t *testing.T) {
 		t.Errorf("connecting again: %v", err)
 	}
 	c.locked(func() {
+		// As an older lxcboot there does.
 		c.volumes[vol]["metadata"].(map[string]any)[claimPrefix+instance] = id + " on there"
 	})
-	if _, err := s.Connect(t.Context(), id); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "there") {
+	if _, err := s.Connect(t.Context(), id); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), instance+" on there") {
 		t.Errorf("another host: %v", err)
 	}
+}
+
+// TestHostIDs tells two hosts apart that have one name, and finds one again that has
+// another name.
+func TestHostIDs(t *testing.T) {
+	c := newCloud(t)
+	as := func(id, name string) *Store {
+		return c.open(t, func(o *Options) { o.Host = host.Host{ID: id, Name: name, BootID: "boot"} })
+	}
+	vol, instance := c.add("available", nil), uuid.NewString()
+	id, err := as("one", "web").Reserve(t.Context(), vol, instance, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := as("two", "web").Connect(t.Context(), id); !errors.Is(err, volume.ErrInUse) {
+		t.Errorf("another host of the same name: %v", err)
+	}
+	s := as("one", "renamed")
+	if _, err := s.Connect(t.Context(), id); err != nil {
+		t.Errorf("the same host with another name: %v", err)
+	}
+	all, err := s.AttachmentsOf(t.Context(), vol, instance)
+	if err != nil || len(all) != 1 || all[0].Host != "renamed" || all[0].HostID != "one" || all[0].BootID != "boot" {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if body := c.bodyOf("PUT", "/attachments/"+id); !strings.Contains(body, `"host":"renamed"`) {
+		t.Errorf("Cinder was told of the host %s", body)
+	}
+	if err := s.Detach(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if meta := c.meta(vol); len(meta) != 0 {
+		t.Errorf("left of the claim: %v", meta)
+	}
+	if _, err := Open(t.Context(), Options{Host: host.Host{ID: "one", Name: strings.Repeat("x", 250)}}); !errors.Is(err, failure.ErrInvalid) {
+		t.Errorf("a name that has no room in a claim: %v", err)
+	}
+}
+
+// TestStaleClaims has attachments go by another program's doing, and the next who
+// reserves the volume clean up after them.
+func TestStaleClaims(t *testing.T) {
+	c := newCloud(t)
+	s := c.open(t, nil)
+	vol := c.add("available", map[string]any{hostPrefix + "older": "x y z", "colour": "blue"})
+	var ids []string
+	for range maxFormer + 2 {
+		id, err := s.Reserve(t.Context(), vol, uuid.NewString(), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+		c.locked(func() {
+			delete(c.attachments, id)
+			c.volumes[vol]["status"] = "available"
+		})
+	}
+	last := len(ids) - 1
+	var gone *volume.GoneError
+	for _, i := range []int{last, last - 1} { // whose claim is still there, and is not
+		if _, err := s.Connect(t.Context(), ids[i]); !errors.As(err, &gone) || gone.VolumeID != vol {
+			t.Errorf("connecting what is gone: %v", err)
+		}
+	}
+	if err := s.Complete(t.Context(), ids[0]); !errors.As(err, &gone) || gone.VolumeID != "" {
+		t.Errorf("completing what went long ago: %v", err)
+	}
+	instance := uuid.NewString()
+	id, err := s.Reserve(t.Context(), vol, instance, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{"colour": "blue", metaFormer: strings.Join([]string{ids[last], ids[last-1], ids[last-2], ids[last-3], ids[last-4], ids[last-5]}, " ")}
+	for key, value := range (claim{instance: instance, attachment: id, host: s.o.Host}).entries() {
+		want[key] = value
+	}
+	if meta := c.meta(vol); !reflect.DeepEqual(meta, want) {
+		t.Errorf("the metadata: %v, want %v", meta, want)
+	}
+	_, err = s.Connect(t.Context(), ids[last])
+	if !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), instance+" on here") {
+		t.Errorf("connecting what another has now: %v", err)
+	}
+}
+
+// TestUnnamedHolder loses a race whose winner has not yet written its name on what it
+// won.
+func TestUnnamedHolder(t *testing.T) {
+	c := newCloud(t)
+	s := c.open(t, nil)
+	winner, other := reserving(uuid.NewString(), host.Host{ID: "id-of-there"}), reserving(uuid.NewString(), host.Host{ID: "id-of-there"})
+	meta := map[string]any{claimPrefix + winner.instance: winner.value(), claimPrefix + other.instance: other.value()}
+	vol, id := c.add("reserved", meta), uuid.NewString()
+	c.locked(func() {
+		c.attachments[id] = map[string]any{"id": id, "volume_id": vol, "status": "reserved", "attach_mode": "rw"}
+	})
+	c.fail("GET", "/attachments", 1, func(w http.ResponseWriter, r *http.Request, effect func() *httptest.ResponseRecorder) {
+		rec := effect()
+		w.Header().Set("Content-Type", "application/json")
+		w.Write(rec.Body.Bytes())
+		c.locked(func() { meta[claimPrefix+winner.instance] = id + " on there" })
+	})
+	if _, err := s.Reserve(t.Context(), vol, uuid.NewString(), false); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), winner.instance+" on there") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestForeignHolder has Nova hold a volume on which an old claim is left: the refusal
+// names Nova's server.
+func TestForeignHolder(t *testing.T) {
+	c := newCloud(t)
+	s := c.open(t, nil)
+	old := claim{instance: uuid.NewString(), attachment: uuid.NewString(), host: s.o.Host}
+	meta := map[string]any{}
+	for key, value := range old.entries() {
+		meta[key] = value
+	}
+	vol, id, server := c.add("reserved", meta), uuid.NewString(), uuid.NewString()
+	c.locked(func() {
+		c.attachments[id] = map[string]any{"id": id, "volume_id": vol, "instance": server, "status": "reserved"}
+	})
+	_, err := s.Connect(t.Context(), old.attachment)
+	_, extend := s.ExtendVolume(t.Context(), vol, 2)
+	_, reserve := s.Reserve(t.Context(), vol, uuid.NewString(), false)
+	for doing, err := range map[string]error{"connect": err, "delete": s.DeleteVolume(t.Context(), vol), "extend": extend, "reserve": reserve} {
+		if !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), server) || strings.Contains(err.Error(), old.instance) {
+			t.Errorf("%s: %v", doing, err)
+		}
+	}
+}
+
+// TestConformance runs what is about attachments of the suite that the real services
+// pass.
+func TestConformance(t *testing.T) {
+	c := newCloud(t)
+	volumetest.Attachments(t, func(t *testing.T) volumetest.Store { return c.open(t, nil) }, volumetest.Options{
+		Elsewhere: func(t *testing.T, _ volumetest.Store) volumetest.Store {
+			return c.open(t, func(o *Options) { o.Host = host.Host{ID: "id-of-there", Name: "there", BootID: "boot-of-there"} })
+		},
+	})
 }
 
 func TestReservable(t *testing.T) {

@@ -10,20 +10,36 @@ import (
 
 	"github.com/gophercloud/gophercloud/v2"
 
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
-// Who holds a volume is kept in the volume's metadata, one entry per instance:
+// Who holds a volume is kept in the volume's metadata, two entries per instance:
 //
 //	lxcboot_attached_INSTANCE = reserving since TIME
-//	lxcboot_attached_INSTANCE = ATTACHMENT
 //	lxcboot_attached_INSTANCE = ATTACHMENT on HOST
+//	lxcboot_host_INSTANCE     = HOST-ID BOOT-ID ATTACHMENT on HOST
+//
+// The first is as it always was: whoever reads it takes what follows " on " for the
+// host's name. An older lxcboot changes and removes the first alone, so the second
+// repeats it after the ids, which count only while the two agree.
 //
 // Cinder's own field for it, instance_uuid, is meant for Nova: Cinder asks Nova
 // before it lets a user delete such an attachment once it is connected. And the
 // host is shown to administrators only. The claim decides nothing: that only one
 // gets the volume is Cinder's doing.
-const claimPrefix = "lxcboot_attached_"
+const (
+	claimPrefix = "lxcboot_attached_"
+	hostPrefix  = "lxcboot_host_"
+)
+
+// metaFormer is the entry with the attachments that were taken from the host that made
+// them, the last one first: ids with spaces between, at most maxFormer. By it a host
+// that comes back learns who has its volume now.
+const (
+	metaFormer = "lxcboot_former"
+	maxFormer  = 6
+)
 
 // claimLife is how long a reservation can be under way. A claim that has been
 // "reserving" for longer was left by a crash.
@@ -33,21 +49,37 @@ const claimLife = 15 * time.Minute
 type claim struct {
 	instance   string
 	attachment string    // empty while reserving
-	host       string    // empty until connected
+	host       host.Host // without a name while reserving; older ones lack the ids, and all of it until connected
 	since      time.Time // while reserving
 }
 
 // reserving is the claim of an instance that is about to reserve a volume.
-func reserving(instance string) claim { return claim{instance: instance, since: time.Now().UTC()} }
+func reserving(instance string, on host.Host) claim {
+	return claim{instance: instance, host: host.Host{ID: on.ID, BootID: on.BootID}, since: time.Now().UTC()}
+}
 
 func (c claim) value() string {
 	switch {
 	case c.attachment == "":
 		return "reserving since " + c.since.Format(time.RFC3339)
-	case c.host == "":
+	case c.host.Name == "":
 		return c.attachment
 	}
-	return c.attachment + " on " + c.host
+	return c.attachment + " on " + c.host.Name
+}
+
+// entries are those of the volume's metadata.
+func (c claim) entries() map[string]string {
+	return map[string]string{
+		claimPrefix + c.instance: c.value(),
+		hostPrefix + c.instance:  c.host.ID + " " + c.host.BootID + " " + c.value(),
+	}
+}
+
+// of makes an attachment the claim's.
+func (c claim) of(a volume.Attachment) volume.Attachment {
+	a.InstanceID, a.Host, a.HostID, a.BootID = c.instance, c.host.Name, c.host.ID, c.host.BootID
+	return a
 }
 
 // live says whether the reservation may still be under way.
@@ -65,7 +97,10 @@ func claims(meta map[string]string) []claim {
 		if since, ok := strings.CutPrefix(value, "reserving since "); ok {
 			c.since, _ = time.Parse(time.RFC3339, since)
 		} else {
-			c.attachment, c.host, _ = strings.Cut(value, " on ")
+			c.attachment, c.host.Name, _ = strings.Cut(value, " on ")
+		}
+		if ids := strings.SplitN(meta[hostPrefix+instance], " ", 3); len(ids) == 3 && ids[2] == value {
+			c.host.ID, c.host.BootID = ids[0], ids[1]
 		}
 		all = append(all, c)
 	}
@@ -83,45 +118,89 @@ func claimOf(meta map[string]string, attachmentID string) claim {
 	return claim{}
 }
 
-// setClaim writes an entry.
+// setClaim writes the entries of a claim.
 func (s *Store) setClaim(ctx context.Context, volumeID string, c claim) error {
 	return call(ctx, s, "cinder", fmt.Sprintf("noting on volume %s that instance %s holds it", volumeID, c.instance), func(error) error {
-		return s.post(ctx, s.cinder.ServiceURL("volumes", volumeID, "metadata"),
-			map[string]any{"metadata": map[string]string{claimPrefix + c.instance: c.value()}})
+		return s.post(ctx, s.cinder.ServiceURL("volumes", volumeID, "metadata"), map[string]any{"metadata": c.entries()})
 	})
 }
 
-// dropClaim removes an entry; one that is not there is done.
+// dropClaim removes the entries of a claim, what tells its reader most at last; one
+// that is not there is done.
 func (s *Store) dropClaim(ctx context.Context, volumeID, instanceID string) error {
-	return call(ctx, s, "cinder", fmt.Sprintf("noting on volume %s that instance %s holds it no longer", volumeID, instanceID), func(error) error {
-		resp, err := s.cinder.Delete(ctx, s.cinder.ServiceURL("volumes", volumeID, "metadata", claimPrefix+instanceID),
-			&gophercloud.RequestOpts{OkCodes: []int{http.StatusOK, http.StatusNotFound}})
-		_, _, err = gophercloud.ParseResponse(resp, err)
-		return err
-	})
-}
-
-// dropStale removes the entries of a volume that nobody holds but those that have
-// just been made.
-func (s *Store) dropStale(ctx context.Context, v volume.Volume) error {
-	for _, c := range claims(v.Metadata) {
-		if !c.live() {
-			if err := s.dropClaim(ctx, v.ID, c.instance); err != nil {
-				return err
-			}
+	for _, prefix := range []string{hostPrefix, claimPrefix} {
+		err := call(ctx, s, "cinder", fmt.Sprintf("noting on volume %s that instance %s holds it no longer", volumeID, instanceID), func(error) error {
+			resp, err := s.cinder.Delete(ctx, s.cinder.ServiceURL("volumes", volumeID, "metadata", prefix+instanceID),
+				&gophercloud.RequestOpts{OkCodes: []int{http.StatusOK, http.StatusNotFound}})
+			_, _, err = gophercloud.ParseResponse(resp, err)
+			return err
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// nobodys says whether an attachment without a name on it may be taken for that
-// of the instance: when the instance began to reserve, and nobody else can have
-// made it. An attachment that was ever connected always has a name on it.
-func nobodys(status, instanceID string, all []claim) bool {
-	if status != volume.StatusReserved {
-		return false
+// dropStale removes the claims on a volume that nobody holds but those that have just
+// been made. Their attachments were deleted by another program, or by somebody who
+// ended before their claim was gone too.
+func (s *Store) dropStale(ctx context.Context, v volume.Volume) error {
+	var stale, former []string
+	for _, c := range claims(v.Metadata) {
+		if !c.live() {
+			stale = append(stale, c.instance)
+			if c.attachment != "" {
+				former = append(former, c.attachment)
+			}
+		}
 	}
-	mine := slices.ContainsFunc(all, func(c claim) bool { return c.instance == instanceID && c.attachment == "" })
-	others := slices.ContainsFunc(all, func(c claim) bool { return c.instance != instanceID && c.live() })
-	return mine && !others
+	for key := range v.Metadata { // what an older lxcboot left of a claim
+		if instance, ok := strings.CutPrefix(key, hostPrefix); ok && v.Metadata[claimPrefix+instance] == "" {
+			stale = append(stale, instance)
+		}
+	}
+	err := s.noteFormer(ctx, v, former...)
+	for _, instance := range stale {
+		if err == nil {
+			err = s.dropClaim(ctx, v.ID, instance)
+		}
+	}
+	return err
+}
+
+// noteFormer notes attachments that were taken from the hosts that made them.
+func (s *Store) noteFormer(ctx context.Context, v volume.Volume, ids ...string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	ids = append(ids, slices.DeleteFunc(formerOf(v), func(id string) bool { return slices.Contains(ids, id) })...)
+	ids = ids[:min(len(ids), maxFormer)]
+	return call(ctx, s, "cinder", "noting on volume "+v.ID+" what held it before", func(error) error {
+		return s.post(ctx, s.cinder.ServiceURL("volumes", v.ID, "metadata"),
+			map[string]any{"metadata": map[string]string{metaFormer: strings.Join(ids, " ")}})
+	})
+}
+
+// formerOf are the attachments that were taken from the hosts that made them.
+func formerOf(v volume.Volume) []string { return strings.Fields(v.Metadata[metaFormer]) }
+
+// beginner is the claim whose attachment one without a name on it must be: the only
+// one that can have made it. An attachment that was ever connected always has a name on
+// it. With an instance it is that one's claim or none; of several it cannot be told
+// yet, and unclear.
+func beginner(status, instanceID string, all []claim) (c claim, unclear bool) {
+	if status != volume.StatusReserved {
+		return claim{}, false
+	}
+	began := slices.DeleteFunc(slices.Clone(all), func(c claim) bool {
+		return c.attachment != "" || !c.live() && c.instance != instanceID
+	})
+	if instanceID != "" && !slices.ContainsFunc(began, func(c claim) bool { return c.instance == instanceID }) {
+		return claim{}, false
+	}
+	if len(began) == 1 {
+		return began[0], false
+	}
+	return claim{}, len(began) > 1
 }

@@ -151,6 +151,10 @@ func (c *cloud) attachmentRoutes(mux *http.ServeMux, p string) {
 	})
 	mux.HandleFunc("PUT "+p+"/attachments/{id}", func(w http.ResponseWriter, r *http.Request) {
 		a := c.attachments[r.PathValue("id")]
+		if a == nil {
+			refuse(w, 404, "itemNotFound", "attachment could not be found.")
+			return
+		}
 		a["status"] = "attaching"
 		a["connection_info"] = map[string]any{"driver_volume_type": "iscsi", "target_lun": 1, "target_luns": []any{1, 2}, "auth_password": "chap", "access_mode": "rw"}
 		c.volumes[a["volume_id"].(string)]["status"] = "attaching"
@@ -158,6 +162,10 @@ func (c *cloud) attachmentRoutes(mux *http.ServeMux, p string) {
 	})
 	mux.HandleFunc("POST "+p+"/attachments/{id}/action", func(w http.ResponseWriter, r *http.Request) {
 		a := c.attachments[r.PathValue("id")]
+		if a == nil {
+			refuse(w, 404, "itemNotFound", "attachment could not be found.")
+			return
+		}
 		a["status"] = "attached"
 		v := c.volumes[a["volume_id"].(string)]
 		v["status"] = "in-use"

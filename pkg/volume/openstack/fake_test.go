@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/lxcboot/lxcboot/pkg/host"
 )
 
 const (
@@ -180,6 +182,18 @@ func (c *cloud) count(prefix string) int {
 	return n
 }
 
+// bodyOf is the body of the last request to a path that ends so.
+func (c *cloud) bodyOf(method, path string) (body string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, line := range c.log {
+		if strings.HasPrefix(line, method+" ") && strings.HasSuffix(line, path) {
+			body = c.bodies[i]
+		}
+	}
+	return body
+}
+
 // expire makes every token invalid.
 func (c *cloud) expire() {
 	c.mu.Lock()
@@ -232,7 +246,8 @@ func (c *cloud) open(t *testing.T, change func(*Options)) *Store {
 	c.setenv(t)
 	o := Options{
 		Timeout: 10 * time.Second, Patience: 5 * time.Second, AnswerTimeout: 2 * time.Second,
-		Connector: func(context.Context) (map[string]any, error) { return map[string]any{"host": "here"}, nil },
+		Host:      host.Host{ID: "id-of-here", Name: "here", BootID: "boot-of-here"},
+		Connector: func(context.Context) (map[string]any, error) { return map[string]any{"host": "whoever"}, nil },
 	}
 	if change != nil {
 		change(&o)

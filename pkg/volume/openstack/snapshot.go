@@ -73,8 +73,8 @@ func (s *Store) CreateSnapshot(ctx context.Context, name, volumeID string) (volu
 	switch {
 	case err != nil:
 		return volume.Snapshot{}, err
-	case slices.Contains(held, v.Status):
-		return volume.Snapshot{}, inUse(v)
+	case v.Held():
+		return volume.Snapshot{}, s.inUse(ctx, v)
 	}
 	mark := uuid.NewString()
 	lost := func(ctx context.Context) ([]volume.Snapshot, error) {

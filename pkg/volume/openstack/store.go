@@ -24,6 +24,7 @@ import (
 	"github.com/gophercloud/gophercloud/v2/openstack/utils"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -51,7 +52,10 @@ type Options struct {
 	// AnswerTimeout bounds the wait for the answer to one request; zero is 90
 	// seconds.
 	AnswerTimeout time.Duration
-	// Connector describes this host to Cinder. Without it nothing can be connected.
+	// Host is named by the attachments that are made; the zero one is host.Here.
+	Host host.Host
+	// Connector describes this host to Cinder, but for its name, which is Host's.
+	// Without it nothing can be connected.
 	Connector func(ctx context.Context) (map[string]any, error)
 	// Inspect says what an image file is: its format, held against the one that was
 	// asked for (may be empty), and the bytes of the disk it describes. Without it
@@ -92,6 +96,16 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Host.ID == "" {
+		here, err := host.Here("", "")
+		if err != nil {
+			return nil, err
+		}
+		o.Host = here
+	}
+	if err := checkTexts("what is noted on a volume of host "+o.Host.Name, claim{attachment: uuid.Nil.String(), host: o.Host}.entries()); err != nil {
+		return nil, err
 	}
 	s := &Store{o: o}
 	creds, err := findCredentials(o.Cloud)

@@ -101,20 +101,17 @@ func volumeOf(c *volumes.Volume) volume.Volume {
 			who.instance = a.ServerID
 		}
 		if a.HostName != "" {
-			who.host = a.HostName
+			who.host.Name = a.HostName
 		}
-		v.Attachments = append(v.Attachments, volume.Attachment{
-			ID: a.AttachmentID, VolumeID: c.ID, InstanceID: who.instance, Host: who.host, Status: "attached",
-			ReadOnly: c.Metadata["attached_mode"] == "ro",
-		})
+		v.Attachments = append(v.Attachments, who.of(volume.Attachment{
+			ID: a.AttachmentID, VolumeID: c.ID, Status: "attached", ReadOnly: c.Metadata["attached_mode"] == "ro",
+		}))
 	}
 	// Cinder lists only those that are complete; a claim tells of the others.
 	if v.Status == volume.StatusReserved || v.Status == volume.StatusAttaching {
 		for _, claim := range claims(c.Metadata) {
 			if claim.attachment != "" && !slices.ContainsFunc(v.Attachments, func(a volume.Attachment) bool { return a.ID == claim.attachment }) {
-				v.Attachments = append(v.Attachments, volume.Attachment{
-					ID: claim.attachment, VolumeID: c.ID, InstanceID: claim.instance, Host: claim.host, Status: v.Status,
-				})
+				v.Attachments = append(v.Attachments, claim.of(volume.Attachment{ID: claim.attachment, VolumeID: c.ID, Status: v.Status}))
 			}
 		}
 	}
@@ -183,9 +180,6 @@ var busy = []string{
 	volume.StatusCreating, volume.StatusDownloading, volume.StatusDetaching, volume.StatusExtending,
 	"uploading", "retyping", "backing-up", "restoring-backup", "reverting", "maintenance",
 }
-
-// held are the states in which somebody has the volume, or is about to.
-var held = []string{volume.StatusReserved, volume.StatusAttaching, volume.StatusInUse}
 
 // WaitVolume waits until a volume is available. An error state ends the wait at
 // once, with what Cinder has to say about it.
@@ -276,8 +270,8 @@ func (s *Store) DeleteVolume(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if slices.Contains(held, v.Status) {
-		return inUse(v)
+	if v.Held() {
+		return s.inUse(ctx, v)
 	}
 	if v.Status != volume.StatusDeleting {
 		err = call(ctx, s, "cinder", "deleting volume "+id, func(last error) error {
@@ -318,33 +312,14 @@ func (s *Store) whyNot(ctx context.Context, id string, err error) error {
 	if readErr != nil {
 		return err
 	}
-	if slices.Contains(held, v.Status) {
-		return inUse(v)
+	if v.Held() {
+		return s.inUse(ctx, v)
 	}
 	var e *Error
 	if errors.As(err, &e) && (v.Status != volume.StatusAvailable || strings.Contains(strings.ToLower(e.Message), "status must be")) {
 		e.Kind = volume.ErrConflict
 	}
 	return err
-}
-
-// inUse says who holds a volume.
-func inUse(v volume.Volume) error {
-	var who []string
-	for _, a := range v.Attachments {
-		holder := "somebody"
-		if a.InstanceID != "" {
-			holder = "instance " + a.InstanceID
-		}
-		if a.Host != "" {
-			holder += " on " + a.Host
-		}
-		who = append(who, holder+" holds it ("+a.Status+")")
-	}
-	if who == nil {
-		who = []string{fmt.Sprintf("it is %q", v.Status)}
-	}
-	return fmt.Errorf("volume %s is %w: %s", v.ID, volume.ErrInUse, strings.Join(who, ", "))
 }
 
 // UpdateVolume changes a volume's name, whether it can be booted from, and its
@@ -391,8 +366,8 @@ func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int) (volum
 	switch {
 	case err != nil:
 		return v, err
-	case slices.Contains(held, v.Status):
-		return v, inUse(v)
+	case v.Held():
+		return v, s.inUse(ctx, v)
 	case sizeGiB <= v.Size:
 		return v, failure.Invalid("volume %s has %d GiB already and can only become larger, not %d GiB", id, v.Size, sizeGiB)
 	}

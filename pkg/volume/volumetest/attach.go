@@ -26,18 +26,17 @@ func (s *suite) attach() {
 			s.Errorf("the connection: driver %q, %d facts, read-only %v", conn.Driver, len(conn.Data), conn.ReadOnly)
 		}
 		s.status(v.ID, volume.StatusAttaching)
-		if a := s.attachment(v.ID, instance, id, "attaching"); a.Host == "" {
-			s.Errorf("a connected attachment names no host: %+v", a)
-		}
+		s.attachment(v.ID, instance, id, "attaching")
 
 		if err := s.Complete(s.ctx(), id); err != nil {
 			s.Fatalf("completing: %v", err)
 		}
 		got := s.status(v.ID, volume.StatusInUse)
-		if a := s.attachment(v.ID, instance, id, "attached"); a.Host == "" || a.ReadOnly {
+		a := s.attachment(v.ID, instance, id, "attached")
+		if a.ReadOnly {
 			s.Errorf("a completed attachment: %+v", a)
 		}
-		if len(got.Attachments) != 1 || got.Attachments[0].InstanceID != instance {
+		if len(got.Attachments) != 1 || got.Attachments[0] != a {
 			s.Errorf("the volume's attachments: %+v", got.Attachments)
 		}
 
@@ -77,6 +76,9 @@ func (s *suite) attachment(volumeID, instanceID, id, status string) volume.Attac
 	a := all[0]
 	if a.ID != id || a.VolumeID != volumeID || a.InstanceID != instanceID || a.Status != status {
 		s.Errorf("attachment %+v, want id %s and status %s", a, id, status)
+	}
+	if a.Host == "" || a.HostID == "" || a.BootID == "" {
+		s.Errorf("an attachment does not say which host made it: %+v", a)
 	}
 	return a
 }
@@ -150,28 +152,51 @@ func (s *suite) reserveIsAtomic() {
 		s.Fatalf("nobody got the volume: %v", errs)
 	}
 	s.status(v.ID, volume.StatusReserved)
-	_, err := s.Reserve(s.ctx(), v.ID, newID(), false)
-	s.is(err, volume.ErrInUse, "reserving a reserved volume")
-	if err == nil || !strings.Contains(err.Error(), winner) {
-		s.Errorf("the loser is not told that %s holds the volume: %v", winner, err)
+	all, err := s.AttachmentsOf(s.ctx(), v.ID, winner)
+	if err != nil || len(all) != 1 {
+		s.Fatalf("attachments of the winner: %+v, %v", all, err)
 	}
-	if all, err := s.AttachmentsOf(s.ctx(), v.ID, winner); err != nil || len(all) != 1 {
-		s.Errorf("attachments of the winner: %+v, %v", all, err)
+	for _, err := range errs {
+		if err != nil {
+			s.namesHolder(err, all[0], "losing the race for a volume")
+		}
+	}
+	_, err = s.Reserve(s.ctx(), v.ID, newID(), false)
+	s.namesHolder(err, all[0], "reserving a reserved volume")
+}
+
+// namesHolder fails the test when err is no refusal that says who holds the volume.
+func (s *suite) namesHolder(err error, holder volume.Attachment, doing string) {
+	s.Helper()
+	s.is(err, volume.ErrInUse, doing)
+	if err == nil || !strings.Contains(err.Error(), holder.InstanceID+" on "+holder.Host) {
+		s.Errorf("%s: the error does not name instance %s on %s: %v", doing, holder.InstanceID, holder.Host, err)
 	}
 }
 
 // held checks that a volume in use can not be taken away.
 func (s *suite) held() {
 	v := s.blank()
-	id := s.reserve(v.ID, newID(), false)
-	s.is(s.DeleteVolume(s.ctx(), v.ID), volume.ErrInUse, "deleting a reserved volume")
+	instance := newID()
+	id := s.reserve(v.ID, instance, false)
+	refused := func(status string) {
+		s.Helper()
+		a := s.attachment(v.ID, instance, id, status)
+		s.namesHolder(s.DeleteVolume(s.ctx(), v.ID), a, "deleting a volume that is "+status)
+		_, err := s.ExtendVolume(s.ctx(), v.ID, 2)
+		s.namesHolder(err, a, "extending a volume that is "+status)
+		_, err = s.Reserve(s.ctx(), v.ID, newID(), false)
+		s.namesHolder(err, a, "reserving a volume that is "+status)
+	}
+	refused("reserved")
 	if _, err := s.Connect(s.ctx(), id); err != nil {
 		s.Fatalf("connecting: %v", err)
 	}
+	refused("attaching")
 	if err := s.Complete(s.ctx(), id); err != nil {
 		s.Fatalf("completing: %v", err)
 	}
-	s.is(s.DeleteVolume(s.ctx(), v.ID), volume.ErrInUse, "deleting a volume in use")
+	refused("attached")
 	s.status(v.ID, volume.StatusInUse)
 	if err := s.Detach(s.ctx(), id); err != nil {
 		s.Fatalf("detaching: %v", err)
@@ -182,10 +207,93 @@ func (s *suite) held() {
 	}
 }
 
-func (s *suite) multiattach() {
-	if !s.opts.Multiattach {
-		s.Skip("the store has no multiattach volumes")
+// elsewhere is the suite on another host.
+func (s *suite) elsewhere() *suite {
+	s.Helper()
+	return &suite{T: s.T, Store: s.opts.Elsewhere(s.T, s.Store), opts: s.opts}
+}
+
+// hosts checks that what one host has connected no other can use, while either sees
+// who has it.
+func (s *suite) hosts() {
+	other := s.elsewhere()
+	v, instance := s.blank(), newID()
+	id := s.reserve(v.ID, instance, false)
+	check := func(status string) {
+		s.Helper()
+		a := s.attachment(v.ID, instance, id, status)
+		if b := other.attachment(v.ID, instance, id, status); a != b {
+			s.Errorf("one host sees the attachment %+v, another %+v", a, b)
+		}
+		_, err := other.Connect(s.ctx(), id)
+		s.namesHolder(err, a, "connecting what another host has "+status)
+		_, err = other.Reserve(s.ctx(), v.ID, newID(), false)
+		s.namesHolder(err, a, "reserving what another host has "+status)
 	}
+	check("reserved")
+	for range 2 {
+		if _, err := s.Connect(s.ctx(), id); err != nil {
+			s.Fatalf("connecting: %v", err)
+		}
+	}
+	check("attaching")
+	if err := s.Complete(s.ctx(), id); err != nil {
+		s.Fatalf("completing: %v", err)
+	}
+	check("attached")
+}
+
+// takenAway has another host take a volume, as after this one was thought dead, and
+// this one come back.
+func (s *suite) takenAway() {
+	other := s.elsewhere()
+	v, instance := s.blank(), newID()
+	id := s.reserve(v.ID, instance, false)
+	if _, err := s.Connect(s.ctx(), id); err != nil {
+		s.Fatalf("connecting: %v", err)
+	}
+	if err := s.Complete(s.ctx(), id); err != nil {
+		s.Fatalf("completing: %v", err)
+	}
+	if err := other.Detach(s.ctx(), id); err != nil {
+		s.Fatalf("detaching what another host has: %v", err)
+	}
+
+	// Nobody has it yet.
+	_, err := s.Connect(s.ctx(), id)
+	for doing, err := range map[string]error{"connecting": err, "completing": s.Complete(s.ctx(), id)} {
+		var gone *volume.GoneError
+		if !errors.As(err, &gone) || gone.ID != id || gone.VolumeID != v.ID {
+			s.Errorf("%s what is gone, while nobody holds volume %s: %v", doing, v.ID, err)
+		}
+		s.is(err, volume.ErrConflict, doing+" what is gone")
+	}
+
+	// The same instance, started on the other host.
+	took := other.reserve(v.ID, instance, false)
+	refused := func(status string) {
+		s.Helper()
+		a := other.attachment(v.ID, instance, took, status)
+		_, err := s.Connect(s.ctx(), id)
+		s.namesHolder(err, a, "connecting what another host has "+status)
+		s.namesHolder(s.Complete(s.ctx(), id), a, "completing what another host has "+status)
+		s.is(s.Detach(s.ctx(), id), volume.ErrNotFound, "detaching what is gone")
+		if all, err := s.AttachmentsOf(s.ctx(), v.ID, instance); err != nil || len(all) != 1 || all[0] != a {
+			s.Errorf("the attachments as the first host sees them: %+v, %v; want %+v", all, err, a)
+		}
+	}
+	refused("reserved")
+	if _, err := other.Connect(s.ctx(), took); err != nil {
+		s.Fatalf("connecting: %v", err)
+	}
+	refused("attaching")
+	if err := other.Complete(s.ctx(), took); err != nil {
+		s.Fatalf("completing: %v", err)
+	}
+	refused("attached")
+}
+
+func (s *suite) multiattach() {
 	v := s.volume(volume.CreateVolume{Size: 1, Multiattach: true, Type: s.opts.MultiattachType})
 	if !v.Multiattach {
 		s.Errorf("a multiattach volume: %+v", v)

@@ -63,21 +63,23 @@ type Options struct {
 	// MultiattachType (may be empty).
 	Multiattach     bool
 	MultiattachType string
+	// Elsewhere opens a store as another host.
+	Elsewhere func(t *testing.T, s Store) Store
 	// ReadAt, when set, reads the content of a volume that is not attached; with
 	// it the suite checks that a copy holds what it was made from.
 	ReadAt func(t *testing.T, s Store, v volume.Volume, p []byte, offset int64)
 }
 
+// tests are those of the suite.
+type tests []struct {
+	name string
+	run  func(*suite)
+}
+
 // Run runs the suite. newStore gives a store for one test; it may be the same
 // one each time. Everything that a test makes it deletes again.
 func Run(t *testing.T, newStore func(t *testing.T) Store, opts Options) {
-	if opts.Timeout == 0 {
-		opts.Timeout = time.Minute
-	}
-	for _, test := range []struct {
-		name string
-		run  func(*suite)
-	}{
+	tests{
 		{"Images", (*suite).images},
 		{"ImageFormat", (*suite).imageFormat},
 		{"VolumeBlank", (*suite).volumeBlank},
@@ -89,14 +91,33 @@ func Run(t *testing.T, newStore func(t *testing.T) Store, opts Options) {
 		{"Update", (*suite).update},
 		{"NotFound", (*suite).notFound},
 		{"VolumesOf", (*suite).volumesOf},
+		{"Cancel", (*suite).cancel},
+	}.run(t, newStore, opts)
+	Attachments(t, newStore, opts)
+}
+
+// Attachments runs what of the suite is about who holds a volume. It needs no images.
+func Attachments(t *testing.T, newStore func(t *testing.T) Store, opts Options) {
+	all := tests{
 		{"Attach", (*suite).attach},
 		{"ReadOnly", (*suite).readOnly},
 		{"LostAttachment", (*suite).lostAttachment},
 		{"ReserveIsAtomic", (*suite).reserveIsAtomic},
 		{"Held", (*suite).held},
-		{"Multiattach", (*suite).multiattach},
-		{"Cancel", (*suite).cancel},
-	} {
+		{"Hosts", (*suite).hosts},
+		{"TakenAway", (*suite).takenAway},
+	}
+	if opts.Multiattach {
+		all = append(all, tests{{"Multiattach", (*suite).multiattach}}...)
+	}
+	all.run(t, newStore, opts)
+}
+
+func (all tests) run(t *testing.T, newStore func(t *testing.T) Store, opts Options) {
+	if opts.Timeout == 0 {
+		opts.Timeout = time.Minute
+	}
+	for _, test := range all {
 		t.Run(test.name, func(t *testing.T) {
 			test.run(&suite{T: t, Store: newStore(t), opts: opts})
 		})
