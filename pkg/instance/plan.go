@@ -1,7 +1,6 @@
 package instance
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -134,7 +133,7 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 
 // check refuses what libvirt could not be told at a start.
 func (r *Record) check() error {
-	_, err := r.container("/", cmp.Or(r.Spec.Init, "/init")).XML()
+	_, err := r.container("/").XML()
 	return err
 }
 

@@ -66,7 +66,7 @@ type Domains interface {
 	ByName(ctx context.Context, name string) (lxc.Info, error)
 	Define(ctx context.Context, cfg lxc.Config) error
 	Start(ctx context.Context, id string) (lxc.Info, error)
-	WaitInit(ctx context.Context, info lxc.Info, hostname string) (lxc.Info, error)
+	WaitInit(ctx context.Context, info lxc.Info) (lxc.Info, error)
 	Shutdown(ctx context.Context, id string) error
 	Destroy(ctx context.Context, id string) error
 	Undefine(ctx context.Context, id string) error

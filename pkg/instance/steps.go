@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -340,7 +341,7 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) error {
 			return err
 		}
 		fault.Point("console started")
-		h.domain, err = m.Domains.WaitInit(ctx, h.domain, rec.Spec.Hostname)
+		h.domain, err = m.Domains.WaitInit(ctx, h.domain)
 		return err
 	})
 	h.Console = keeper
@@ -354,7 +355,8 @@ func (m *Manager) config(h *Handle) (lxc.Config, error) {
 	if err != nil {
 		return lxc.Config{}, err
 	}
-	cfg := h.container(dir, init)
+	_ = init
+	cfg := h.container(dir)
 	cfg.IDMap = h.idMap()
 	for i := range h.Volumes {
 		v := &h.Volumes[i]
@@ -371,15 +373,14 @@ func (m *Manager) config(h *Handle) (lxc.Config, error) {
 
 // container is the domain of an instance without what it has of this host, besides its
 // root.
-func (r *Record) container(root, init string) lxc.Config {
+func (r *Record) container(root string) lxc.Config {
 	return lxc.Config{
 		UUID: r.ID, Name: r.Name, Description: r.Spec.Description,
-		Hostname:  r.Spec.Hostname,
 		MemoryMiB: r.Spec.Flavor.MemoryMiB, VCPUs: r.Spec.Flavor.VCPUs,
-		Init: init, InitArgs: r.Spec.InitArgs, InitEnv: r.Spec.Env,
 		Root:       root, // a read-only root is mounted so: nothing in the container could change that
 		Interfaces: r.Spec.NICs,
 		SwapMiB:    r.Spec.SwapMiB,
+		Launch:     filepath.Join(filepath.Dir(root), "launch"),
 	}
 }
 

@@ -56,7 +56,7 @@ func (w domainsFake) Start(ctx context.Context, id string) (info lxc.Info, err e
 	return info, err
 }
 
-func (w domainsFake) WaitInit(ctx context.Context, info lxc.Info, _ string) (lxc.Info, error) {
+func (w domainsFake) WaitInit(ctx context.Context, info lxc.Info) (lxc.Info, error) {
 	return info, w.do(ctx, "wait for init", func() error { return nil })
 }
 
