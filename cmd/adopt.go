@@ -14,12 +14,6 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/report"
 )
 
-// adopter is what adopt asks of the Manager.
-type adopter interface {
-	Adopt(ctx context.Context, ref string) error
-	AdoptAll(ctx context.Context) (adopted []string, err error)
-}
-
 func (a *App) newAdoptCmd() *cobra.Command {
 	var all, yes bool
 	c := &cobra.Command{
@@ -39,18 +33,17 @@ they belong to must not run them any more; what it visibly still claims is refus
 					if err != nil {
 						return err
 					}
-					what, whose = fmt.Sprintf("instance %q", v.Name), fmt.Sprintf("%q", v.Host)
+					what, whose = fmt.Sprintf("instance %q", v.Name), fmt.Sprintf("%q", v.Host.Name)
 				}
 				if !yes {
 					if err := a.confirm(ctx, "Make %s this host's? What %s still runs of it is destroyed.", what, whose); err != nil {
 						return err
 					}
 				}
-				by := any(m).(adopter)
 				if !all {
-					return by.Adopt(ctx, args[0])
+					return m.Adopt(ctx, args[0])
 				}
-				adopted, err := by.AdoptAll(ctx)
+				adopted, err := m.AdoptAll(ctx)
 				for _, name := range adopted {
 					a.say("adopted %s", name)
 				}

@@ -45,7 +45,7 @@ func nameArg(_ *cobra.Command, args []string) error {
 }
 
 func (a *App) boot(ctx context.Context, o *bootOptions, name string) error {
-	m, plans, err := a.plan(ctx, o, name, "boot")
+	m, plans, err := a.plan(ctx, o, name, instance.Caller{})
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (a *App) boot(ctx context.Context, o *bootOptions, name string) error {
 }
 
 // plan checks all that was asked for and changes nothing: a plan for each instance.
-func (a *App) plan(ctx context.Context, o *bootOptions, name, caller string) (*instance.Manager, []instance.Plan, error) {
+func (a *App) plan(ctx context.Context, o *bootOptions, name string, caller instance.Caller) (*instance.Manager, []instance.Plan, error) {
 	req, err := a.bootRequest(ctx, o, name)
 	if err != nil {
 		return nil, nil, err

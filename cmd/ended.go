@@ -10,9 +10,10 @@ import (
 // newEndedCmd is what the process that keeps a console becomes when the container has
 // ended: nobody else may be there to release what the host holds for it.
 func (a *App) newEndedCmd() *cobra.Command {
+	var status uint32
 	c := &cobra.Command{
 		Use: "ended ID", Hidden: true, Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			m, err := a.offlineManager()
@@ -22,9 +23,12 @@ func (a *App) newEndedCmd() *cobra.Command {
 			if m.Domains, err = a.openDomains(ctx); err != nil {
 				return err
 			}
-			return m.Ended(ctx, args[0])
+			if !c.Flags().Changed("status") {
+				return m.Ended(ctx, args[0], nil)
+			}
+			return m.Ended(ctx, args[0], &status)
 		},
 	}
-	c.Flags().Int("status", -1, "wait status of the container's init; -1: not known")
+	c.Flags().Uint32Var(&status, "status", 0, "wait status of the container's init")
 	return c
 }

@@ -34,15 +34,9 @@ func (a *App) newHookCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if rec, err := m.Store.Find(dom.ID); err != nil || m.Store.Held(rec.ID) {
-				return nil // not ours, or in the hands of a command of ours
-			}
-			if m.Volumes, err = a.openStore(c.Context()); err != nil {
-				return err
-			}
 			ctx, cancel := context.WithTimeout(c.Context(), a.settings.Timeout)
 			defer cancel()
-			return m.Hook(ctx, dom.ID, args[1], dom.Controller)
+			return m.Hook(ctx, args[1], dom, func() (instance.Volumes, error) { return a.openStore(ctx) })
 		},
 	}
 }

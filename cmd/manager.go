@@ -93,7 +93,7 @@ func (a *App) offlineManager() (*instance.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	here, err := host.Here(a.settings.HostID, a.settings.HostName)
+	here, err := a.here()
 	if err != nil {
 		return nil, err
 	}
@@ -101,28 +101,18 @@ func (a *App) offlineManager() (*instance.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	keeper, missing := beside("lxcboot-console")
-	consoles := instance.HostConsoles{Store: records, Keeper: []string{keeper}, Ended: append(itself, "ended"), LogBytes: a.settings.LogBytes}
-	m := &instance.Manager{
-		Store: records, Devices: a.connectors(), Roots: instance.HostRoots{}, Loops: instance.HostLoops{}, Consoles: consoles,
-		Host: here.Name, IDBase: a.settings.IDBase, MaxLocal: a.settings.MaxLocal, Wait: a.settings.Timeout,
+	records.Wait = a.settings.Timeout
+	return &instance.Manager{
+		Store: records, Devices: a.connectors(), Roots: instance.HostRoots{}, Loops: instance.HostLoops{},
+		Kernel:   instance.HostKernel{Init: func() (string, error) { return beside("lxcboot-init") }},
+		Consoles: instance.HostConsoles{Store: records, Keeper: func() (string, error) { return beside("lxcboot-console") }, Ended: append(itself, "ended"), LogBytes: a.settings.LogBytes},
+		Host:     here, Warn: a.warn, IDBase: a.settings.IDBase, MaxLocal: a.settings.MaxLocal,
 		UndoTimeout: a.settings.Timeout, StopTimeout: a.settings.StopTime, Stopping: hostStopping,
-	}
-	if missing != nil {
-		m.Consoles = noConsoles{consoles, missing}
-	}
-	return m, nil
+	}, nil
 }
 
-// noConsoles are those of a host without the program that keeps them: nothing can be
-// started, and all else works.
-type noConsoles struct {
-	instance.HostConsoles
-	missing error
-}
-
-// Open says what is missing.
-func (c noConsoles) Open(int) (instance.Console, error) { return nil, c.missing }
+// here is this host, as it is set to be.
+func (a *App) here() (host.Host, error) { return host.Here(a.settings.HostID, a.settings.HostName) }
 
 // itself is this program as others are to start it.
 func (a *App) itself() ([]string, error) {

@@ -38,9 +38,9 @@ when one ended it. What run itself fails at is 125, as with docker run.`,
 }
 
 func (a *App) run(ctx context.Context, o *bootOptions, name string, rm bool) error {
-	caller := "run"
-	if rm {
-		caller = "run --rm"
+	caller, err := instance.CallerRunning(rm)
+	if err != nil {
+		return err
 	}
 	m, plans, err := a.plan(ctx, o, name, caller)
 	switch {
@@ -121,15 +121,11 @@ func outcome(ctx context.Context, m *instance.Manager, id string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	code, known := exitOf(v)
-	if !known {
+	if v.Exit == nil {
 		return 0, fmt.Errorf("the container of instance %q has ended, and with what exit status could not be learnt", v.Name)
 	}
-	return code, nil
+	return v.Exit.Code(), nil
 }
-
-// exitOf is the exit code of an instance's init when it ended last.
-func exitOf(instance.View) (code int, known bool) { return 0, true }
 
 // deleted makes nil of the error that another command has deleted the instance.
 func deleted(err error) error {

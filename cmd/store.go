@@ -47,7 +47,7 @@ func (a *App) openStore(ctx context.Context) (Store, error) {
 	if a.store != nil {
 		return a.store, nil
 	}
-	here, err := host.Here("", "")
+	here, err := a.here()
 	if err != nil {
 		return nil, err
 	}

@@ -20,8 +20,9 @@ const (
 // Hook does what libvirt's own start and stop of a container need of us: after
 // virsh start, after libvirt's autostart and after a reboot from inside, where
 // no command of ours takes part. It never calls libvirt, which waits for it with the
-// domain locked; so it does not wait long for whoever works on the instance.
-func (m *Manager) Hook(ctx context.Context, moment string, dom lxc.Domain) error {
+// domain locked; so it does not wait long for whoever works on the instance. volumes
+// opens the store of the volumes, which is only needed where no command of ours is at work.
+func (m *Manager) Hook(ctx context.Context, moment string, dom lxc.Domain, volumes func() (Volumes, error)) error {
 	rec, err := m.Store.Find(dom.ID)
 	if errors.Is(err, ErrNotFound) {
 		return nil // not ours
@@ -30,7 +31,7 @@ func (m *Manager) Hook(ctx context.Context, moment string, dom lxc.Domain) error
 		return err
 	}
 	if moment == HookPrepare {
-		return m.hookPrepare(ctx, &rec, dom)
+		return m.hookPrepare(ctx, &rec, dom, volumes)
 	}
 	wait := hookWait
 	// A command of ours that starts it does what is left itself; and whoever holds it
@@ -58,11 +59,16 @@ func (r *Record) starts() bool {
 }
 
 // hookPrepare readies what libvirt is about to start, or refuses it.
-func (m *Manager) hookPrepare(ctx context.Context, rec *Record, dom lxc.Domain) error {
+func (m *Manager) hookPrepare(ctx context.Context, rec *Record, dom lxc.Domain, volumes func() (Volumes, error)) (err error) {
 	for until := time.Now().Add(hookWait); ; {
 		// A command of ours that starts it has readied it: nothing but that is looked at.
 		if m.Store.Held(rec.ID) && rec.starts() {
 			return m.ready(rec, dom)
+		}
+		if m.Volumes == nil {
+			if m.Volumes, err = volumes(); err != nil {
+				return err
+			}
 		}
 		h, err := m.openWithin(ctx, 50*time.Millisecond, dom.ID, OpStart)
 		if errors.Is(err, ErrBusy) && time.Now().Before(until) {

@@ -402,33 +402,33 @@ func (m *Manager) redefine(ctx context.Context, h *Handle) error {
 // Adopt makes another host's instance this host's: after a reinstallation, or when that
 // host will never run it again. One whose container runs there, as far as the state
 // directory or the store of its volumes shows, is refused.
-func (m *Manager) Adopt(ctx context.Context, ref string) (Record, error) {
+func (m *Manager) Adopt(ctx context.Context, ref string) error {
 	h, err := m.Store.hold(ctx, m.Store.Wait, ref)
 	if err != nil {
-		return Record{}, err
+		return err
 	}
 	defer h.Close()
 	if m.mine(&h.Record) {
-		return h.Record, failure.Of(ErrState, "instance %q is this host's already", h.Name)
+		return failure.Of(ErrState, "instance %q is this host's already", h.Name)
 	}
 	if err := m.sameStore(h); err != nil {
-		return h.Record, err
+		return err
 	}
 	if m.Store.claimed(h.ID) {
-		return h.Record, failure.Of(ErrState, "instance %q runs on the host %s", h.Name, h.Host.Name)
+		return failure.Of(ErrState, "instance %q runs on the host %s", h.Name, h.Host.Name)
 	}
 	for i := range h.Volumes {
 		v := &h.Volumes[i]
 		all, err := m.Volumes.AttachmentsOf(ctx, v.VolumeID, "")
 		if err != nil {
-			return h.Record, err
+			return err
 		}
 		for _, a := range all {
 			if a.InstanceID != h.ID {
-				return h.Record, failure.Of(ErrState, "volume %s of instance %q is held by instance %s on the host %s", v.VolumeID, h.Name, a.InstanceID, a.Host)
+				return failure.Of(ErrState, "volume %s of instance %q is held by instance %s on the host %s", v.VolumeID, h.Name, a.InstanceID, a.Host)
 			}
 			if a.HostID != m.Host.ID && m.Volumes.Remote() {
-				return h.Record, failure.Of(ErrState, "volume %s of instance %q is attached to the host %s: take it from there first", v.VolumeID, h.Name, a.Host)
+				return failure.Of(ErrState, "volume %s of instance %q is attached to the host %s: take it from there first", v.VolumeID, h.Name, a.Host)
 			}
 		}
 	}
@@ -437,5 +437,16 @@ func (m *Manager) Adopt(ctx context.Context, ref string) (Record, error) {
 		h.Volumes[i].Loop, h.Volumes[i].Device = nil, nil
 	}
 	h.Host, h.BootID, h.Console = m.Host, "", proc.Process{}
-	return h.Record, h.Save()
+	return h.Save()
+}
+
+// AdoptAll adopts every instance of another host, and gives their names. Each that is
+// refused is in the error.
+func (m *Manager) AdoptAll(ctx context.Context) (adopted []string, err error) {
+	return m.each(func(r Record) (string, error) {
+		if m.mine(&r) {
+			return "", nil
+		}
+		return r.Name, m.Adopt(ctx, r.ID)
+	})
 }

@@ -12,6 +12,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/flavor"
 	"github.com/lxcboot/lxcboot/pkg/host"
@@ -90,6 +92,16 @@ type Caller struct {
 // CallerRun is the Caller of an instance that `run` booted: it is never autostarted.
 const CallerRun = "run"
 
+// CallerRunning is the Caller of a `run` in this process.
+func CallerRunning(remove bool) (Caller, error) {
+	self, err := proc.Of(os.Getpid())
+	if err != nil {
+		return Caller{}, err
+	}
+	boot, err := host.BootID()
+	return Caller{Name: CallerRun, Remove: remove, Proc: self, BootID: boot}, err
+}
+
 // IDRange is a range of the host's user and group ids that no other instance has.
 type IDRange struct {
 	First uint32 `json:"first"`
@@ -157,6 +169,20 @@ func (r *Record) pending() string {
 type Exit struct {
 	Status uint32    `json:"status"` // as wait(2) has it
 	At     time.Time `json:"at"`
+}
+
+// Code is the exit code that the end stands for: the init's own, 128 and the signal that
+// ended it, or 0 when the container powered itself off, which the kernel tells by a
+// SIGINT (reboot(2), in a pid namespace).
+func (e Exit) Code() int {
+	switch s := unix.WaitStatus(e.Status); {
+	case s.Signaled() && s.Signal() == unix.SIGINT:
+		return 0
+	case s.Signaled():
+		return 128 + int(s.Signal())
+	default:
+		return s.ExitStatus()
+	}
 }
 
 // VolumeRecord is one block device mapping and what became of it.

@@ -14,7 +14,7 @@ import (
 // the others are started all the same.
 func (m *Manager) Autostart(ctx context.Context) (started []string, err error) {
 	return m.each(func(r Record) (string, error) {
-		if r.Phase != Built || r.Caller.Name == CallerRun {
+		if !m.mine(&r) || r.Phase != Built || r.Caller.Name == CallerRun {
 			return "", nil
 		}
 		h, err := m.open(ctx, r.ID, OpStart)
@@ -42,6 +42,9 @@ func (m *Manager) Repair(ctx context.Context) (did []string, err error) {
 		did = append(did, fmt.Sprintf("instance %s has no record: removed the rest of it", id))
 	}
 	more, failed := m.each(func(r Record) (string, error) {
+		if !m.mine(&r) {
+			return "", nil
+		}
 		h, err := m.openWithin(ctx, 0, r.ID, opRepair)
 		if err != nil {
 			return "", err
@@ -56,8 +59,7 @@ func (m *Manager) Repair(ctx context.Context) (did []string, err error) {
 	return append(did, more...), errors.Join(err, failed)
 }
 
-// each goes through the instances of this host. One that is gone or busy meanwhile is
-// passed over.
+// each goes through the instances. One that is gone or busy meanwhile is passed over.
 func (m *Manager) each(do func(Record) (string, error)) (done []string, err error) {
 	records, damaged := m.Store.List()
 	if damaged != nil && !errors.Is(damaged, ErrDamaged) {
@@ -65,9 +67,6 @@ func (m *Manager) each(do func(Record) (string, error)) (done []string, err erro
 	}
 	all := []error{damaged}
 	for _, r := range records {
-		if !m.mine(&r) {
-			continue
-		}
 		what, err := do(r)
 		if what != "" && err == nil {
 			done = append(done, what)

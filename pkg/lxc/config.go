@@ -4,7 +4,6 @@ package lxc
 
 import (
 	"encoding/xml"
-	"fmt"
 	"maps"
 	"net"
 	"net/netip"
@@ -16,8 +15,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
-	"github.com/lxcboot/lxcboot/pkg/failure"
 	"libvirt.org/go/libvirtxml"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // MetadataURI is the XML namespace of our own part of a domain's metadata.
@@ -35,18 +35,11 @@ type Config struct {
 	Name        string // the domain's name
 	Title       string
 	Description string
-	Hostname    string // set when the container starts; empty: the host's
-	MemoryMiB   int    // the hard limit of its memory
-	SwapMiB     int    // the most swap it may use besides; 0: not limited
-	VCPUs       int    // how many CPUs' worth of time it may use
+	MemoryMiB   int // the hard limit of its memory
+	SwapMiB     int // the most swap it may use besides; 0: not limited
+	VCPUs       int // how many CPUs' worth of time it may use
 
-	Init      string // path inside the root
-	InitArgs  []string
-	InitEnv   map[string]string
-	InitUser  string // name or number; empty: root
-	InitGroup string
-	InitDir   string
-
+	Launch       string // directory on the host that a Launch is mounted at
 	Root         string // directory on the host
 	RootReadOnly bool
 	IDMap        *IDMap // nil: no user namespace, root inside is root outside
@@ -89,7 +82,6 @@ type metadata struct {
 	NS        string   `xml:"xmlns,attr"` // libvirt gives it back without
 	ID        string   `xml:"id"`
 	CreatedBy string   `xml:"createdBy"`
-	Hostname  string   `xml:"hostname,omitempty"`
 }
 
 // XML is the domain's description for libvirt. It does no I/O, and fails with
@@ -98,7 +90,7 @@ func (c Config) XML() (string, error) {
 	if err := c.check(); err != nil {
 		return "", err
 	}
-	meta, err := xml.Marshal(metadata{NS: MetadataURI, ID: c.UUID, CreatedBy: "lxcboot", Hostname: c.Hostname})
+	meta, err := xml.Marshal(metadata{NS: MetadataURI, ID: c.UUID, CreatedBy: "lxcboot"})
 	if err != nil {
 		return "", err
 	}
@@ -118,7 +110,7 @@ func (c Config) XML() (string, error) {
 		},
 		OS: &libvirtxml.DomainOS{
 			Type: &libvirtxml.DomainOSType{Type: "exe"},
-			Init: c.Init, InitArgs: c.InitArgs, InitDir: c.InitDir, InitUser: c.InitUser, InitGroup: c.InitGroup,
+			Init: path.Join(launchTarget, programName),
 		},
 		Features: &libvirtxml.DomainFeatureList{
 			// Without a network namespace of its own the container would have the
@@ -138,15 +130,12 @@ func (c Config) XML() (string, error) {
 		// libvirt's limit is of memory and swap together.
 		d.MemoryTune.SwapHardLimit = &libvirtxml.DomainMemoryTuneLimit{Value: uint64(kib) + uint64(c.SwapMiB)*1024, Unit: "KiB"}
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.InitEnv)) {
-		d.OS.InitEnv = append(d.OS.InitEnv, libvirtxml.DomainOSInitEnv{Name: name, Value: c.InitEnv[name]})
-	}
 	if c.IDMap != nil {
 		r := []libvirtxml.DomainIDMapRange{{Start: 0, Target: uint(c.IDMap.HostID), Count: uint(c.IDMap.Count)}}
 		d.IDMap = &libvirtxml.DomainIDMap{UIDs: r, GIDs: r}
 	}
 	// libvirt mounts in the order of the list: a target comes after its parents.
-	mounts := slices.SortedStableFunc(slices.Values(c.Filesystems), func(a, b Filesystem) int {
+	mounts := slices.SortedStableFunc(slices.Values(append(slices.Clone(c.Filesystems), Filesystem{c.Launch, launchTarget, true})), func(a, b Filesystem) int {
 		return strings.Compare(path.Clean(a.Target)+"/", path.Clean(b.Target)+"/")
 	})
 	mounts = append([]Filesystem{{c.Root, "/", c.RootReadOnly}}, mounts...)
@@ -264,25 +253,9 @@ func (c Config) check() error {
 		return invalid("the user namespace range %d+%d cannot be", m.HostID, m.Count)
 	}
 	texts := map[string][]string{
-		"name": {c.Name}, "title": {c.Title}, "host name": {c.Hostname},
-		"init": {c.Init}, "init argument": c.InitArgs, "init user": {c.InitUser, c.InitGroup}, "init directory": {c.InitDir},
-		"root": {c.Root},
+		"name": {c.Name}, "title": {c.Title}, "root": {c.Root}, "launch directory": {c.Launch},
 	}
-	absolute := map[string]string{"init": c.Init, "root": c.Root}
-	if c.InitDir != "" {
-		absolute["init directory"] = c.InitDir
-	}
-	for name, value := range c.InitEnv {
-		if !envName.MatchString(name) {
-			return invalid("%q is not the name of an environment variable", name)
-		}
-		// libvirt (9.0 at least) writes these without escaping into the file that
-		// its controller reads: the domain would not start, or be another one.
-		if strings.ContainsAny(value, "<&") || strings.Contains(value, "]]>") {
-			return invalid("the environment variable %q holds '<', '&' or ']]>', which libvirt cannot pass on to an init", name)
-		}
-		texts["environment variable "+name] = []string{value}
-	}
+	absolute := map[string]string{"root": c.Root, "launch directory": c.Launch}
 	for _, f := range c.Filesystems {
 		texts["mount"] = append(texts["mount"], f.Source, f.Target)
 		absolute["mount source "+f.Source] = f.Source
@@ -300,8 +273,7 @@ func (c Config) check() error {
 	}
 	for _, what := range slices.Sorted(maps.Keys(texts)) {
 		for _, s := range texts[what] {
-			// Newlines and tabs in text have their place in a value, nowhere else.
-			if !printable(s, strings.HasPrefix(what, "environment") || what == "init argument") {
+			if !printable(s, false) {
 				return invalid("the %s %q holds characters that cannot be passed on", what, s)
 			}
 		}
@@ -360,5 +332,5 @@ func printable(s string, lines bool) bool {
 }
 
 func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+	return failure.Invalid(format, args...)
 }

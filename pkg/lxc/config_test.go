@@ -4,7 +4,6 @@ import (
 	"encoding/xml"
 	"errors"
 	"flag"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,16 +20,13 @@ var update = flag.Bool("update", false, "write the golden files anew")
 const testUUID = "7a2c3f0e-3a55-4d5e-9a3b-0d5a1f3f6c11"
 
 func minimal() Config {
-	return Config{UUID: testUUID, Name: "web1", MemoryMiB: 512, VCPUs: 1, Init: "/sbin/init", Root: "/srv/root"}
+	return Config{UUID: testUUID, Name: "web1", MemoryMiB: 512, VCPUs: 1, Launch: "/run/launch", Root: "/srv/root"}
 }
 
 func full() Config {
 	c := minimal()
-	c.Title, c.Description, c.Hostname = "Web", "first line\nsecond", "web1"
+	c.Title, c.Description = "Web", "first line\nsecond"
 	c.MemoryMiB, c.SwapMiB, c.VCPUs = 2048, 1024, 2
-	c.InitArgs = []string{"--one", "two three"}
-	c.InitEnv = map[string]string{"product_name": "OpenStack Nova", "B": "a > b; \"'"}
-	c.InitUser, c.InitGroup, c.InitDir = "1000", "1000", "/home"
 	c.RootReadOnly = true
 	c.IDMap = &IDMap{HostID: 100_000, Count: 65536}
 	c.Filesystems = []Filesystem{{"/srv/b", "/data/b/", true}, {"/srv/a", "/data", false}}
@@ -47,9 +43,8 @@ func full() Config {
 func hostile() Config {
 	const s = `]]></name><devices/>&amp;"'<!--`
 	c := full()
-	c.Name, c.Title, c.Description, c.Hostname = strings.ReplaceAll(s, "/", "|"), s, s, s
-	c.Init, c.InitArgs, c.InitEnv = "/"+s, []string{s, "-\ttab"}, map[string]string{"X": strings.NewReplacer("<", "", "&", "", "]]>", "").Replace(s)}
-	c.Root = "/" + s
+	c.Name, c.Title, c.Description = strings.ReplaceAll(s, "/", "|"), s, s
+	c.Root, c.Launch = "/"+s, "/l"+s
 	c.Filesystems = []Filesystem{{"/" + s, "/m" + s, false}}
 	c.Interfaces = []Interface{{Network: s}}
 	return c
@@ -92,21 +87,16 @@ func TestXMLValid(t *testing.T) {
 			var d libvirtxml.Domain
 			must(t, d.Unmarshal(back))
 			if d.Name != cfg.Name || d.UUID != cfg.UUID || d.Title != cfg.Title || d.Description != cfg.Description ||
-				d.OS.Init != cfg.Init || !slices.Equal(d.OS.InitArgs, cfg.InitArgs) || d.Memory.Value != uint(cfg.MemoryMiB)*1024 {
+				d.OS.Init != "/dev/.lxcboot/lxcboot-init" || len(d.OS.InitArgs)+len(d.OS.InitEnv) > 0 || d.Memory.Value != uint(cfg.MemoryMiB)*1024 {
 				t.Errorf("libvirt read %+v %+v", d, d.OS)
-			}
-			env := map[string]string{}
-			for _, e := range d.OS.InitEnv {
-				env[e.Name] = e.Value
-			}
-			if !maps.Equal(env, cfg.InitEnv) {
-				t.Errorf("libvirt read the environment %q", env)
 			}
 			if d.Features.PrivNet == nil {
 				t.Error("there is no private network namespace")
 			}
 			fs := d.Devices.Filesystems
-			if len(fs) != 1+len(cfg.Filesystems) || fs[0].Target.Dir != "/" || fs[0].Source.Mount.Dir != cfg.Root || (fs[0].ReadOnly != nil) != cfg.RootReadOnly {
+			if len(fs) != 2+len(cfg.Filesystems) || !slices.ContainsFunc(fs, func(f libvirtxml.DomainFilesystem) bool {
+				return f.Target.Dir == "/dev/.lxcboot" && f.Source.Mount.Dir == cfg.Launch && f.ReadOnly != nil
+			}) || fs[0].Target.Dir != "/" || fs[0].Source.Mount.Dir != cfg.Root || (fs[0].ReadOnly != nil) != cfg.RootReadOnly {
 				t.Errorf("libvirt read the filesystems %+v", fs)
 			}
 			if len(d.Devices.Disks) != len(cfg.Disks) || len(d.Devices.Interfaces) != len(cfg.Interfaces) {
@@ -115,7 +105,7 @@ func TestXMLValid(t *testing.T) {
 			ours, err := dom.GetMetadata(libvirt.DOMAIN_METADATA_ELEMENT, MetadataURI, libvirt.DOMAIN_AFFECT_CONFIG)
 			must(t, err)
 			var meta metadata
-			if err := xml.Unmarshal([]byte(ours), &meta); err != nil || meta.Hostname != cfg.Hostname || meta.ID != cfg.UUID || meta.CreatedBy != "lxcboot" {
+			if err := xml.Unmarshal([]byte(ours), &meta); err != nil || meta.ID != cfg.UUID || meta.CreatedBy != "lxcboot" {
 				t.Errorf("metadata %q: %+v, %v", ours, meta, err)
 			}
 		})
@@ -149,16 +139,12 @@ func TestConfigInvalid(t *testing.T) {
 		`name "a\nb" holds`:      func(c *Config) { c.Name = "a\nb" },
 		`title "\x1b[2J" holds`:  func(c *Config) { c.Title = "\x1b[2J" },
 		`description "\x00"`:     func(c *Config) { c.Description = "\x00" },
-		`argument "\xff" holds`:  func(c *Config) { c.InitArgs = []string{"\xff"} },
 		"memory of 0 MiB":        func(c *Config) { c.MemoryMiB = 0 },
 		"-1 vcpus":               func(c *Config) { c.VCPUs = -1 },
 		"range 5+0":              func(c *Config) { c.IDMap = &IDMap{5, 0} },
 		"range 4294967295":       func(c *Config) { c.IDMap = &IDMap{1<<32 - 1, 65536} },
-		"init must be":           func(c *Config) { c.Init = "sbin/init" },
+		"launch directory must":  func(c *Config) { c.Launch = "" },
 		"root must be":           func(c *Config) { c.Root = "" },
-		`"A=B" is not the name`:  func(c *Config) { c.InitEnv = map[string]string{"A=B": "c"} },
-		`variable "X" holds`:     func(c *Config) { c.InitEnv = map[string]string{"X": "</initenv>"} },
-		`variable "Y" holds`:     func(c *Config) { c.InitEnv = map[string]string{"Y": "a=b&c=d"} },
 		"second filesystem":      func(c *Config) { c.Filesystems = []Filesystem{{"/a", "/x/..", false}} },
 		"mount point data":       func(c *Config) { c.Filesystems = []Filesystem{{"/a", "data", false}} },
 		`"../x" is not the name`: func(c *Config) { c.Disks = []Disk{{"/dev/loop1", "../x", false}} },
@@ -178,11 +164,11 @@ func TestConfigInvalid(t *testing.T) {
 }
 
 func FuzzXML(f *testing.F) {
-	f.Add("web1", "a\nb", "/sbin/init", "K", "v")
-	f.Add("]]>", "\x1b", "/\u202e", "B", "\ufffe")
-	f.Fuzz(func(t *testing.T, name, description, init, key, value string) {
+	f.Add("web1", "a\nb", "/srv/root")
+	f.Add("]]>", "\x1b", "/\u202e")
+	f.Fuzz(func(t *testing.T, name, description, root string) {
 		c := minimal()
-		c.Name, c.Description, c.Init, c.InitEnv = name, description, init, map[string]string{key: value}
+		c.Name, c.Description, c.Root = name, description, root
 		text, err := c.XML()
 		if err != nil {
 			return
@@ -191,8 +177,8 @@ func FuzzXML(f *testing.F) {
 		if err := d.Unmarshal(text); err != nil {
 			t.Fatal(err)
 		}
-		if d.Name != name || d.Description != description || d.OS.Init != init || d.OS.InitEnv[0].Name != key || d.OS.InitEnv[0].Value != value {
-			t.Errorf("%q came back as %+v", []string{name, description, init, key, value}, d)
+		if d.Name != name || d.Description != description || d.Devices.Filesystems[0].Source.Mount.Dir != root {
+			t.Errorf("%q came back as %+v", []string{name, description, root}, d)
 		}
 	})
 }

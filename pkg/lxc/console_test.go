@@ -189,7 +189,7 @@ func TestConsoleProcess(t *testing.T) {
 	must(t, console.Stop(t.Context(), c.console))
 	must(t, console.Stop(t.Context(), proc.Process{}))
 	// One that was killed is replaced by the next.
-	again := serve(t, h, c.Config)
+	again := serve(t, h, c.box)
 	if info, err := h.State(t.Context(), c.UUID); err != nil || info.State != Running {
 		t.Errorf("the container ended with its console process: %+v, %v", info, err)
 	}

@@ -269,24 +269,21 @@ func (h *Host) create(ctx context.Context, id string) (info Info, fresh bool, er
 	return info, fresh, err
 }
 
-// WaitInit waits until a container that Start started runs its own init instead of
-// libvirt's program, gives it its host name, and returns what it is then. An init that
-// has ended at once is no failure: its container is in state Shutoff then. A
+// WaitInit waits until a container that Start started runs its own init, and neither
+// libvirt's program nor lxcboot-init any more, and returns what it is then. An init
+// that has ended at once is no failure: its container is in state Shutoff then. A
 // *StartError says why an init could not be run, of which libvirt says nothing.
-func (h *Host) WaitInit(ctx context.Context, info Info, hostname string) (Info, error) {
+func (h *Host) WaitInit(ctx context.Context, info Info) (Info, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, execLimit, &StartError{ID: info.ID, Reason: fmt.Sprintf("its init did not come up within %s", execLimit)})
 	defer cancel()
 	for {
 		if p, err := findInit(info.PID); err == nil {
 			defer p.Close()
-			switch up, err := p.waitTurned(ctx, info.PID); {
+			switch up, err := p.waitTurned(ctx); {
 			case err != nil:
 				return info, err
 			case up:
 				info.InitPID = p.pid
-				if hostname != "" && hostname != info.Name {
-					return info, p.setHostname(hostname)
-				}
 				return info, nil
 			}
 		}
@@ -312,7 +309,6 @@ func (h *Host) WaitInit(ctx context.Context, info Info, hostname string) (Info, 
 // could not be run, of which libvirt says nothing.
 func (h *Host) whyEnded(ctx context.Context, id string) error {
 	var desc struct {
-		Init        string `xml:"os>init"`
 		Filesystems []struct {
 			Source struct {
 				Dir string `xml:"dir,attr"`
@@ -332,18 +328,22 @@ func (h *Host) whyEnded(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	var init, root string
 	for _, fs := range desc.Filesystems {
-		if fs.Target.Dir != "/" {
-			continue
+		switch fs.Target.Dir {
+		case "/":
+			root = fs.Source.Dir
+		case launchTarget:
+			init = launchedInit(fs.Source.Dir)
 		}
-		root, err := os.Open(fs.Source.Dir)
-		if err != nil {
-			return nil
-		}
-		defer root.Close()
-		if why := unrunnable(root, desc.Init); why != "" {
-			return &StartError{ID: id, Reason: fmt.Sprintf("its init %s cannot be run: %s", tty.Line(desc.Init), why)}
-		}
+	}
+	dir, err := os.Open(root)
+	if err != nil || init == "" {
+		return nil
+	}
+	defer dir.Close()
+	if why := unrunnable(dir, init); why != "" {
+		return &StartError{ID: id, Reason: fmt.Sprintf("its init %s cannot be run: %s", tty.Line(init), why)}
 	}
 	return nil
 }

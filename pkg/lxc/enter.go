@@ -1,31 +1,44 @@
 package lxc
 
-/*
-#include <stdlib.h>
-#include "enter.h"
-*/
-import "C"
-
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"strings"
+	"strconv"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 )
 
-const rlimitCount = C.ENTER_RLIMITS
+// rlimitCount is the number of limits that the kernel has.
+const rlimitCount = 16
 
 // enterLimit is how long the way into a container may take.
 const enterLimit = 30 * time.Second
+
+// The reports of the process that enters, in cmd/lxcboot-init/enter.c.
+const (
+	enterMade = iota
+	enterRuns
+	enterCgroup
+	enterLabel
+	enterNamespaces
+	enterCapabilities
+	enterFork
+	enterTerminal
+	enterUser
+	enterDirectory
+	enterProgram
+	enterFilter
+)
 
 // entry is a program on its way into a container.
 type entry struct {
@@ -34,6 +47,7 @@ type entry struct {
 	dir              string // empty: the home, else /
 	stdio            [3]*os.File
 	terminal         bool
+	by               string // lxcboot-init on this host
 }
 
 // enterError is a step into the container that failed.
@@ -43,24 +57,48 @@ type enterError struct {
 	entry *entry
 }
 
-func (e *enterError) program() bool { return e.step == C.ENTER_PROGRAM }
+func (e *enterError) program() bool { return e.step == enterProgram }
 
 func (e *enterError) Error() string {
 	what := map[int]string{
-		C.ENTER_CGROUP:       "its cgroup cannot be joined",
-		C.ENTER_LABEL:        "its security label cannot be taken",
-		C.ENTER_NAMESPACES:   "its namespaces cannot be joined",
-		C.ENTER_CAPABILITIES: "capabilities cannot be given up",
-		C.ENTER_FORK:         "no process can be made in it",
-		C.ENTER_TERMINAL:     "the program's input and output cannot be set up",
-		C.ENTER_USER:         fmt.Sprintf("user %d with group %d cannot be taken: are they in its user namespace?", e.entry.uid, e.entry.gid),
-		C.ENTER_DIRECTORY:    fmt.Sprintf("the working directory %q cannot be entered", e.entry.dir),
-		C.ENTER_PROGRAM:      "the program cannot be run",
+		enterCgroup:       "its cgroup cannot be joined",
+		enterLabel:        "its security label cannot be taken",
+		enterNamespaces:   "its namespaces cannot be joined",
+		enterCapabilities: "capabilities cannot be given up",
+		enterFork:         "no process can be made in it",
+		enterTerminal:     "the program's input and output cannot be set up",
+		enterUser:         fmt.Sprintf("user %d with group %d cannot be taken: are they in its user namespace?", e.entry.uid, e.entry.gid),
+		enterDirectory:    fmt.Sprintf("the working directory %q cannot be entered", e.entry.dir),
+		enterProgram:      "the program cannot be run",
+		enterFilter:       "its filter of system calls cannot be loaded",
 	}[e.step]
+	if e.step == enterDirectory && e.errno == unix.EXDEV {
+		return fmt.Sprintf("cannot enter the container: %s: it leads out of the container", what)
+	}
 	return fmt.Sprintf("cannot enter the container: %s: %v", what, e.errno)
 }
 
 func (e *enterError) Unwrap() error { return e.errno }
+
+var errEnded = failure.Of(ErrNotRunning, "the container ended or was started anew while it was entered")
+
+// explain says of a failure on the way in what of the container's made it fail, if
+// something of it did.
+func (p *initProc) explain(err error) error {
+	var errno unix.Errno
+	errors.As(err, &errno)
+	switch {
+	case err == nil || errors.Is(err, ErrNotRunning):
+		return err
+	case errno == unix.ESRCH || errno == unix.ENODEV || !proc.Alive(p.pidfd):
+		return errEnded
+	case errno == unix.ENOMEM:
+		return failure.Of(ErrNotRunning, "the container has no memory left for another program")
+	case errno == unix.EAGAIN:
+		return failure.Of(ErrNotRunning, "the container has as many processes as it may have")
+	}
+	return err
+}
 
 // namespaces are those in which the container is not with us.
 func (p *initProc) namespaces() (int, error) {
@@ -89,18 +127,44 @@ func (p *initProc) namespaces() (int, error) {
 
 // enter starts a program in the container and gives it once it runs.
 func (p *initProc) enter(ctx context.Context, in entry) (*program, error) {
-	flags, err := p.namespaces()
+	groups, err := p.openGroups()
+	for _, g := range groups {
+		defer g.Close()
+	}
 	if err != nil {
 		return nil, err
 	}
-	bounding, noNewPrivs, err := p.privileges()
+	orders, err := p.orders(in, len(groups))
 	if err != nil {
 		return nil, err
 	}
-	limits, err := p.rlimits()
+	defer orders.Close()
+	by, err := sealed(in.by)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot enter the container: %w", err)
 	}
+	defer by.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a pipe: %w", err)
+	}
+	defer r.Close()
+	defer w.Close()
+	files := append([]*os.File{orders, w, p.pidfd}, groups...)
+	files = append(files, by)
+	cmd := exec.Cmd{
+		Path: fmt.Sprintf("/proc/self/fd/%d", 2+len(files)), Args: []string{programName, "enter"}, Env: []string{},
+		Stdin: in.stdio[0], Stdout: in.stdio[1], Stderr: in.stdio[2], ExtraFiles: files,
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("cannot enter the container: %w", err)
+	}
+	w.Close()
+	return p.arrive(ctx, r, &cmd, &in)
+}
+
+// openGroups opens the cgroup.procs files of the init's groups.
+func (p *initProc) openGroups() (open []*os.File, err error) {
 	groups, err := membership(p.pid)
 	if err != nil {
 		return nil, err
@@ -109,121 +173,158 @@ func (p *initProc) enter(ctx context.Context, in entry) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
-	var mem arena
-	defer mem.free()
-	e := (*C.struct_enter)(mem.alloc(unsafe.Sizeof(C.struct_enter{})))
-	e.pidfd = C.int(p.pidfd.Fd())
-	e.namespaces = C.int(flags)
-	e.bounding = C.uint64_t(bounding)
-	if noNewPrivs {
-		e.no_new_privs = 1
-	}
-	for i, l := range limits {
-		e.rlimits[i].rlim_cur, e.rlimits[i].rlim_max = C.rlim_t(l.Cur), C.rlim_t(l.Max)
-	}
-	var procs []C.int
 	for _, d := range dirs {
 		f, err := os.OpenFile(filepath.Join(d.dir, "cgroup.procs"), os.O_WRONLY, 0)
 		if err != nil {
-			return nil, fmt.Errorf("cannot enter the container's cgroup: %w", err)
+			return open, fmt.Errorf("cannot enter the container's cgroup: %w", err)
 		}
-		defer f.Close()
-		procs = append(procs, C.int(f.Fd()))
+		open = append(open, f)
 	}
-	e.cgroups, e.n_cgroups = copied(&mem, procs), C.int(len(procs))
-	if file, text := p.label(); text != "" {
-		e.label_file, e.label = mem.text(file), mem.text(text)
-	}
-	e.uid, e.gid = C.uid_t(in.uid), C.gid_t(in.gid)
-	gids := make([]C.gid_t, len(in.groups))
-	for i, g := range in.groups {
-		gids[i] = C.gid_t(g)
-	}
-	e.groups, e.n_groups = copied(&mem, gids), C.int(len(gids))
-	for i, f := range in.stdio {
-		e.stdio[i] = C.int(f.Fd())
-	}
-	if in.terminal {
-		e.terminal = 1
-	}
-	e.dir = mem.text(in.dir)
-	if in.dir == "" {
-		e.dir, e.dir_optional = mem.text(in.home), 1
-	}
-	e.paths, e.argv, e.envp = mem.list(in.paths), mem.list(in.argv), mem.list(in.env)
+	return open, nil
+}
 
-	r, w, err := os.Pipe()
+// orders are what run_enter in cmd/lxcboot-init reads, in memory.
+func (p *initProc) orders(in entry, groups int) (*os.File, error) {
+	flags, err := p.namespaces()
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a pipe: %w", err)
+		return nil, err
 	}
-	defer r.Close()
-	e.report = C.int(w.Fd())
-	pid := int(C.enter_start(e))
-	w.Close()
-	if pid < 0 {
-		return nil, &enterError{C.ENTER_FORK, unix.Errno(-pid), &in}
+	had, err := p.privileges()
+	if err != nil {
+		return nil, err
 	}
-	return p.arrive(ctx, r, pid, &in)
+	limits, err := p.rlimits()
+	if err != nil {
+		return nil, err
+	}
+	var o orders
+	o.number(uint64(groups))
+	o.number(uint64(flags))
+	file, label := p.label()
+	o.text(file)
+	o.text(label)
+	o.number(had.bounding)
+	o.flag(had.noNewPrivs)
+	o.flag(had.filtered)
+	var texts []string
+	for _, l := range limits {
+		texts = append(texts, strconv.FormatUint(l.Cur, 10), strconv.FormatUint(l.Max, 10))
+	}
+	o.list(texts)
+	o.number(uint64(in.uid))
+	o.number(uint64(in.gid))
+	texts = nil
+	for _, g := range in.groups {
+		texts = append(texts, strconv.FormatUint(uint64(g), 10))
+	}
+	o.list(texts)
+	o.flag(in.terminal)
+	o.flag(in.dir == "")
+	if in.dir == "" {
+		o.text(in.home)
+	} else {
+		o.text(in.dir)
+	}
+	o.list(in.paths)
+	o.list(in.argv)
+	o.list(in.env)
+	return inMemory("orders", o.Bytes(), unix.MFD_CLOEXEC)
+}
+
+// sealed is a copy of a program that nobody can write to, whoever gets hold of it.
+func sealed(program string) (*os.File, error) {
+	data, err := os.ReadFile(program)
+	if err != nil {
+		return nil, err
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	f, err := inMemory(programName, data, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // Linux before 6.3, where all are executable
+		f, err = inMemory(programName, data, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot seal the copy of %s: %w", program, err)
+	}
+	return f, nil
+}
+
+func inMemory(name string, data []byte, flags int) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, flags)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a file in memory: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if _, err := f.Write(data); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot make a file in memory: %w", err)
+	}
+	return f, nil
 }
 
 // arrive follows the reports of the process that enters, until the program runs.
-func (p *initProc) arrive(ctx context.Context, reports *os.File, pid int, in *entry) (*program, error) {
+func (p *initProc) arrive(ctx context.Context, reports *os.File, entering *exec.Cmd, in *entry) (*program, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, enterLimit, fmt.Errorf("cannot enter the container within %s: is it paused?", enterLimit))
 	defer cancel()
-	if entering, err := unix.PidfdOpen(pid, 0); err == nil {
-		hold := os.NewFile(uintptr(entering), "pidfd")
-		defer hold.Close()
-		defer context.AfterFunc(ctx, func() {
-			unix.PidfdSendSignal(int(hold.Fd()), unix.SIGKILL, nil, 0)
-			reports.SetReadDeadline(time.Unix(1, 0))
-		})()
-	}
+	defer context.AfterFunc(ctx, func() {
+		entering.Process.Kill()
+		reports.SetReadDeadline(time.Unix(1, 0))
+	})()
 	var failed *enterError
 	var prog *program
-	var msg C.struct_enter_report
-	buf := make([]byte, unsafe.Sizeof(msg))
+	runs := false
 	for {
-		_, err := io.ReadFull(reports, buf)
+		var buf [8]byte
+		_, err := io.ReadFull(reports, buf[:])
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			failed = nil
 			if prog != nil {
 				prog.end()
 			}
-			go reap(pid) // it may be frozen with the container
+			go entering.Wait() // it may be frozen with the container
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
 			}
 			return nil, fmt.Errorf("cannot enter the container: %w", err)
 		}
-		step, value := int(int32(binary.NativeEndian.Uint32(buf))), int(int32(binary.NativeEndian.Uint32(buf[4:])))
-		if step != C.ENTER_PID {
+		step, value := int(int32(binary.NativeEndian.Uint32(buf[:]))), int(int32(binary.NativeEndian.Uint32(buf[4:])))
+		switch step {
+		case enterRuns:
+			runs = true
+		case enterMade:
+			// A child that was not waited for yet keeps its number.
+			fd, err := unix.PidfdOpen(value, 0)
+			if err != nil {
+				unix.Kill(value, unix.SIGKILL)
+				reap(value)
+				entering.Wait()
+				return nil, fmt.Errorf("cannot follow the program: %w", err)
+			}
+			prog = &program{value, os.NewFile(uintptr(fd), "pidfd")}
+		default:
 			failed = &enterError{step, unix.Errno(value), in}
-			continue
 		}
-		// A child that was not waited for yet keeps its number.
-		fd, err := unix.PidfdOpen(value, 0)
-		if err != nil {
-			unix.Kill(value, unix.SIGKILL)
-			reap(value)
-			reap(pid)
-			return nil, fmt.Errorf("cannot follow the program: %w", err)
-		}
-		prog = &program{value, os.NewFile(uintptr(fd), "pidfd")}
 	}
-	reap(pid)
-	switch {
-	case failed != nil && prog != nil:
+	entering.Wait()
+	if failed == nil && prog != nil && runs {
+		return prog, nil
+	}
+	if prog != nil {
 		prog.end()
-		return nil, failed
+	}
+	switch {
 	case failed != nil:
 		return nil, failed
-	case prog == nil:
-		return nil, fmt.Errorf("%w: it ended while it was entered", ErrNotRunning)
+	case !proc.Alive(p.pidfd):
+		return nil, errEnded
 	}
-	return prog, nil
+	// Nobody else kills a process that enters.
+	return nil, failure.Of(ErrNotRunning, "the container has no memory left for another program: what entered it was killed")
 }
 
 func reap(pid int) {
@@ -232,41 +333,4 @@ func reap(pid int) {
 			return
 		}
 	}
-}
-
-// arena is memory of C's, freed at once.
-type arena []unsafe.Pointer
-
-func (a *arena) free() {
-	for _, p := range *a {
-		C.free(p)
-	}
-}
-
-func (a *arena) alloc(n uintptr) unsafe.Pointer {
-	p := C.calloc(1, C.size_t(max(n, 1)))
-	*a = append(*a, p)
-	return p
-}
-
-func (a *arena) text(s string) *C.char {
-	p := C.CString(strings.ReplaceAll(s, "\x00", ""))
-	*a = append(*a, unsafe.Pointer(p))
-	return p
-}
-
-// list is an array of texts with NULL at its end.
-func (a *arena) list(texts []string) **C.char {
-	p := (**C.char)(a.alloc(uintptr(len(texts)+1) * unsafe.Sizeof((*C.char)(nil))))
-	for i, s := range texts {
-		unsafe.Slice(p, len(texts))[i] = a.text(s)
-	}
-	return p
-}
-
-func copied[T any](a *arena, from []T) *T {
-	var one T
-	p := (*T)(a.alloc(uintptr(len(from)) * unsafe.Sizeof(one)))
-	copy(unsafe.Slice(p, len(from)), from)
-	return p
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/proc"
 )
 
 // ErrNoProgram says that what should be run is not there, or cannot be run.
@@ -39,6 +41,8 @@ type ExecOptions struct {
 	Stdin  io.Reader         // nil: nothing
 	Stdout io.Writer         // nil: dropped
 	Stderr io.Writer         // nil: dropped; with TTY all goes to Stdout
+
+	Program string // lxcboot-init on this host; empty: the one of FindProgram
 }
 
 // Exec runs a program in all namespaces and cgroups of the running container of an id,
@@ -48,9 +52,12 @@ type ExecOptions struct {
 // ctx's cause.
 //
 // The program has no capability that the container's init could not have, init's
-// limits and no_new_privs, and its security label; no file of the host is passed to
-// it, but pipes and a terminal of the container's. With a terminal, one at Stdin is
-// raw meanwhile and its size is followed.
+// limits, no_new_privs and filter of system calls, and its security label; no file of
+// the host is passed to it, but pipes and a terminal of the container's. With a
+// terminal, one at Stdin is raw meanwhile and its size is followed.
+//
+// A container that ends, is started anew or has no memory left while it is entered is
+// ErrNotRunning, with what happened in its words.
 func (h *Host) Exec(ctx context.Context, id string, o ExecOptions) (int, error) {
 	info, err := h.State(ctx, id)
 	if err != nil {
@@ -64,7 +71,19 @@ func (h *Host) Exec(ctx context.Context, id string, o ExecOptions) (int, error) 
 		return -1, fmt.Errorf("container %s: %w", id, err)
 	}
 	defer p.Close()
-	return p.exec(ctx, o)
+	if o.Program == "" {
+		if o.Program, err = FindProgram(); err != nil {
+			return -1, err
+		}
+	}
+	code, err := p.exec(ctx, o)
+	if err != nil && ctx.Err() == nil && !proc.Alive(p.pidfd) {
+		err = errEnded
+	}
+	if errors.Is(err, ErrNotRunning) {
+		return -1, fmt.Errorf("container %s: %w", id, err)
+	}
+	return code, err
 }
 
 func (p *initProc) exec(ctx context.Context, o ExecOptions) (int, error) {
@@ -92,7 +111,7 @@ func (p *initProc) exec(ctx context.Context, o ExecOptions) (int, error) {
 		return -1, err
 	}
 	env := environment(user, o)
-	in := entry{account: user, argv: o.Argv, dir: o.Dir, terminal: o.TTY}
+	in := entry{account: user, argv: o.Argv, dir: o.Dir, terminal: o.TTY, by: o.Program}
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		in.env = append(in.env, k+"="+env[k])
 	}
@@ -111,6 +130,7 @@ func (p *initProc) exec(ctx context.Context, o ExecOptions) (int, error) {
 	in.stdio = s.theirs
 	child, err := p.enter(ctx, in)
 	s.closeTheirs()
+	err = p.explain(err)
 	var failed *enterError
 	if errors.As(err, &failed) && failed.program() {
 		code := ExitNotFound
@@ -223,14 +243,20 @@ func (p *initProc) rlimits() (out [rlimitCount]unix.Rlimit, err error) {
 	return out, nil
 }
 
-// privileges are the bounding set and no_new_privs of the container's init.
-func (p *initProc) privileges() (bounding uint64, noNewPrivs bool, err error) {
+// privileges are what the container's init may do.
+type privileges struct {
+	bounding             uint64
+	noNewPrivs, filtered bool
+}
+
+func (p *initProc) privileges() (had privileges, err error) {
 	st, err := readStatus(p.pid)
 	if err != nil {
-		return 0, false, err
+		return had, err
 	}
-	bounding, err = strconv.ParseUint(st["CapBnd"], 16, 64)
-	return bounding, st["NoNewPrivs"] == "1", err
+	had.noNewPrivs, had.filtered = st["NoNewPrivs"] == "1", st["Seccomp"] == "2"
+	had.bounding, err = strconv.ParseUint(st["CapBnd"], 16, 64)
+	return had, err
 }
 
 // label is what to write where, so that the program gets the label of init from

@@ -73,7 +73,7 @@ func TestExec(t *testing.T) {
 		if diff := cmp.Diff(drop(init), drop(out)); diff != "" {
 			t.Errorf("-init +exec:\n%s", diff)
 		}
-		if !strings.Contains(out, "libvirt-lxc") || !strings.Contains(out, "user:[") {
+		if !strings.Contains(out, ":memory:/\n") || !strings.Contains(out, "user:[") {
 			t.Errorf("%s", out)
 		}
 		// Pipes: nothing else comes along.
@@ -132,7 +132,7 @@ func TestExec(t *testing.T) {
 		for _, argv := range [][]string{{"sleep", "60"}, {"sh", "-c", "trap '' TERM; while true; do sleep 1; done"}} {
 			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 			began := time.Now()
-			_, err := h.Exec(ctx, c.UUID, ExecOptions{Argv: argv})
+			_, err := h.Exec(ctx, c.UUID, ExecOptions{Program: initProgram, Argv: argv})
 			cancel()
 			if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 10*time.Second {
 				t.Errorf("%v after %s", err, time.Since(began))
@@ -147,7 +147,7 @@ func TestExec(t *testing.T) {
 		for i := range 16 {
 			go func() {
 				var out buffer
-				code, err := h.Exec(t.Context(), c.UUID, ExecOptions{Argv: []string{"sh", "-c", fmt.Sprintf("echo %d; exit %d", i, i)}, Stdout: &out})
+				code, err := h.Exec(t.Context(), c.UUID, ExecOptions{Program: initProgram, Argv: []string{"sh", "-c", fmt.Sprintf("echo %d; exit %d", i, i)}, Stdout: &out})
 				if code != i || out.String() != fmt.Sprintln(i) {
 					err = fmt.Errorf("%d: %d %q %v", i, code, out.String(), err)
 				}
@@ -181,7 +181,7 @@ func TestExecTerminal(t *testing.T) {
 	done := make(chan result, 1)
 	go func() {
 		code, err := h.Exec(t.Context(), c.UUID, ExecOptions{
-			Argv: []string{"sh", "-c", "tty; ls -l $(tty); stty size; echo ready; read x; echo got $x; n=0; until [ \"$(stty size)\" = '20 60' ] || [ $n = 100 ]; do n=$((n+1)); sleep 0.1; done; stty size; exit 5"},
+			Program: initProgram, Argv: []string{"sh", "-c", "tty; ls -l $(tty); stty size; echo ready; read x; echo got $x; n=0; until [ \"$(stty size)\" = '20 60' ] || [ $n = 100 ]; do n=$((n+1)); sleep 0.1; done; stty size; exit 5"},
 			User: "bob", TTY: true, Stdin: slave, Stdout: &out, Env: map[string]string{"TERM": "vt100"},
 		})
 		done <- result{code, err}
@@ -252,7 +252,7 @@ func TestExecHostile(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := h.Exec(t.Context(), c.UUID, ExecOptions{Argv: []string{"true"}}); !errors.Is(err, ErrNotRunning) {
+	if _, err := h.Exec(t.Context(), c.UUID, ExecOptions{Program: initProgram, Argv: []string{"true"}}); !errors.Is(err, ErrNotRunning) {
 		t.Error(err)
 	}
 }

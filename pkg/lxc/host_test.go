@@ -32,7 +32,7 @@ func TestLifecycle(t *testing.T) {
 	if info.State != Shutoff || info.Active() || !info.Persistent || info.Autostart || info.Name != cfg.Name {
 		t.Errorf("defined: %+v", info)
 	}
-	must(t, h.Define(t.Context(), cfg)) // again is no error
+	must(t, h.Define(t.Context(), cfg.Config)) // again is no error
 	must(t, h.SetAutostart(t.Context(), cfg.UUID, true))
 	if on, err := h.Autostart(t.Context(), cfg.UUID); err != nil || !on {
 		t.Errorf("autostart: %v, %v", on, err)
@@ -94,8 +94,8 @@ func TestTaken(t *testing.T) {
 	name, id := cfg, cfg
 	name.UUID = uuid.NewString()
 	id.Name += "x"
-	for _, c := range []Config{name, id} {
-		err := h.Define(t.Context(), c)
+	for _, c := range []box{name, id} {
+		err := h.Define(t.Context(), c.Config)
 		if !errors.Is(err, ErrExists) {
 			t.Errorf("%v", err)
 		}
@@ -107,24 +107,24 @@ func TestStartFails(t *testing.T) {
 	h := open(t)
 	for _, tt := range []struct {
 		name   string
-		change func(*Config)
+		change func(*box)
 		want   string
 	}{
-		{"no init", func(c *Config) { c.Init = "/sbin/none" }, "init is not in the root"},
-		{"init not executable", func(c *Config) { c.Init = "/etc/passwd"; must(t, os.Chmod(c.Root+"/etc/passwd", 0o644)) }, "not executable"},
-		{"init is a directory", func(c *Config) { c.Init = "/etc" }, "not a regular file"},
-		{"init of another machine", func(c *Config) {
+		{"no init", func(c *box) { c.Init = "/sbin/none" }, "not in the root"},
+		{"init not executable", func(c *box) { c.Init = "/etc/passwd"; must(t, os.Chmod(c.Root+"/etc/passwd", 0o644)) }, "not executable"},
+		{"init is a directory", func(c *box) { c.Init = "/etc" }, "not a regular file"},
+		{"init of another machine", func(c *box) {
 			c.Init = "/odd"
 			must(t, os.WriteFile(c.Root+"/odd", []byte("\x7fELF rubbish"), 0o755))
 		}, "this machine"},
-		{"no interpreter", func(c *Config) {
+		{"no interpreter", func(c *box) {
 			c.Init = "/script"
 			must(t, os.WriteFile(c.Root+"/script", []byte("#!/none\n"), 0o755))
 		}, "interpreter"},
-		{"no root", func(c *Config) { c.Root += "-none" }, "root"},
-		{"no bridge", func(c *Config) { c.Interfaces = []Interface{{Bridge: "lxcboot-none0"}} }, "bridge"},
-		{"no network", func(c *Config) { c.Interfaces = []Interface{{Network: "lxcboot-none"}} }, "network"},
-		{"no disk", func(c *Config) { c.Disks = []Disk{{Source: "/dev/lxcboot-none", Target: "vdb"}} }, "/dev/lxcboot-none"},
+		{"no root", func(c *box) { c.Root += "-none" }, "root"},
+		{"no bridge", func(c *box) { c.Interfaces = []Interface{{Bridge: "lxcboot-none0"}} }, "bridge"},
+		{"no network", func(c *box) { c.Interfaces = []Interface{{Network: "lxcboot-none"}} }, "network"},
+		{"no disk", func(c *box) { c.Disks = []Disk{{Source: "/dev/lxcboot-none", Target: "vdb"}} }, "/dev/lxcboot-none"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := config(t, "")
@@ -165,7 +165,7 @@ func TestShutdownAndReboot(t *testing.T) {
 		}
 		must(t, wait.For(ctx, poll))
 	}
-	again := serve(t, h, c.Config)
+	again := serve(t, h, c.box)
 	again.waitLog(t, "up")
 	must(t, h.Shutdown(ctx, c.UUID))
 	info, err := h.State(ctx, c.UUID)
@@ -264,7 +264,7 @@ func TestPrivileges(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(t, "")
 			if name == "privileged" {
-				cfg.IDMap, cfg.Root = nil, makeRoot(t, 0, "")
+				cfg = privileged(t, "")
 			}
 			c := start(t, h, cfg)
 			zero, all := fmt.Sprintf("%016x", 0), fmt.Sprintf("%016x", want)

@@ -149,9 +149,9 @@ func TestParseDomain(t *testing.T) {
 	got, err := ParseDomain(text)
 	must(t, err)
 	want := Domain{
-		ID: cfg.UUID, Name: cfg.Name, Init: cfg.Init, IDMap: cfg.IDMap,
+		ID: cfg.UUID, Name: cfg.Name, Init: launchTarget + "/" + programName, IDMap: cfg.IDMap,
 		Disks:       []Disk{{"/dev/loop7", "vdb", false}, {"/dev/loop8", "vdc", true}},
-		Filesystems: []Filesystem{{cfg.Root, "/", true}, {"/srv/a", "/data", false}, {"/srv/b", "/data/b", true}},
+		Filesystems: []Filesystem{{cfg.Root, "/", true}, {cfg.Launch, launchTarget, false}, {"/srv/a", "/data", false}, {"/srv/b", "/data/b", true}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

@@ -8,8 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
-
 	"strconv"
 	"strings"
 	"time"
@@ -24,8 +22,9 @@ import (
 // initProc is a container's first process. The pidfd keeps its identity: what was
 // read of /proc is true of it if it is alive after.
 type initProc struct {
-	pid   int
-	pidfd *os.File
+	pid        int
+	pidfd      *os.File
+	controller int // its parent, as findInit knows it
 }
 
 func (p *initProc) Close() { p.pidfd.Close() }
@@ -42,6 +41,7 @@ func findInit(controller int) (*initProc, error) {
 		}
 		// Its parent is looked at once more, as the number may have changed hands.
 		if st, err := readStatus(pid); err == nil && st["PPid"] == strconv.Itoa(controller) && proc.Alive(p.pidfd) {
+			p.controller = controller
 			return p, nil
 		}
 		p.Close()
@@ -121,24 +121,6 @@ func readStatus(pid int) (map[string]string, error) {
 	return st, nil
 }
 
-// setHostname sets the host name in the process's UTS namespace, as init itself
-// would. The thread that enters it is given up.
-func (p *initProc) setHostname(name string) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		err := unix.Setns(int(p.pidfd.Fd()), unix.CLONE_NEWUTS)
-		if err == nil {
-			err = unix.Sethostname([]byte(name))
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("cannot set the container's host name to %q: %w", name, err)
-	}
-	return nil
-}
-
 // Init is what kind of init a container runs.
 type Init string
 
@@ -191,10 +173,10 @@ func (p *initProc) mentions(text string) bool {
 }
 
 // waitTurned waits until the process runs its own program, and no longer that of
-// libvirt's controller; false when it, or the controller, ended before. The kernel has no
-// event for that.
-func (p *initProc) waitTurned(ctx context.Context, controller int) (bool, error) {
-	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", controller))
+// libvirt's controller or lxcboot-init; false when it, or the controller, ended before.
+// The kernel has no event for that.
+func (p *initProc) waitTurned(ctx context.Context) (bool, error) {
+	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", p.controller))
 	if err != nil {
 		return false, nil
 	}
@@ -203,13 +185,26 @@ func (p *initProc) waitTurned(ctx context.Context, controller int) (bool, error)
 		if !proc.Alive(p.pidfd) {
 			return false, nil
 		}
-		if err == nil && !os.SameFile(theirs, its) {
+		if err == nil && !os.SameFile(theirs, its) && !p.launching() {
 			return true, nil
 		}
 		if err := wait.For(ctx, time.Millisecond/2); err != nil {
 			return false, err
 		}
 	}
+}
+
+// launching says whether the process still is lxcboot-init: of that name, and on a
+// filesystem in memory that is the host's root's.
+func (p *initProc) launching() bool {
+	exe := fmt.Sprintf("/proc/%d/exe", p.pid)
+	name, err := os.Readlink(exe)
+	if err != nil || filepath.Base(name) != programName {
+		return false
+	}
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	return unix.Stat(exe, &st) == nil && unix.Statfs(exe, &fs) == nil && st.Uid == 0 && fs.Type == unix.TMPFS_MAGIC
 }
 
 // heeds says whether a signal may reach the process. A pid namespace's first
@@ -294,6 +289,14 @@ func (h *Host) Signal(ctx context.Context, id string, sig unix.Signal) error {
 
 func (h *Host) ask(ctx context.Context, id string, initctl func(*libvirt.Domain) error, pick func(Init) unix.Signal) error {
 	return h.withInit(ctx, id, func(p *initProc) error {
+		// What the first process runs before that would not hear it.
+		limited, cancel := context.WithTimeoutCause(ctx, execLimit, ErrUnheard)
+		defer cancel()
+		if up, err := p.waitTurned(limited); err != nil {
+			return fmt.Errorf("container %s: %w", id, err)
+		} else if !up {
+			return fmt.Errorf("container %s: %w", id, ErrNotRunning)
+		}
 		kind := p.kind()
 		if kind == SysV && h.domain(ctx, id, initctl) == nil {
 			return nil

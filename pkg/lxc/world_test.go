@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,17 +19,37 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/proc"
 )
 
+// box is a container and what its init is told.
+type box struct {
+	Config
+	Init       string
+	InitArgs   []string
+	InitEnv    map[string]string
+	Hostname   string
+	Privileged bool
+	Unfiltered bool
+}
+
+// mount mounts the launch of the box, which is not held.
+func (b box) mount(t *testing.T) {
+	t.Helper()
+	l := Launch{Program: initProgram, Init: b.Init, Args: b.InitArgs, Env: b.InitEnv, Hostname: b.Hostname, Privileged: b.Privileged, Unfiltered: b.Unfiltered}
+	must(t, l.Mount(b.Launch))
+	must(t, ReleaseInit(t.Context(), b.Launch))
+}
+
 // up starts a defined container and waits for its init.
-func up(t *testing.T, h *Host, cfg Config) {
+func up(t *testing.T, h *Host, cfg box) {
 	t.Helper()
 	must(t, tryUp(t, h, cfg))
 }
 
-func tryUp(t *testing.T, h *Host, cfg Config) error {
+func tryUp(t *testing.T, h *Host, cfg box) error {
 	t.Helper()
+	cfg.mount(t)
 	info, err := h.Start(t.Context(), cfg.UUID)
 	if err == nil {
-		_, err = h.WaitInit(t.Context(), info, cfg.Hostname)
+		_, err = h.WaitInit(t.Context(), info)
 	}
 	return err
 }
@@ -109,18 +130,35 @@ func open(t *testing.T) *Host {
 }
 
 // config is a container in a user namespace whose root is made here.
-func config(t *testing.T, rc string) Config {
+func config(t *testing.T, rc string) box {
 	t.Helper()
-	return Config{
-		UUID: uuid.NewString(), Name: "lxcboot-ut-" + uuid.NewString()[:8], Hostname: "web1",
-		MemoryMiB: 64, VCPUs: 1, Init: "/sbin/init",
-		Root:  makeRoot(t, testIDs, rc),
-		IDMap: &IDMap{HostID: testIDs, Count: 65536},
+	return boxOf(t, makeRoot(t, testIDs, rc), &IDMap{HostID: testIDs, Count: 65536})
+}
+
+// privileged is one without a user namespace.
+func privileged(t *testing.T, rc string) box {
+	t.Helper()
+	b := boxOf(t, makeRoot(t, 0, rc), nil)
+	b.Privileged = true
+	return b
+}
+
+func boxOf(t *testing.T, root string, ids *IDMap) box {
+	t.Helper()
+	launch := filepath.Join(filepath.Dir(root), "launch")
+	must(t, os.Mkdir(launch, 0o755))
+	t.Cleanup(func() { must(t, UnmountLaunch(launch)) })
+	return box{
+		Config: Config{
+			UUID: uuid.NewString(), Name: "lxcboot-ut-" + uuid.NewString()[:8],
+			MemoryMiB: 64, VCPUs: 1, Root: root, Launch: launch, IDMap: ids,
+		},
+		Init: "/sbin/init", Hostname: "web1",
 	}
 }
 
 // define defines a container and sees that nothing of it stays.
-func define(t *testing.T, h *Host, cfg Config) {
+func define(t *testing.T, h *Host, cfg box) {
 	t.Helper()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -131,31 +169,35 @@ func define(t *testing.T, h *Host, cfg Config) {
 		if err := h.Undefine(ctx, cfg.UUID); err != nil {
 			t.Errorf("clean-up: %v", err)
 		}
+		// What lxcboot-init and an init like systemd have made.
+		if err := exec.Command("find", "/sys/fs/cgroup", "-depth", "-path", "*/lxcboot-"+cfg.UUID+"*", "-type", "d", "-delete").Run(); err != nil {
+			t.Errorf("clean-up: its groups are left: %v", err)
+		}
 	})
-	must(t, h.Define(t.Context(), cfg))
+	must(t, h.Define(t.Context(), cfg.Config))
 }
 
 // container is one that runs, with its console served.
 type container struct {
 	*Host
-	Config
+	box
 	Info
 	console proc.Process
 	log     string
 	socket  string
 }
 
-func start(t *testing.T, h *Host, cfg Config) *container {
+func start(t *testing.T, h *Host, cfg box) *container {
 	t.Helper()
 	define(t, h, cfg)
 	up(t, h, cfg)
 	return serve(t, h, cfg)
 }
 
-func serve(t *testing.T, h *Host, cfg Config) *container {
+func serve(t *testing.T, h *Host, cfg box) *container {
 	t.Helper()
 	dir := t.TempDir()
-	c := &container{Host: h, Config: cfg, log: filepath.Join(dir, "console.log"), socket: filepath.Join(dir, "console.sock")}
+	c := &container{Host: h, box: cfg, log: filepath.Join(dir, "console.log"), socket: filepath.Join(dir, "console.sock")}
 	var err error
 	c.Info, err = h.State(t.Context(), cfg.UUID)
 	must(t, err)
@@ -181,7 +223,25 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(run(m))
+}
+
+// initProgram is lxcboot-init, built for these tests.
+var initProgram string
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "lxcboot-ut-bin-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	initProgram = filepath.Join(dir, programName)
+	if out, err := exec.Command("../../cmd/lxcboot-init/build", initProgram).CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "cannot build %s: %v\n%s", programName, err, out)
+		return 1
+	}
+	return m.Run()
 }
 
 // keep starts the process that keeps the container's console.
@@ -229,7 +289,7 @@ func (c *container) run(t *testing.T, o ExecOptions, argv ...string) (int, strin
 func (c *container) try(t *testing.T, o ExecOptions, argv ...string) (int, string, string, error) {
 	t.Helper()
 	var out, errs buffer
-	o.Argv, o.Stdout, o.Stderr = argv, &out, &errs
+	o.Argv, o.Stdout, o.Stderr, o.Program = argv, &out, &errs, initProgram
 	code, err := c.Exec(t.Context(), c.UUID, o)
 	return code, out.String(), errs.String(), err
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/moby/sys/mountinfo"
+	"libvirt.org/go/libvirtxml"
 
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
@@ -180,10 +181,22 @@ func do(ctx context.Context, command []string) error {
 }
 
 // domain is the one that lxcboot defines, of the same features, with the root mounted
-// as the bare line does it.
+// as the bare line does it and its init run by libvirt itself.
 func domain(name, root string) (string, error) {
-	return lxc.Config{
-		UUID: uuid.NewString(), Name: name, Hostname: name, MemoryMiB: 512, VCPUs: 1, Init: "/sbin/init", Root: root,
+	text, err := lxc.Config{
+		UUID: uuid.NewString(), Name: name, MemoryMiB: 512, VCPUs: 1, Root: root, Launch: "/launch",
 		IDMap: &lxc.IDMap{HostID: instance.DefaultIDBase, Count: 65_536},
 	}.XML()
+	if err != nil {
+		return "", err
+	}
+	var d libvirtxml.Domain
+	if err := d.Unmarshal(text); err != nil {
+		return "", err
+	}
+	d.OS.Init = "/sbin/init"
+	d.Devices.Filesystems = slices.DeleteFunc(d.Devices.Filesystems, func(f libvirtxml.DomainFilesystem) bool {
+		return f.Source.Mount.Dir == "/launch"
+	})
+	return d.Marshal()
 }

@@ -80,7 +80,7 @@ func run(m *testing.M) (int, error) {
 }
 
 // build makes the binaries that scripts find in PATH: lxcboot, lxcboot-faults, which
-// stops at named points, and lxcboot-console, which both start.
+// stops at named points, and lxcboot-console and lxcboot-init, which both start.
 func build(bin string) error {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		return err
@@ -96,6 +96,9 @@ func build(bin string) error {
 		if out, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", strings.Join(c.Args, " "), err, out)
 		}
+	}
+	if out, err := exec.Command("../../cmd/lxcboot-init/build", filepath.Join(bin, "lxcboot-init")).CombinedOutput(); err != nil {
+		return fmt.Errorf("lxcboot-init: %w\n%s", err, out)
 	}
 	for _, name := range []string{"busybox-image", "private-libvirtd"} {
 		script, err := filepath.Abs("../setup/" + name)

@@ -77,6 +77,10 @@ type Store struct {
 // StoreID tells this kind of store from others.
 func (s *Store) StoreID() string { return "local" }
 
+// Remote says that volumes do not reach this host over a network: who sees the store
+// sees the records of the instances that use it.
+func (s *Store) Remote() bool { return false }
+
 // Open opens the store in stateDir, which is made (mode 0700) when it is not
 // there. A directory that another user owns, or could write to, is refused: who
 // can write there decides what the host's kernel will mount.

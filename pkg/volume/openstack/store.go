@@ -254,6 +254,10 @@ func (s *Store) learnIdentity(provider *gophercloud.ProviderClient, c credential
 // or address is now.
 func (s *Store) StoreID() string { return "openstack project " + s.who.projectID }
 
+// Remote says that volumes reach this host over a network: other hosts, which this one
+// knows nothing of, may have them.
+func (s *Store) Remote() bool { return true }
+
 // Describe says which cloud this is and who we are in it, without secrets.
 func (s *Store) Describe() string {
 	var b strings.Builder
