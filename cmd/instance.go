@@ -21,6 +21,9 @@ func instanceRecord(v instance.View) record {
 	r := record{{"id", v.ID}, {"name", v.Name}, {"status", v.Status}, {"note", v.Note}, {"hostname", v.Spec.Hostname}, {"flavor", v.Spec.Flavor.Name},
 		{"description", v.Spec.Description}, {"metadata", v.Meta}, {"tags", v.Spec.Tags}, {"image", image(v)}, {"networks", networks(v.Spec.NICs)}, {"volumes_attached", volumes}, {"host", v.Host.Name},
 		{"created", v.CreatedAt}, {"updated", v.UpdatedAt}, {"privileged", v.Spec.Privileged}, {"init_pid", v.Domain.InitPID}, {"devices", devices(v.Volumes)}}
+	if v.Exit != nil {
+		r = append(r, record{{"exit_code", v.Exit.Code()}}...)
+	}
 	return r
 }
 

@@ -60,7 +60,7 @@ func (a *App) printInstances(views []instance.View, long bool) error {
 			for _, x := range v.Volumes {
 				volumes = append(volumes, x.VolumeID)
 			}
-			row = append(row, networks(v.Spec.NICs), image(v), v.Host, volumes, v.Note)
+			row = append(row, networks(v.Spec.NICs), image(v), v.Host.Name, volumes, v.Note)
 		}
 		l.Rows = append(l.Rows, row)
 	}
