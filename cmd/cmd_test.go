@@ -18,6 +18,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
 )
@@ -234,8 +235,8 @@ func TestExitCodes(t *testing.T) {
 	for want, errs := range map[int][]error{
 		exitFailure:     {errors.New("something"), &volume.StateError{Status: volume.StatusError}},
 		exitUsage:       {failure.Invalid("x"), fmt.Errorf("a: %w", failure.Invalid("x"))},
-		exitNotFound:    {&volume.NotFoundError{Kind: "volume"}, instance.ErrNotFound, volume.ErrNotFound, fmt.Errorf("a: %w", lxc.ErrNotFound)},
-		exitConflict:    {instance.ErrExists, instance.ErrBusy, failure.Of(instance.ErrState, "x"), volume.ErrInUse, &volume.AmbiguousError{}, &volume.StateError{}, volume.ErrQuota},
+		exitNotFound:    {&volume.NotFoundError{Kind: "volume"}, state.ErrNotFound, volume.ErrNotFound, fmt.Errorf("a: %w", lxc.ErrNotFound)},
+		exitConflict:    {state.ErrExists, state.ErrBusy, failure.Of(state.ErrState, "x"), volume.ErrInUse, &volume.AmbiguousError{}, &volume.StateError{}, volume.ErrQuota},
 		exitUnreachable: {lxc.ErrNoDaemon, volume.ErrUnreachable},
 		exitUnfit:       {&local.DirError{}, lxc.ErrNoDriver, errNotRoot, volume.ErrAuth, os.ErrPermission},
 		exitIncomplete:  {&madeError{"a", os.ErrPermission}, &instance.RollbackError{Instance: "i", Cause: volume.ErrInUse, Undo: errors.New("y")}},

@@ -11,6 +11,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 func instanceRecord(v instance.View) record {
@@ -52,7 +53,7 @@ func (n networks) String() string {
 }
 
 // devices are an instance's volumes: a line each for people, all of it for programs.
-type devices []instance.VolumeRecord
+type devices []state.Volume
 
 func (d devices) String() string {
 	var all []string
