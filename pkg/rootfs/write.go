@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/inroot"
 )
 
 // File is a file to be written into a root.
@@ -61,7 +63,7 @@ func write(root string, f File, ids *IDMap) error {
 	if err != nil {
 		return err
 	}
-	top, err := openRoot(root)
+	top, err := inroot.Dir(root)
 	if err != nil {
 		return err
 	}
@@ -122,7 +124,7 @@ func replace(dir *os.File, name string, f File, uid, gid int) (err error) {
 // makeDirs opens a directory below the root, making what is missing of it.
 func makeDirs(root *os.File, name string, uid, gid int) (*os.File, error) {
 	const flags = unix.O_RDONLY | unix.O_DIRECTORY
-	at, err := openIn(root, "/", flags)
+	at, err := inroot.Open(root, "/", flags)
 	if err != nil {
 		return nil, err
 	}
@@ -132,10 +134,10 @@ func makeDirs(root *os.File, name string, uid, gid int) (*os.File, error) {
 			continue
 		}
 		done = path.Join(done, part)
-		next, err := openIn(root, done, flags)
+		next, err := inroot.Open(root, done, flags)
 		if errors.Is(err, unix.ENOENT) {
 			if err = makeDir(at, part, uid, gid); err == nil {
-				next, err = openIn(root, done, flags)
+				next, err = inroot.Open(root, done, flags)
 			}
 		}
 		at.Close()
