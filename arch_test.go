@@ -17,7 +17,7 @@ func TestImports(t *testing.T) {
 		"pkg/instance":          {"pkg/bdm", "pkg/volume", "pkg/volume/connector", "pkg/rootfs", "pkg/loop", "pkg/lxc", "pkg/console", "pkg/proc", "pkg/flavor", "pkg/seed", "pkg/fault"},
 		"pkg/volume/local":      {"pkg/volume", "pkg/volume/imagefile", "pkg/loop", "pkg/fault"},
 		"pkg/volume/openstack":  {"pkg/volume", "pkg/volume/imagefile", "pkg/fault"},
-		"pkg/volume/connector":  {"pkg/volume", "pkg/loop", "pkg/fault"},
+		"pkg/volume/connector":  {"pkg/volume", "pkg/loop", "pkg/proc", "pkg/fault"},
 		"pkg/volume/volumetest": {"pkg/volume"},
 		"pkg/volume/imagefile":  {"pkg/volume"},
 		"pkg/rootfs":            {"pkg/loop", "pkg/fault", "pkg/inroot"},
