@@ -14,14 +14,20 @@ import (
 )
 
 func instanceRecord(v instance.View) record {
-	var volumes []string
-	for _, x := range v.Volumes {
-		volumes = append(volumes, x.VolumeID)
+	var exit any
+	if code, known := exitOf(v); known && !v.Domain.Active() {
+		exit = code
 	}
-	r := record{{"id", v.ID}, {"name", v.Name}, {"status", v.Status}, {"note", v.Note}, {"hostname", v.Spec.Hostname}, {"flavor", v.Spec.Flavor.Name},
-		{"description", v.Spec.Description}, {"metadata", v.Meta}, {"tags", v.Spec.Tags}, {"image", image(v)}, {"networks", networks(v.Spec.NICs)}, {"volumes_attached", volumes}, {"host", v.Host},
-		{"created", v.CreatedAt}, {"updated", v.UpdatedAt}, {"privileged", v.Spec.Privileged}, {"init_pid", v.Domain.InitPID}, {"devices", devices(v.Volumes)}}
-	return r
+	return record{{"id", v.ID}, {"name", v.Name}, {"status", v.Status}, {"note", v.Note}, {"hostname", v.Spec.Hostname}, {"flavor", v.Spec.Flavor.Name},
+		{"description", v.Spec.Description}, {"metadata", v.Meta}, {"tags", v.Spec.Tags}, {"image", image(v)}, {"networks", networks(v.Spec.NICs)}, {"volumes_attached", volumeIDs(v)}, {"host", v.Host},
+		{"created", v.CreatedAt}, {"updated", v.UpdatedAt}, {"privileged", v.Spec.Privileged}, {"init_pid", v.Domain.InitPID}, {"exit_code", exit}, {"devices", devices(v.Volumes)}}
+}
+
+func volumeIDs(v instance.View) (ids []string) {
+	for _, x := range v.Volumes {
+		ids = append(ids, x.VolumeID)
+	}
+	return ids
 }
 
 // image is the id of the image that an instance's root was made from; empty when it
