@@ -407,6 +407,21 @@ func TestRunCodes(t *testing.T) {
 	}
 }
 
+// TestOver holds that run goes on while it cannot be told whether its container runs.
+func TestOver(t *testing.T) {
+	var runs, ended instance.View
+	runs.Domain.PID = 1
+	for _, c := range []struct {
+		v    instance.View
+		err  error
+		want bool
+	}{{runs, nil, false}, {ended, nil, true}, {ended, lxc.ErrNoDaemon, false}, {ended, context.DeadlineExceeded, false}, {ended, fmt.Errorf("a: %w", instance.ErrNotFound), true}} {
+		if got := over(c.v, c.err); got != c.want {
+			t.Errorf("pid %d, %v: %v", c.v.Domain.PID, c.err, got)
+		}
+	}
+}
+
 // TestHostSettings holds that a host is what it is set to be, and that nova boot's own
 // --host is no setting.
 func TestHostSettings(t *testing.T) {

@@ -57,11 +57,7 @@ func (a *App) printInstances(views []instance.View, long bool) error {
 	for _, v := range views {
 		row := []any{v.ID, v.Name, v.Status, v.Spec.Flavor.Name, v.CreatedAt}
 		if long {
-			var volumes []string
-			for _, x := range v.Volumes {
-				volumes = append(volumes, x.VolumeID)
-			}
-			row = append(row, networks(v.Spec.NICs), image(v), v.Host.Name, volumes, v.Note)
+			row = append(row, networks(v.Spec.NICs), image(v), v.Host.Name, volumeIDs(v), v.Note)
 		}
 		l.Rows = append(l.Rows, row)
 	}

@@ -98,11 +98,10 @@ func (a *App) foreground(ctx context.Context, m *instance.Manager, v instance.Vi
 			return false
 		}
 		now, err := m.Show(until, v.ID)
-		if err != nil { // only that it is gone is an end: libvirtd may be away for a while
-			return errors.Is(err, state.ErrNotFound)
+		if err == nil {
+			v.Console = now.Console // another one after a reboot
 		}
-		v.Console = now.Console
-		return !now.Domain.Active()
+		return over(now, err)
 	})
 	if forward() { // no signal has come
 		if err == nil {
@@ -111,6 +110,12 @@ func (a *App) foreground(ctx context.Context, m *instance.Manager, v instance.Vi
 		stop()
 	}
 	return cmp.Or(<-stopped, err)
+}
+
+// over says whether a container has ended, by what show found. That nothing could be found
+// is no end: libvirtd may be away for a while.
+func over(v instance.View, err error) bool {
+	return errors.Is(err, state.ErrNotFound) || err == nil && !v.Domain.Active()
 }
 
 // outcome is the exit code that a container's end stands for.
