@@ -48,7 +48,7 @@ torture: ## The long tests: kills, races, hostile input (hours)
 	@test/setup/libvirtd start
 	@PATH="$$($(GO) env GOROOT)/bin:$$PATH" test/torture/run
 
-lint: ## gofmt, go vet, staticcheck, shellcheck
+lint: ## gofmt, go vet, staticcheck, what nothing uses, shellcheck
 	@test/setup/lint
 
 fuzz: ## Each fuzz target for FUZZTIME (60s)

@@ -12,6 +12,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 func (a *App) newBootCmd() *cobra.Command {
@@ -45,7 +46,7 @@ func nameArg(_ *cobra.Command, args []string) error {
 }
 
 func (a *App) boot(ctx context.Context, o *bootOptions, name string) error {
-	m, plans, err := a.plan(ctx, o, name, instance.Caller{})
+	m, plans, err := a.plan(ctx, o, name, state.Caller{})
 	if err != nil {
 		return err
 	}
@@ -66,7 +67,7 @@ func (a *App) boot(ctx context.Context, o *bootOptions, name string) error {
 }
 
 // plan checks all that was asked for and changes nothing: a plan for each instance.
-func (a *App) plan(ctx context.Context, o *bootOptions, name string, caller instance.Caller) (*instance.Manager, []instance.Plan, error) {
+func (a *App) plan(ctx context.Context, o *bootOptions, name string, caller state.Caller) (*instance.Manager, []instance.Plan, error) {
 	req, err := a.bootRequest(ctx, o, name)
 	if err != nil {
 		return nil, nil, err

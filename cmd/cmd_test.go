@@ -18,6 +18,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
 )
@@ -234,8 +235,8 @@ func TestExitCodes(t *testing.T) {
 	for want, errs := range map[int][]error{
 		exitFailure:     {errors.New("something"), &volume.StateError{Status: volume.StatusError}},
 		exitUsage:       {failure.Invalid("x"), fmt.Errorf("a: %w", failure.Invalid("x"))},
-		exitNotFound:    {&volume.NotFoundError{Kind: "volume"}, instance.ErrNotFound, volume.ErrNotFound, fmt.Errorf("a: %w", lxc.ErrNotFound)},
-		exitConflict:    {instance.ErrExists, instance.ErrBusy, failure.Of(instance.ErrState, "x"), volume.ErrInUse, &volume.AmbiguousError{}, &volume.StateError{}, volume.ErrQuota},
+		exitNotFound:    {&volume.NotFoundError{Kind: "volume"}, state.ErrNotFound, volume.ErrNotFound, fmt.Errorf("a: %w", lxc.ErrNotFound)},
+		exitConflict:    {state.ErrExists, state.ErrBusy, failure.Of(state.ErrState, "x"), volume.ErrInUse, &volume.AmbiguousError{}, &volume.StateError{}, volume.ErrQuota},
 		exitUnreachable: {lxc.ErrNoDaemon, volume.ErrUnreachable},
 		exitUnfit:       {&local.DirError{}, lxc.ErrNoDriver, errNotRoot, volume.ErrAuth, os.ErrPermission},
 		exitIncomplete:  {&madeError{"a", os.ErrPermission}, &instance.RollbackError{Instance: "i", Cause: volume.ErrInUse, Undo: errors.New("y")}},
@@ -403,6 +404,21 @@ func TestRunCodes(t *testing.T) {
 	}
 	if code, _, _ := run(t, "run", "--help"); code != 0 {
 		t.Errorf("run --help: %d", code)
+	}
+}
+
+// TestOver holds that run goes on while it cannot be told whether its container runs.
+func TestOver(t *testing.T) {
+	var runs, ended instance.View
+	runs.Domain.PID = 1
+	for _, c := range []struct {
+		v    instance.View
+		err  error
+		want bool
+	}{{runs, nil, false}, {ended, nil, true}, {ended, lxc.ErrNoDaemon, false}, {ended, context.DeadlineExceeded, false}, {ended, fmt.Errorf("a: %w", instance.ErrNotFound), true}} {
+		if got := over(c.v, c.err); got != c.want {
+			t.Errorf("pid %d, %v: %v", c.v.Domain.PID, c.err, got)
+		}
 	}
 }
 

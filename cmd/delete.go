@@ -9,13 +9,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 func (a *App) newDeleteCmd() *cobra.Command {
 	var force bool
 	c := a.eachInstance("delete", "Delete instances, whatever state they are in", a.storeManager, func(ctx context.Context, m *instance.Manager, ref string) error {
 		rec, err := m.Delete(ctx, ref)
-		if err == nil || errors.Is(err, instance.ErrNotFound) && force {
+		if err == nil || errors.Is(err, state.ErrNotFound) && force {
 			return nil
 		}
 		return fmt.Errorf("cannot delete instance %q: %w", cmp.Or(rec.Name, ref), err)

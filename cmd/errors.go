@@ -16,6 +16,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/report"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
+	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
 )
@@ -153,12 +154,12 @@ var classes = []struct {
 	{lxc.ErrNoDriver, exitUnfit, "lxcboot doctor looks at all that a boot needs"},
 	{volume.ErrUnreachable, exitUnreachable, "is the cloud up? lxcboot doctor says which one is used; --backend local uses none"},
 	{volume.ErrAuth, exitUnfit, "look at clouds.yaml and the OS_* variables"},
-	{instance.ErrNotFound, exitNotFound, "lxcboot list --all shows what there is"},
+	{state.ErrNotFound, exitNotFound, "lxcboot list --all shows what there is"},
 	{flavor.ErrNotFound, exitNotFound, "lxcboot flavor list shows what there is"},
 	{volume.ErrAmbiguous, exitConflict, ""},
-	{instance.ErrExists, exitConflict, "choose another name, or delete that one"},
-	{instance.ErrBusy, exitConflict, ""},
-	{instance.ErrState, exitConflict, ""},
+	{state.ErrExists, exitConflict, "choose another name, or delete that one"},
+	{state.ErrBusy, exitConflict, ""},
+	{state.ErrState, exitConflict, ""},
 	{lxc.ErrExists, exitConflict, ""},
 	{lxc.ErrNotRunning, exitConflict, ""},
 	{volume.ErrInUse, exitConflict, ""},

@@ -44,12 +44,14 @@ const exitCodesText = `The exit codes of lxcboot:
   4    conflict: in use, taken, ambiguous, or not in a state for this
   5    libvirtd or the cloud cannot be reached
   6    not permitted, or this host lacks something
-  7    it failed, and not all could be undone: lxcboot delete finishes it
+  7    not all could be undone: lxcboot delete finishes it; or something was made, and
+       its description could not be written: it is there
   130  interrupted (143: by SIGTERM; 129: its terminal ended); what was done was undone
 
 exec ends with the exit code of the program inside: 127 when there is none of that
 name, 126 when it cannot be executed, 128 and the signal when one ended it. run ends
-with 0 when the container ended by itself, or by a signal to run.`
+with the exit code of the container's init, 0 also after a power-off, and with 125 where
+it fails itself.`
 
 func exitCodesTopic() *cobra.Command {
 	return &cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesText}

@@ -11,20 +11,24 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 func instanceRecord(v instance.View) record {
-	var volumes []string
+	var exit any
+	if v.Exit != nil && !v.Domain.Active() {
+		exit = v.Exit.Code()
+	}
+	return record{{"id", v.ID}, {"name", v.Name}, {"status", v.Status}, {"note", v.Note}, {"hostname", v.Spec.Hostname}, {"flavor", v.Spec.Flavor.Name},
+		{"description", v.Spec.Description}, {"metadata", v.Meta}, {"tags", v.Spec.Tags}, {"image", image(v)}, {"networks", networks(v.Spec.NICs)}, {"volumes_attached", volumeIDs(v)}, {"host", v.Host.Name},
+		{"created", v.CreatedAt}, {"updated", v.UpdatedAt}, {"privileged", v.Spec.Privileged}, {"init_pid", v.Domain.InitPID}, {"exit_code", exit}, {"devices", devices(v.Volumes)}}
+}
+
+func volumeIDs(v instance.View) (ids []string) {
 	for _, x := range v.Volumes {
-		volumes = append(volumes, x.VolumeID)
+		ids = append(ids, x.VolumeID)
 	}
-	r := record{{"id", v.ID}, {"name", v.Name}, {"status", v.Status}, {"note", v.Note}, {"hostname", v.Spec.Hostname}, {"flavor", v.Spec.Flavor.Name},
-		{"description", v.Spec.Description}, {"metadata", v.Meta}, {"tags", v.Spec.Tags}, {"image", image(v)}, {"networks", networks(v.Spec.NICs)}, {"volumes_attached", volumes}, {"host", v.Host.Name},
-		{"created", v.CreatedAt}, {"updated", v.UpdatedAt}, {"privileged", v.Spec.Privileged}, {"init_pid", v.Domain.InitPID}, {"devices", devices(v.Volumes)}}
-	if v.Exit != nil {
-		r = append(r, record{{"exit_code", v.Exit.Code()}}...)
-	}
-	return r
+	return ids
 }
 
 // image is the id of the image that an instance's root was made from; empty when it
@@ -52,7 +56,7 @@ func (n networks) String() string {
 }
 
 // devices are an instance's volumes: a line each for people, all of it for programs.
-type devices []instance.VolumeRecord
+type devices []state.Volume
 
 func (d devices) String() string {
 	var all []string

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 func (a *App) newListCmd() *cobra.Command {
@@ -26,7 +27,7 @@ func (a *App) newListCmd() *cobra.Command {
 			}
 			return withManager(a.manager, func(ctx context.Context, m *instance.Manager, _ []string) error {
 				views, damaged := m.List(ctx)
-				if damaged != nil && !errors.Is(damaged, instance.ErrDamaged) {
+				if damaged != nil && !errors.Is(damaged, state.ErrDamaged) {
 					return damaged
 				}
 				views = slices.DeleteFunc(views, func(v instance.View) bool {
@@ -56,11 +57,7 @@ func (a *App) printInstances(views []instance.View, long bool) error {
 	for _, v := range views {
 		row := []any{v.ID, v.Name, v.Status, v.Spec.Flavor.Name, v.CreatedAt}
 		if long {
-			var volumes []string
-			for _, x := range v.Volumes {
-				volumes = append(volumes, x.VolumeID)
-			}
-			row = append(row, networks(v.Spec.NICs), image(v), v.Host.Name, volumes, v.Note)
+			row = append(row, networks(v.Spec.NICs), image(v), v.Host.Name, volumeIDs(v), v.Note)
 		}
 		l.Rows = append(l.Rows, row)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
 )
 
@@ -23,11 +24,11 @@ func (a *App) undoContext(ctx context.Context) (context.Context, context.CancelF
 }
 
 // records opens the records of the instances, by the same rule for the state directory.
-func (a *App) records() (*instance.Store, error) {
+func (a *App) records() (*state.Store, error) {
 	if err := local.MakeDir(a.settings.StateDir); err != nil {
 		return nil, err
 	}
-	return instance.OpenStore(a.settings.StateDir, a.settings.RunDir)
+	return state.Open(a.settings.StateDir, a.settings.RunDir)
 }
 
 // dialDomains begins to connect to libvirt, once.

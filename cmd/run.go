@@ -14,6 +14,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/console"
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 // stopTime is how long a container of run has to end by itself: a job scheduler kills run
@@ -38,7 +39,7 @@ when one ended it. What run itself fails at is 125, as with docker run.`,
 }
 
 func (a *App) run(ctx context.Context, o *bootOptions, name string, rm bool) error {
-	caller, err := instance.CallerRunning(rm)
+	caller, err := state.CallerRunning(rm)
 	if err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func (a *App) foreground(ctx context.Context, m *instance.Manager, v instance.Vi
 		after, cancel := a.undoContext(ctx)
 		defer cancel()
 		_, err := m.Stop(after, v.ID, false)
-		if errors.Is(err, instance.ErrState) { // it has ended by itself meanwhile
+		if errors.Is(err, state.ErrState) { // it has ended by itself meanwhile
 			err = nil
 		}
 		if err = deleted(err); err != nil {
@@ -97,11 +98,10 @@ func (a *App) foreground(ctx context.Context, m *instance.Manager, v instance.Vi
 			return false
 		}
 		now, err := m.Show(until, v.ID)
-		if err != nil { // only that it is gone is an end: libvirtd may be away for a while
-			return errors.Is(err, instance.ErrNotFound)
+		if err == nil {
+			v.Console = now.Console // another one after a reboot
 		}
-		v.Console = now.Console
-		return !now.Domain.Active()
+		return over(now, err)
 	})
 	if forward() { // no signal has come
 		if err == nil {
@@ -112,10 +112,16 @@ func (a *App) foreground(ctx context.Context, m *instance.Manager, v instance.Vi
 	return cmp.Or(<-stopped, err)
 }
 
+// over says whether a container has ended, by what show found. That nothing could be found
+// is no end: libvirtd may be away for a while.
+func over(v instance.View, err error) bool {
+	return errors.Is(err, state.ErrNotFound) || err == nil && !v.Domain.Active()
+}
+
 // outcome is the exit code that a container's end stands for.
 func outcome(ctx context.Context, m *instance.Manager, id string) (int, error) {
 	v, err := m.Show(ctx, id)
-	if errors.Is(err, instance.ErrNotFound) { // deleted by another command, which killed it
+	if errors.Is(err, state.ErrNotFound) { // deleted by another command, which killed it
 		return exitKilled, nil
 	}
 	if err != nil {
@@ -129,7 +135,7 @@ func outcome(ctx context.Context, m *instance.Manager, id string) (int, error) {
 
 // deleted makes nil of the error that another command has deleted the instance.
 func deleted(err error) error {
-	if errors.Is(err, instance.ErrNotFound) {
+	if errors.Is(err, state.ErrNotFound) {
 		return nil
 	}
 	return err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 func (a *App) newSetCmd() *cobra.Command {
@@ -23,7 +24,7 @@ func (a *App) newSetCmd() *cobra.Command {
 			if len(meta) == 0 && !c.Flags().Changed("description") {
 				return failure.Invalid("set needs --property KEY=VALUE or --description TEXT")
 			}
-			change := func(r *instance.Record) error {
+			change := func(r *state.Record) error {
 				if r.Meta == nil {
 					r.Meta = map[string]string{}
 				}

@@ -18,8 +18,8 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/console"
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/flavor"
-	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 // Settings are what the configuration file, the environment and the flags set, in
@@ -52,7 +52,7 @@ type setting struct {
 
 var settings = []setting{
 	{"state-dir", "LXCBOOT_STATE_DIR", "/var/lib/lxcboot", "where images, volumes and instances are kept", func(s *Settings) any { return &s.StateDir }},
-	{"run-dir", "LXCBOOT_RUN_DIR", instance.DefaultRunDir, "where roots are mounted for the moment of a start", func(s *Settings) any { return &s.RunDir }},
+	{"run-dir", "LXCBOOT_RUN_DIR", state.DefaultRunDir, "where roots are mounted for the moment of a start", func(s *Settings) any { return &s.RunDir }},
 	{"backend", "LXCBOOT_BACKEND", "auto", "volume store: auto, local or openstack", func(s *Settings) any { return &s.Backend }},
 	{"os-cloud", "OS_CLOUD", "", "entry of clouds.yaml", func(s *Settings) any { return &s.Cloud }},
 	{"os-service-cloud", "LXCBOOT_OS_SERVICE_CLOUD", "", "", func(s *Settings) any { return &s.Service }},
@@ -63,7 +63,7 @@ var settings = []setting{
 	{"timeout", "LXCBOOT_TIMEOUT", "10m", "how long to wait for volumes, and for another process that works on an instance", func(s *Settings) any { return &s.Timeout }},
 	{"stop-timeout", "LXCBOOT_STOP_TIMEOUT", "60s", "", func(s *Settings) any { return &s.StopTime }},
 	{"console-log-bytes", "LXCBOOT_CONSOLE_LOG_BYTES", console.DefaultLogBytes, "", func(s *Settings) any { return &s.LogBytes }},
-	{"idmap-base", "LXCBOOT_IDMAP_BASE", instance.DefaultIDBase, "", func(s *Settings) any { return &s.IDBase }},
+	{"idmap-base", "LXCBOOT_IDMAP_BASE", state.DefaultIDBase, "", func(s *Settings) any { return &s.IDBase }},
 	{"max-local-block-devices", "LXCBOOT_MAX_LOCAL_BLOCK_DEVICES", 3, "", func(s *Settings) any { return &s.MaxLocal }},
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 func (a *App) newUnsetCmd() *cobra.Command {
@@ -18,7 +19,7 @@ func (a *App) newUnsetCmd() *cobra.Command {
 				return failure.Invalid("unset needs --property KEY")
 			}
 			return withManager(a.manager, a.timed(func(ctx context.Context, m *instance.Manager, args []string) error {
-				return m.Change(ctx, args[0], func(r *instance.Record) error {
+				return m.Change(ctx, args[0], func(r *state.Record) error {
 					for _, k := range keys {
 						if _, ok := r.Meta[k]; !ok {
 							return failure.Invalid("instance %q has no property %q", r.Name, k)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 func (a *App) newVolumeAttachCmd() *cobra.Command {
@@ -36,7 +37,7 @@ stopped one from its next start on. The volume stays when the instance is delete
 				return err
 			}
 			return withManager(a.storeManager, a.timed(func(ctx context.Context, m *instance.Manager, args []string) error {
-				if err := a.print.Check(attached(instance.Record{}, instance.VolumeRecord{}).Names()); err != nil {
+				if err := a.print.Check(attached(state.Record{}, state.Volume{}).Names()); err != nil {
 					return err
 				}
 				rec, err := m.AttachVolume(ctx, args[0], mp)
@@ -55,7 +56,7 @@ stopped one from its next start on. The volume stays when the instance is delete
 	return c
 }
 
-func attached(rec instance.Record, v instance.VolumeRecord) record {
+func attached(rec state.Record, v state.Volume) record {
 	return record{{"instance_id", rec.ID}, {"volume_id", v.VolumeID}, {"attachment_id", v.AttachmentID}, {"device", v.Mapping.DeviceName}, {"mount", v.Mapping.MountPath}}
 }
 

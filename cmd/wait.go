@@ -11,6 +11,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 func (a *App) newWaitCmd() *cobra.Command {
@@ -35,7 +36,7 @@ func (a *App) newWaitCmd() *cobra.Command {
 					case v.Status == want:
 						return nil
 					case v.Status == instance.StatusError:
-						return fmt.Errorf("%w: instance %q is in status ERROR: %s", instance.ErrState, v.Name, v.Note)
+						return failure.Of(state.ErrState, "instance %q is in status ERROR: %s", v.Name, v.Note)
 					}
 					select {
 					case <-ctx.Done():

@@ -18,12 +18,9 @@ type Facts struct {
 	// VolumeTypes are the names of the volume types, by id; nil: not looked up, and
 	// left to who makes the volumes.
 	VolumeTypes map[string]string
-	MaxLocal    int // local devices that are allowed, as DefaultMaxLocal; negative: no limit
+	MaxLocal    int // local devices that are allowed, as Nova's max_local_block_devices; negative: no limit
 	Count       int // instances that are booted at once; 0: one
 }
-
-// DefaultMaxLocal is the default of Nova's max_local_block_devices.
-const DefaultMaxLocal = 3
 
 // Flavor is what the rules need of a flavor.
 type Flavor struct {

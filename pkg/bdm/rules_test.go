@@ -20,7 +20,7 @@ func world() Facts {
 		Volumes:     map[string]volume.Volume{"v": {Status: "available", Size: 4, Bootable: true}, "w": {Status: "available", Size: 2}},
 		Snapshots:   map[string]volume.Snapshot{"s": {Status: "available", Size: 3, VolumeID: "v"}, "t": {Status: "available", Size: 3}},
 		VolumeTypes: map[string]string{"1": "fast", "2": "slow"},
-		MaxLocal:    DefaultMaxLocal,
+		MaxLocal:    3,
 	}
 }
 

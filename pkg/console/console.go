@@ -25,10 +25,10 @@ import (
 
 // Options say where a container's console goes.
 type Options struct {
-	LogPath    string   // mode 0600; the part before it is kept as LogPath.1
-	MaxBytes   int64    // of both together; 0: DefaultLogBytes
-	Init int
-	Claim string
+	LogPath    string // mode 0600; the part before it is kept as LogPath.1
+	MaxBytes   int64  // of both together; 0: DefaultLogBytes
+	Init       int
+	Claim      string
 	SocketPath string   // mode 0600, for Attach; its directory is private
 	Ended      []string // what is run when the container has ended, to release what the host holds for it
 }

@@ -11,7 +11,36 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
+
+// Handle is an instance that this process alone may change, as the door gave it.
+type Handle struct {
+	*state.Held
+	live    lxc.Live        // what the door saw of the container, and what this process did to it
+	last    proc.Process    // that kept the console when the door was passed
+	cut     state.Operation // the one that the door found cut short, and ended
+	did     []string        // what the door did, in words
+	at      Step            // the step that this process has come to
+	domain  lxc.Info        // what libvirt said when the container was started
+	console Console         // held, and not kept by a process yet
+	gate    Gate            // holds the container's init
+}
+
+// letGo gives the container's terminal and init free, as far as this process has them.
+func (h *Handle) letGo() {
+	if h.gate != nil {
+		h.gate.Release()
+		h.gate = nil
+	}
+	if h.console != nil {
+		h.console.Close()
+		h.console = nil
+	}
+}
+
+// opRepair is what repair tells the door; no record has it.
+const opRepair = "repair"
 
 // A lock's holder is asked nothing by libvirt, and may ask libvirt: libvirt calls its
 // hook with the domain locked, and what asks for the domain's state waits for that. So
@@ -28,12 +57,13 @@ func (m *Manager) open(ctx context.Context, ref, op string) (*Handle, error) {
 
 // openWithin is open that waits so long for the lock.
 func (m *Manager) openWithin(ctx context.Context, wait time.Duration, ref, op string) (*Handle, error) {
-	var asked *Operation // an operation of which libvirt says that it is none
+	var asked *state.Operation // an operation of which libvirt says that it is none
 	for {
-		h, err := m.Store.hold(ctx, wait, ref)
+		held, err := m.Store.Hold(ctx, wait, ref)
 		if err != nil {
 			return nil, err
 		}
+		h := &Handle{Held: held, last: held.Console}
 		if err := m.ours(h); err != nil {
 			h.Close()
 			return nil, err
@@ -43,7 +73,7 @@ func (m *Manager) openWithin(ctx context.Context, wait time.Duration, ref, op st
 			return nil, err
 		}
 		// libvirt starts it: prepared by its hook, and not yet running.
-		if h.pending() == OpLibvirt && !h.lives() && m.Domains != nil && (asked == nil || !asked.At.Equal(h.Op.At)) {
+		if h.Pending() == state.OpLibvirt && !h.lives() && m.Domains != nil && (asked == nil || !asked.At.Equal(h.Op.At)) {
 			asked = h.Op
 			h.Close()
 			if _, err := m.Domains.State(ctx, h.ID); ignore(err, lxc.ErrNotFound) != nil {
@@ -64,23 +94,23 @@ func (m *Manager) enter(ctx context.Context, h *Handle, op string) error {
 	switch {
 	case op == opRepair:
 		return nil
-	case op == OpDelete:
+	case op == state.OpDelete:
 		return m.sameStore(h)
-	case h.Phase != Built:
+	case h.Phase != state.Built:
 		return h.whole()
-	case op == OpStop && h.pending() == OpStop:
+	case op == state.OpStop && h.Pending() == state.OpStop:
 		return nil // it is what the caller is about to do
 	}
-	if err := m.recover(ctx, h); err != nil && op != OpStop {
+	if err := m.recover(ctx, h); err != nil && op != state.OpStop {
 		return err
 	}
 	switch op {
-	case OpStart, OpAttach, OpDetach:
+	case state.OpStart, state.OpAttach, state.OpDetach:
 		if err := m.sameStore(h); err != nil {
 			return err
 		}
 		return m.recoverVolume(ctx, h)
-	case OpReboot:
+	case state.OpReboot:
 		return m.sameStore(h)
 	}
 	return nil
@@ -92,12 +122,12 @@ func (m *Manager) ours(h *Handle) error {
 	if m.mine(&h.Record) {
 		return nil
 	}
-	return failure.Of(ErrState, "instance %q is of the host %s (%s), and this is %s: use it there, or take it over with 'lxcboot adopt %s' when that host will never run it again",
+	return failure.Of(state.ErrState, "instance %q is of the host %s (%s), and this is %s: use it there, or take it over with 'lxcboot adopt %s' when that host will never run it again",
 		h.Name, h.Host.Name, h.Host.ID, m.Host.Name, h.Name)
 }
 
 // mine says whether a record is of this host. One of version 1 has no host id.
-func (m *Manager) mine(r *Record) bool {
+func (m *Manager) mine(r *state.Record) bool {
 	return r.Host.ID == m.Host.ID || r.Host.ID == "" && r.Host.Name == m.Host.Name
 }
 
@@ -107,7 +137,7 @@ func (m *Manager) sameStore(h *Handle) error {
 	used := m.Volumes.StoreID()
 	for _, v := range h.Volumes {
 		if v.Store != used {
-			return failure.Of(ErrState, "the volumes of instance %q are in the store %q, and this command uses %q; set the backend and the cloud as they were at its boot", h.Name, v.Store, used)
+			return failure.Of(state.ErrState, "the volumes of instance %q are in the store %q, and this command uses %q; set the backend and the cloud as they were at its boot", h.Name, v.Store, used)
 		}
 	}
 	return nil
@@ -116,10 +146,10 @@ func (m *Manager) sameStore(h *Handle) error {
 // whole refuses an instance whose boot or delete was cut short.
 func (h *Handle) whole() error {
 	switch h.Phase {
-	case Building:
-		return failure.Of(ErrState, "the boot of instance %q did not finish: delete it and boot again", h.Name)
-	case Deleting:
-		return failure.Of(ErrState, "the delete of instance %q did not finish: delete it again", h.Name)
+	case state.Building:
+		return failure.Of(state.ErrState, "the boot of instance %q did not finish: delete it and boot again", h.Name)
+	case state.Deleting:
+		return failure.Of(state.ErrState, "the delete of instance %q did not finish: delete it again", h.Name)
 	}
 	return nil
 }
@@ -138,10 +168,10 @@ func (h *Handle) lives() bool { return h.live.Init != 0 }
 func (m *Manager) recover(ctx context.Context, h *Handle) error {
 	undo, cancel := m.undoContext(ctx)
 	defer cancel()
-	op := h.pending()
+	op := h.Pending()
 	if h.lives() {
 		switch op {
-		case OpStop:
+		case state.OpStop:
 			if m.Domains == nil {
 				return nil
 			}
@@ -150,7 +180,7 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 			}
 			h.live = lxc.Live{}
 			return m.recover(ctx, h)
-		case OpStart, OpReboot, OpLibvirt:
+		case state.OpStart, state.OpReboot, state.OpLibvirt:
 			if err := m.complete(undo, h); err != nil {
 				return err
 			}
@@ -162,7 +192,7 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 		}
 		return nil
 	}
-	if op == OpRename {
+	if op == state.OpRename {
 		if m.Domains == nil {
 			return nil
 		}
@@ -175,10 +205,10 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 		return err
 	}
 	switch op {
-	case OpStop:
-		h.Want = Down
+	case state.OpStop:
+		h.Want = state.Down
 		fallthrough
-	case OpStart, OpReboot, OpLibvirt:
+	case state.OpStart, state.OpReboot, state.OpLibvirt:
 		return m.finished(h, op)
 	}
 	return nil
@@ -189,24 +219,24 @@ func (m *Manager) finished(h *Handle, op string) error {
 	fault.Point("door/ended " + op)
 	h.Op, h.cut = nil, *h.Op
 	h.did = append(h.did, "finished its "+op+", which had been interrupted")
-	return h.saveUndone()
+	return h.SaveUndone()
 }
 
 // recoverVolume ends an attach or detach that was cut short: the volume goes again. One
 // that the running container uses by now stays, as if nothing had cut its attach short.
 func (m *Manager) recoverVolume(ctx context.Context, h *Handle) error {
-	op := h.pending()
-	if op != OpAttach && op != OpDetach {
+	op := h.Pending()
+	if op != state.OpAttach && op != state.OpDetach {
 		return nil
 	}
-	i := h.volume(h.Op.Volume)
+	i := h.Volume(h.Op.Volume)
 	if i < 0 {
 		return m.finished(h, op)
 	}
 	undo, cancel := m.undoContext(ctx)
 	defer cancel()
 	err := m.takeVolume(undo, h, i)
-	if err != nil && op == OpAttach && h.lives() {
+	if err != nil && op == state.OpAttach && h.lives() {
 		err = m.giveVolume(undo, h, &h.Volumes[i])
 	}
 	if err != nil {
@@ -218,7 +248,7 @@ func (m *Manager) recoverVolume(ctx context.Context, h *Handle) error {
 // settle releases what the host holds for a container that does not live, and notes
 // that it ended.
 func (m *Manager) settle(ctx context.Context, h *Handle) error {
-	held := h.holds()
+	held := m.holds(h)
 	if err := m.stopConsole(ctx, h); err != nil {
 		return err
 	}
@@ -228,21 +258,21 @@ func (m *Manager) settle(ctx context.Context, h *Handle) error {
 	}
 	// What ended by itself stays down when the host comes up again; what ended with the
 	// host, or because that goes down, does not.
-	if h.Op == nil && h.Want == Up && h.BootID == m.Host.BootID && !m.stopping(ctx) {
-		h.Want, held = Down, true
+	if h.Op == nil && h.Want == state.Up && h.BootID == m.Host.BootID && !m.stopping(ctx) {
+		h.Want, held = state.Down, true
 	}
 	if !held {
 		return nil
 	}
 	h.did = append(h.did, "released what the host held for its container, which has ended")
-	return h.saveUndone()
+	return h.SaveUndone()
 }
 
 func (m *Manager) stopping(ctx context.Context) bool { return m.Stopping != nil && m.Stopping(ctx) }
 
 // holds says whether the host may hold anything for the container.
-func (h *Handle) holds() bool {
-	held := h.Console != proc.Process{} || h.store.hasRunDir(h.ID)
+func (m *Manager) holds(h *Handle) bool {
+	held := h.Console != proc.Process{} || m.Store.HasRunDir(h.ID)
 	for _, v := range h.Volumes {
 		held = held || v.Loop != nil
 	}
@@ -255,12 +285,12 @@ func (m *Manager) complete(ctx context.Context, h *Handle) error {
 	if err := m.keepConsole(h); err != nil {
 		return err
 	}
-	if m.Roots.Mounted(m.Store.launchDir(h.ID)) {
-		if err := m.Kernel.Release(ctx, m.Store.launchDir(h.ID)); err != nil {
+	if m.Roots.Mounted(m.Store.LaunchDir(h.ID)) {
+		if err := m.Kernel.Release(ctx, m.Store.LaunchDir(h.ID)); err != nil {
 			return err
 		}
 	}
-	h.Ran, h.Want, h.Exit = true, Up, nil
+	h.Ran, h.Want, h.Exit = true, state.Up, nil
 	return m.releaseMounts(ctx, h)
 }
 
@@ -280,22 +310,23 @@ func (m *Manager) keepConsole(h *Handle) (err error) {
 	return err
 }
 
-func (m *Manager) hasConsole(r *Record) bool {
+func (m *Manager) hasConsole(r *state.Record) bool {
 	return (r.BootID == "" || r.BootID == m.Host.BootID) && m.Consoles.Alive(r.Console)
 }
 
 // close lets go of an instance. The hook does not wait for the lock when a container
 // ends, nor for long when libvirt has started one: who held it looks once more.
 func (m *Manager) close(ctx context.Context, h *Handle) (err error) {
-	if h.Phase == Built && h.lock != nil && m.Store.hasRecord(h.ID) {
+	if h.Phase == state.Built && m.Store.HasRecord(h.ID) {
 		before := h.lives()
-		if err = m.look(h); err == nil && (before && !h.lives() || h.pending() == OpLibvirt) {
+		if err = m.look(h); err == nil && (before && !h.lives() || h.Pending() == state.OpLibvirt) {
 			err = m.recover(ctx, h)
 		}
 	}
-	if h.unsaved != nil {
-		m.warn("the record of instance %q could not be saved, and shows it as it was before: %v", h.Name, h.unsaved)
+	if h.Unsaved != nil {
+		m.warn("the record of instance %q could not be saved, and shows it as it was before: %v", h.Name, h.Unsaved)
 	}
+	h.letGo()
 	return errors.Join(err, h.Close())
 }
 
@@ -310,7 +341,7 @@ func (m *Manager) warn(format string, args ...any) {
 // knows. It is of the container's present life only when this process kept that.
 func (m *Manager) Ended(ctx context.Context, id string, status *uint32) error {
 	h, err := m.open(ctx, id, "")
-	if errors.Is(err, ErrNotFound) || errors.Is(err, ErrState) {
+	if errors.Is(err, state.ErrNotFound) || errors.Is(err, state.ErrState) {
 		return nil
 	}
 	if err != nil {
@@ -319,12 +350,12 @@ func (m *Manager) Ended(ctx context.Context, id string, status *uint32) error {
 	self, err := proc.Of(os.Getpid())
 	if err == nil && h.last == self && !h.lives() {
 		if status != nil {
-			h.Exit = &Exit{Status: *status, At: time.Now().UTC()}
+			h.Exit = &state.Exit{Status: *status, At: time.Now().UTC()}
 		}
 		if h.Op == nil && !m.stopping(ctx) {
-			h.Want = Down
+			h.Want = state.Down
 		}
-		err = h.saveUndone()
+		err = h.SaveUndone()
 	}
 	return errors.Join(err, m.close(ctx, h))
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 // elsewhere is another store than the world's.
@@ -17,7 +18,7 @@ func (elsewhere) StoreID() string { return "elsewhere" }
 // volumes, where none of them would be found: it is refused, and nothing is lost.
 func TestOtherStore(t *testing.T) {
 	ctx := context.Background()
-	store, err := OpenStore(memDir(t), memDir(t))
+	store, err := state.Open(memDir(t), memDir(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +41,7 @@ func TestOtherStore(t *testing.T) {
 		},
 		"detach": func() error { _, err := m.DetachVolume(ctx, "web1", "mine"); return err },
 	} {
-		if err := do(); !errors.Is(err, ErrState) {
+		if err := do(); !errors.Is(err, state.ErrState) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if after := w.String(); after != before {

@@ -11,6 +11,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/seed"
+	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -20,7 +21,7 @@ func testPlan() Plan {
 	zero := 0
 	return Plan{
 		Name: "web1",
-		Spec: Spec{Hostname: "web1", Fsck: true, Seed: seed.Seed{Hostname: "web1"}},
+		Spec: state.Spec{Hostname: "web1", Fsck: true, Seed: seed.Seed{Hostname: "web1"}},
 		Mappings: []bdm.Mapping{
 			{Source: bdm.SourceImage, Dest: bdm.DestVolume, ID: "img", Size: 1, BootIndex: &zero, DeviceName: "/dev/vda"},
 			{Source: bdm.SourceVolume, Dest: bdm.DestVolume, ID: "mine", Size: 2, DeviceName: "/dev/vdb"},
@@ -85,7 +86,7 @@ func strike(t *testing.T, prepare func(*world, *Manager), operation func(context
 	check func(t *testing.T, w *world, m *Manager, before string, err error, crashed bool)) {
 	setup := func(t *testing.T) (*world, *Manager) {
 		w := newWorld(t)
-		store, err := OpenStore(memDir(t), memDir(t))
+		store, err := state.Open(memDir(t), memDir(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +131,7 @@ func strike(t *testing.T, prepare func(*world, *Manager), operation func(context
 	}
 }
 
-func records(t *testing.T, m *Manager) []Record {
+func records(t *testing.T, m *Manager) []state.Record {
 	t.Helper()
 	recs, err := m.Store.List()
 	if err != nil {
@@ -274,7 +275,7 @@ func TestStopFaults(t *testing.T) {
 	}
 	strike(t, bootFirst(t), stop, func(t *testing.T, w *world, m *Manager, _ string, err error, crashed bool) {
 		if crashed || err != nil {
-			if _, err := m.Stop(context.Background(), "web1", false); err != nil && !errors.Is(err, ErrState) {
+			if _, err := m.Stop(context.Background(), "web1", false); err != nil && !errors.Is(err, state.ErrState) {
 				t.Fatalf("stop again: %v", err)
 			}
 		}
@@ -314,7 +315,7 @@ func TestStartFaults(t *testing.T) {
 		}
 		if crashed || err != nil {
 			_, err := m.Start(context.Background(), "web1")
-			if crashed && errors.Is(err, ErrState) { // all but the host's mount was done
+			if crashed && errors.Is(err, state.ErrState) { // all but the host's mount was done
 				_, err = m.Repair(context.Background())
 			}
 			if err != nil {

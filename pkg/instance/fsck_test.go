@@ -10,6 +10,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
+	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -19,7 +20,7 @@ func TestFsck(t *testing.T) {
 	ctx := context.Background()
 	setup := func() (*world, *Manager) {
 		w := newWorld(t)
-		store, err := OpenStore(memDir(t), memDir(t))
+		store, err := state.Open(memDir(t), memDir(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +39,7 @@ func TestFsck(t *testing.T) {
 		}
 	}
 	restart := func(m *Manager) error {
-		if _, err := m.Stop(ctx, "web1", true); err != nil && !errors.Is(err, ErrState) {
+		if _, err := m.Stop(ctx, "web1", true); err != nil && !errors.Is(err, state.ErrState) {
 			t.Fatal(err)
 		}
 		_, err := m.Start(ctx, "web1")
@@ -121,7 +122,7 @@ func TestMountpoints(t *testing.T) {
 	} {
 		t.Run(c.path, func(t *testing.T) {
 			w := newWorld(t)
-			store, err := OpenStore(memDir(t), memDir(t))
+			store, err := state.Open(memDir(t), memDir(t))
 			if err != nil {
 				t.Fatal(err)
 			}

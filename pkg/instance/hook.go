@@ -8,6 +8,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 // The moments at which libvirt calls its hook.
@@ -24,7 +25,7 @@ const (
 // opens the store of the volumes, which is only needed where no command of ours is at work.
 func (m *Manager) Hook(ctx context.Context, moment string, dom lxc.Domain, volumes func() (Volumes, error)) error {
 	rec, err := m.Store.Find(dom.ID)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, state.ErrNotFound) {
 		return nil // not ours
 	}
 	if err != nil {
@@ -36,12 +37,12 @@ func (m *Manager) Hook(ctx context.Context, moment string, dom lxc.Domain, volum
 	wait := hookWait
 	// A command of ours that starts it does what is left itself; and whoever holds it
 	// looks once more before it lets go. Somebody may only look whether it is held.
-	if moment == HookRelease || m.Store.Held(rec.ID) && rec.starts() {
+	if moment == HookRelease || m.Store.Held(rec.ID) && starts(&rec) {
 		wait = 20 * time.Millisecond
 	}
 	h, err := m.openWithin(ctx, wait, dom.ID, "")
 	switch {
-	case errors.Is(err, ErrBusy), errors.Is(err, ErrState), errors.Is(err, ErrNotFound):
+	case errors.Is(err, state.ErrBusy), errors.Is(err, state.ErrState), errors.Is(err, state.ErrNotFound):
 		return nil
 	case err != nil:
 		return err
@@ -50,19 +51,19 @@ func (m *Manager) Hook(ctx context.Context, moment string, dom lxc.Domain, volum
 }
 
 // starts says whether a command of ours may be having libvirt start the container.
-func (r *Record) starts() bool {
-	switch r.pending() {
-	case OpBoot, OpStart, OpReboot:
+func starts(r *state.Record) bool {
+	switch r.Pending() {
+	case state.OpBoot, state.OpStart, state.OpReboot:
 		return true
 	}
 	return false
 }
 
 // hookPrepare readies what libvirt is about to start, or refuses it.
-func (m *Manager) hookPrepare(ctx context.Context, rec *Record, dom lxc.Domain, volumes func() (Volumes, error)) (err error) {
+func (m *Manager) hookPrepare(ctx context.Context, rec *state.Record, dom lxc.Domain, volumes func() (Volumes, error)) (err error) {
 	for until := time.Now().Add(hookWait); ; {
 		// A command of ours that starts it has readied it: nothing but that is looked at.
-		if m.Store.Held(rec.ID) && rec.starts() {
+		if m.Store.Held(rec.ID) && starts(rec) {
 			return m.ready(rec, dom)
 		}
 		if m.Volumes == nil {
@@ -70,8 +71,8 @@ func (m *Manager) hookPrepare(ctx context.Context, rec *Record, dom lxc.Domain, 
 				return err
 			}
 		}
-		h, err := m.openWithin(ctx, 50*time.Millisecond, dom.ID, OpStart)
-		if errors.Is(err, ErrBusy) && time.Now().Before(until) {
+		h, err := m.openWithin(ctx, 50*time.Millisecond, dom.ID, state.OpStart)
+		if errors.Is(err, state.ErrBusy) && time.Now().Before(until) {
 			if now, err := m.Store.Find(dom.ID); err == nil {
 				*rec = now
 			}
@@ -89,7 +90,7 @@ func (m *Manager) prepare(ctx context.Context, h *Handle, dom lxc.Domain) error 
 	if err := m.defined(&h.Record, dom); err != nil {
 		return err
 	}
-	if err := h.begin(OpLibvirt); err != nil {
+	if err := h.begin(state.OpLibvirt); err != nil {
 		return err
 	}
 	for _, s := range steps[stepIndex(StepAttach):stepIndex(StepStart)] {
@@ -102,7 +103,7 @@ func (m *Manager) prepare(ctx context.Context, h *Handle, dom lxc.Domain) error 
 }
 
 // ready verifies that what a command of ours has readied is there.
-func (m *Manager) ready(r *Record, dom lxc.Domain) error {
+func (m *Manager) ready(r *state.Record, dom lxc.Domain) error {
 	if err := m.defined(r, dom); err != nil {
 		return err
 	}
@@ -110,9 +111,9 @@ func (m *Manager) ready(r *Record, dom lxc.Domain) error {
 		v := &r.Volumes[i]
 		switch target := m.target(r, v); {
 		case target != "" && !m.Roots.Mounted(target):
-			return failure.Of(ErrState, "nothing is mounted at %s", target)
+			return failure.Of(state.ErrState, "nothing is mounted at %s", target)
 		case target == "":
-			if err := m.Store.checkLink(r.ID, v.Mapping.DeviceName, v.source()); err != nil {
+			if err := m.Store.CheckLink(r.ID, v.Mapping.DeviceName, v.Source()); err != nil {
 				return err
 			}
 		}
@@ -122,7 +123,7 @@ func (m *Manager) ready(r *Record, dom lxc.Domain) error {
 
 // defined refuses a definition that leads anywhere but to what is the instance's own: an
 // older lxcboot named devices by numbers, which may be another's by now.
-func (m *Manager) defined(r *Record, dom lxc.Domain) error {
+func (m *Manager) defined(r *state.Record, dom lxc.Domain) error {
 	want := m.config(r)
 	ours := map[string]bool{want.Root: true, want.Launch: true}
 	for _, f := range want.Filesystems {
@@ -140,11 +141,11 @@ func (m *Manager) defined(r *Record, dom lxc.Domain) error {
 	}
 	for _, source := range named {
 		if !ours[source] {
-			return failure.Of(ErrState, "libvirt's definition of instance %q names %q, which is not its own; 'lxcboot start %s' defines it anew", r.Name, source, r.Name)
+			return failure.Of(state.ErrState, "libvirt's definition of instance %q names %q, which is not its own; 'lxcboot start %s' defines it anew", r.Name, source, r.Name)
 		}
 	}
 	if !reflect.DeepEqual(want.IDMap, dom.IDMap) {
-		return failure.Of(ErrState, "libvirt's definition of instance %q has not its host ids; 'lxcboot start %s' defines it anew", r.Name, r.Name)
+		return failure.Of(state.ErrState, "libvirt's definition of instance %q has not its host ids; 'lxcboot start %s' defines it anew", r.Name, r.Name)
 	}
 	return nil
 }

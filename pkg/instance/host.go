@@ -3,7 +3,6 @@ package instance
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
+	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
@@ -111,7 +111,7 @@ func (HostKernel) Release(ctx context.Context, dir string) error { return lxc.Re
 
 // HostConsoles start the processes that keep the consoles of instances.
 type HostConsoles struct {
-	Store    *Store
+	Store    *state.Store
 	Keeper   func() (string, error) // the path of lxcboot-console
 	Ended    []string               // run with the instance's id when its container has ended: calls Manager.Ended
 	LogBytes int64                  // most of a console log, in bytes
@@ -139,7 +139,7 @@ func (c hostConsole) Start(id string, init int) (proc.Process, error) {
 	}
 	return console.Start([]string{keeper}, c.Terminal, console.Options{
 		LogPath: c.Store.LogPath(id), MaxBytes: c.LogBytes, SocketPath: c.Store.SocketPath(id),
-		Init: init, Claim: c.Store.claimPath(id), Ended: append(slices.Clone(c.Ended), id),
+		Init: init, Claim: c.Store.ClaimPath(id), Ended: append(slices.Clone(c.Ended), id),
 	})
 }
 
@@ -161,11 +161,11 @@ func (c HostConsoles) Stop(ctx context.Context, id string, p proc.Process) error
 	if self, err := proc.Of(os.Getpid()); err == nil && self == p {
 		return nil
 	}
-	if _, err := os.Lstat(c.Store.claimPath(id)); err == nil {
+	if _, err := os.Lstat(c.Store.ClaimPath(id)); err == nil {
 		limited, cancel := context.WithTimeout(ctx, lastWords)
 		defer cancel()
 		err := wait.Until(limited, time.Millisecond, 10*time.Millisecond, func() (bool, error) {
-			return !p.Alive() || !c.Store.claimed(id), nil
+			return !p.Alive() || !c.Store.Claimed(id), nil
 		})
 		if err == nil {
 			return nil
@@ -176,6 +176,3 @@ func (c HostConsoles) Stop(ctx context.Context, id string, p proc.Process) error
 
 // Alive is proc.Process.Alive.
 func (HostConsoles) Alive(p proc.Process) bool { return p.Alive() }
-
-// StateDir is the state directory that the records are below.
-func (s *Store) StateDir() string { return filepath.Dir(s.dir) }

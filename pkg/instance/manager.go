@@ -12,12 +12,13 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 // Manager boots instances and does all that comes after. It is the only place
 // that knows the order of things.
 type Manager struct {
-	Store    *Store
+	Store    *state.Store
 	Volumes  Volumes // nil for what asks nothing of the volumes' store
 	Devices  Devices
 	Roots    Roots
@@ -32,26 +33,9 @@ type Manager struct {
 	// Warn tells the user what does not make an operation fail; nil: nobody is told.
 	Warn        func(format string, args ...any)
 	MaxLocal    int           // local devices that an instance may have; bdm.DefaultMaxLocal
-	IDBase      uint32        // the first host id that containers get; 0: DefaultIDBase
+	IDBase      uint32        // the first host id that containers get; 0: state.DefaultIDBase
 	UndoTimeout time.Duration // how long a rollback may take
-	Wait        time.Duration // for another process that works on an instance
 	StopTimeout time.Duration // how long a container has to stop by itself
-}
-
-// The ids that containers have on the host: each instance has a range of its
-// own, so that one container's root is nobody to another.
-const (
-	DefaultIDBase  = 1_000_000
-	idsPerInstance = 65_536
-	maxInstances   = 60_000
-)
-
-// idMap is the range of host ids of an instance; nil when it is privileged.
-func (r *Record) idMap() *lxc.IDMap {
-	if r.IDs.Count == 0 {
-		return nil
-	}
-	return &lxc.IDMap{HostID: r.IDs.First, Count: r.IDs.Count}
 }
 
 // RollbackError says that an operation failed and that undoing it failed too:
@@ -75,7 +59,7 @@ func (e *RollbackError) Unwrap() []error { return []error{e.Cause, e.Undo} }
 func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 	rec := plan.record()
 	rec.Host = m.Host
-	rec.Phase, rec.Want, rec.Op = Building, Up, newOperation(OpBoot)
+	rec.Phase, rec.Want, rec.Op = state.Building, state.Up, state.NewOperation(state.OpBoot)
 	for i := range rec.Volumes {
 		rec.Volumes[i].Store = m.Volumes.StoreID()
 	}
@@ -86,10 +70,11 @@ func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 			return View{}, err
 		}
 	}
-	h, err := m.Store.Create(ctx, rec, m.IDBase, seed)
+	held, err := m.Store.Create(ctx, rec, m.IDBase, seed)
 	if err != nil {
 		return View{}, err
 	}
+	h := &Handle{Held: held}
 	defer m.close(ctx, h)
 	fault.Point("record created")
 	err = m.walk(ctx, h, StepCreate)
@@ -98,7 +83,7 @@ func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 		err = context.Cause(ctx)
 	}
 	if err == nil {
-		h.Phase = Built
+		h.Phase = state.Built
 		err = m.conclude(ctx, h)
 	}
 	if err != nil {
@@ -110,7 +95,7 @@ func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 
 // begin saves that an operation is under way.
 func (h *Handle) begin(name string) error {
-	h.Op = newOperation(name)
+	h.Op = state.NewOperation(name)
 	return h.Save()
 }
 
@@ -126,7 +111,7 @@ func (h *Handle) finish() error {
 func (m *Manager) rollback(ctx context.Context, h *Handle, cause error) error {
 	ctx, cancel := m.undoContext(ctx)
 	defer cancel()
-	h.Phase, h.Ran = Deleting, false
+	h.Phase, h.Ran = state.Deleting, false
 	err := m.unwalk(ctx, h, StepCreate)
 	if err == nil {
 		err = h.Remove()
@@ -140,7 +125,7 @@ func (m *Manager) rollback(ctx context.Context, h *Handle, cause error) error {
 // left saves what remains after an undo that failed.
 func (m *Manager) left(h *Handle, cause, undo error) error {
 	h.Op.Error = fmt.Sprintf("%v; %v", cause, undo)
-	return &RollbackError{Instance: h.Name, Cause: cause, Undo: errors.Join(undo, h.saveUndone())}
+	return &RollbackError{Instance: h.Name, Cause: cause, Undo: errors.Join(undo, h.SaveUndone())}
 }
 
 func (m *Manager) undoContext(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -151,10 +136,10 @@ func (m *Manager) undoContext(ctx context.Context) (context.Context, context.Can
 // Delete undoes an instance from its last step to its first, in whatever state
 // it is, and removes its record. It can be called again when it failed or was
 // killed.
-func (m *Manager) Delete(ctx context.Context, ref string) (Record, error) {
-	h, err := m.open(ctx, ref, OpDelete)
+func (m *Manager) Delete(ctx context.Context, ref string) (state.Record, error) {
+	h, err := m.open(ctx, ref, state.OpDelete)
 	if err != nil {
-		return Record{}, err
+		return state.Record{}, err
 	}
 	defer m.close(ctx, h)
 	return h.Record, m.delete(ctx, h)
@@ -162,34 +147,34 @@ func (m *Manager) Delete(ctx context.Context, ref string) (Record, error) {
 
 // Undo takes a boot back that went well, as if it had failed: all that it made goes.
 func (m *Manager) Undo(ctx context.Context, ref string) error {
-	h, err := m.open(ctx, ref, OpDelete)
+	h, err := m.open(ctx, ref, state.OpDelete)
 	if err != nil {
 		return err
 	}
 	defer m.close(ctx, h)
-	h.Phase, h.Ran = Deleting, false
+	h.Phase, h.Ran = state.Deleting, false
 	return m.delete(ctx, h)
 }
 
 // delete needs no space on the disk: what was undone is "not there" the next time.
 func (m *Manager) delete(ctx context.Context, h *Handle) error {
-	if h.Phase != Deleting {
+	if h.Phase != state.Deleting {
 		// A container that ran without its start having been recorded has run all
 		// the same: what its volumes are worth is not for us to guess.
 		h.Ran = h.Ran || h.lives()
 		if err := m.keepOthers(ctx, h); err != nil {
 			return err
 		}
-		h.Phase = Deleting
+		h.Phase = state.Deleting
 	}
-	h.Op = newOperation(OpDelete)
-	if err := h.saveUndone(); err != nil {
+	h.Op = state.NewOperation(state.OpDelete)
+	if err := h.SaveUndone(); err != nil {
 		return err
 	}
 	fault.Point("delete begun")
 	if err := m.unwalk(ctx, h, StepCreate); err != nil {
 		h.Op.Error = err.Error()
-		return errors.Join(err, h.saveUndone())
+		return errors.Join(err, h.SaveUndone())
 	}
 	return h.Remove()
 }
@@ -199,7 +184,7 @@ func (m *Manager) delete(ctx context.Context, h *Handle) error {
 func (m *Manager) keepOthers(ctx context.Context, h *Handle) error {
 	for i := range h.Volumes {
 		v := &h.Volumes[i]
-		if v.AttachmentID == "" || !h.deletes(v) {
+		if v.AttachmentID == "" || !deletes(&h.Record, v) {
 			continue
 		}
 		own, err := m.attached(ctx, h, v)
@@ -217,30 +202,30 @@ func (m *Manager) keepOthers(ctx context.Context, h *Handle) error {
 // Stop asks the container to end, and ends it when it has not after the time
 // that the Manager allows; then it releases what the host held for it. The
 // volumes stay attached. force ends it at once.
-func (m *Manager) Stop(ctx context.Context, ref string, force bool) (Record, error) {
-	h, err := m.open(ctx, ref, OpStop)
+func (m *Manager) Stop(ctx context.Context, ref string, force bool) (state.Record, error) {
+	h, err := m.open(ctx, ref, state.OpStop)
 	if err != nil {
-		return Record{}, err
+		return state.Record{}, err
 	}
 	defer m.close(ctx, h)
-	interrupted := h.pending() == OpStop || h.cut.Name != ""
-	if !h.lives() && !interrupted && h.Want != Up {
-		return h.Record, failure.Of(ErrState, "instance %q is not running", h.Name)
+	interrupted := h.Pending() == state.OpStop || h.cut.Name != ""
+	if !h.lives() && !interrupted && h.Want != state.Up {
+		return h.Record, failure.Of(state.ErrState, "instance %q is not running", h.Name)
 	}
 	// A volume's attach or detach that was cut short waits for who ends it.
 	waiting := h.Op
-	if waiting == nil || waiting.Name == OpStop {
-		waiting, h.Op = nil, newOperation(OpStop)
+	if waiting == nil || waiting.Name == state.OpStop {
+		waiting, h.Op = nil, state.NewOperation(state.OpStop)
 	}
-	if err := h.saveUndone(); err != nil {
+	if err := h.SaveUndone(); err != nil {
 		return h.Record, err
 	}
 	fault.Point("stop begun")
 	if err := m.stop(ctx, h, force); err != nil {
 		return h.Record, err
 	}
-	h.Op, h.Want = waiting, Down
-	return h.Record, h.saveUndone()
+	h.Op, h.Want = waiting, state.Down
+	return h.Record, h.SaveUndone()
 }
 
 // stop ends the container and releases all that start made.
@@ -265,26 +250,26 @@ func (m *Manager) stop(ctx context.Context, h *Handle, force bool) error {
 
 // Start starts a stopped instance from its volumes. When a step fails, what
 // start did is undone and the instance is stopped as before.
-func (m *Manager) Start(ctx context.Context, ref string) (Record, error) {
-	h, err := m.open(ctx, ref, OpStart)
+func (m *Manager) Start(ctx context.Context, ref string) (state.Record, error) {
+	h, err := m.open(ctx, ref, state.OpStart)
 	if err != nil {
-		return Record{}, err
+		return state.Record{}, err
 	}
 	defer m.close(ctx, h)
 	if h.lives() {
-		if h.cut.Name == OpStart || h.cut.Name == OpReboot {
+		if h.cut.Name == state.OpStart || h.cut.Name == state.OpReboot {
 			return h.Record, nil // the door has finished that one
 		}
-		return h.Record, failure.Of(ErrState, "instance %q is running already", h.Name)
+		return h.Record, failure.Of(state.ErrState, "instance %q is running already", h.Name)
 	}
-	return h.Record, m.start(ctx, h, OpStart)
+	return h.Record, m.start(ctx, h, state.OpStart)
 }
 
 // start brings the container up. That it is wanted is on disk before: a host that goes
 // down meanwhile starts it when it comes up again.
 func (m *Manager) start(ctx context.Context, h *Handle, op string) error {
 	was := h.Want
-	h.Want = Up
+	h.Want = state.Up
 	err := h.begin(op)
 	if err == nil {
 		fault.Point(op + " begun")
@@ -308,19 +293,19 @@ func (m *Manager) unstart(ctx context.Context, h *Handle, cause error) error {
 		return m.left(h, cause, err)
 	}
 	h.Op = nil
-	return errors.Join(cause, h.saveUndone())
+	return errors.Join(cause, h.SaveUndone())
 }
 
 // Reboot stops the container and starts it again; hard ends it without asking.
-func (m *Manager) Reboot(ctx context.Context, ref string, hard bool) (Record, error) {
-	h, err := m.open(ctx, ref, OpReboot)
+func (m *Manager) Reboot(ctx context.Context, ref string, hard bool) (state.Record, error) {
+	h, err := m.open(ctx, ref, state.OpReboot)
 	if err != nil {
-		return Record{}, err
+		return state.Record{}, err
 	}
 	defer m.close(ctx, h)
 	waiting := h.Op
 	if waiting == nil {
-		if err := h.begin(OpReboot); err != nil {
+		if err := h.begin(state.OpReboot); err != nil {
 			return h.Record, err
 		}
 	}
@@ -332,11 +317,11 @@ func (m *Manager) Reboot(ctx context.Context, ref string, hard bool) (Record, er
 	if err := m.recoverVolume(ctx, h); err != nil {
 		return h.Record, err
 	}
-	return h.Record, m.start(ctx, h, OpReboot)
+	return h.Record, m.start(ctx, h, state.OpReboot)
 }
 
 // Change changes a record in what its user may change, and saves it.
-func (m *Manager) Change(ctx context.Context, ref string, do func(*Record) error) error {
+func (m *Manager) Change(ctx context.Context, ref string, do func(*state.Record) error) error {
 	h, err := m.open(ctx, ref, "")
 	if err != nil {
 		return err
@@ -345,7 +330,7 @@ func (m *Manager) Change(ctx context.Context, ref string, do func(*Record) error
 	if err := do(&h.Record); err != nil {
 		return err
 	}
-	if err := h.check(); err != nil {
+	if err := checkDomain(&h.Record); err != nil {
 		return err
 	}
 	return h.Save()
@@ -357,22 +342,22 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
-	h, err := m.open(ctx, ref, OpRename)
+	h, err := m.open(ctx, ref, state.OpRename)
 	if err != nil {
 		return err
 	}
 	defer m.close(ctx, h)
 	switch {
 	case h.lives():
-		return failure.Of(ErrState, "instance %q is running: stop it to rename it", h.Name)
+		return failure.Of(state.ErrState, "instance %q is running: stop it to rename it", h.Name)
 	case h.Op != nil:
-		return failure.Of(ErrState, "the %s of instance %q did not finish: lxcboot repair ends it", h.Op.Name, h.Name)
+		return failure.Of(state.ErrState, "the %s of instance %q did not finish: lxcboot repair ends it", h.Op.Name, h.Name)
 	}
 	if other, err := m.Domains.ByName(ctx, name); err == nil && other.ID != h.ID {
-		return failure.Of(ErrExists, "the name %q is taken by a libvirt domain (%s)", name, other.ID)
+		return failure.Of(state.ErrExists, "the name %q is taken by a libvirt domain (%s)", name, other.ID)
 	}
-	h.Op = newOperation(OpRename)
-	if err := m.Store.Rename(ctx, h, name); err != nil {
+	h.Op = state.NewOperation(state.OpRename)
+	if err := m.Store.Rename(ctx, h.Held, name); err != nil {
 		return err
 	}
 	fault.Point("record renamed")
@@ -403,19 +388,20 @@ func (m *Manager) redefine(ctx context.Context, h *Handle) error {
 // host will never run it again. One whose container runs there, as far as the state
 // directory or the store of its volumes shows, is refused.
 func (m *Manager) Adopt(ctx context.Context, ref string) error {
-	h, err := m.Store.hold(ctx, m.Store.Wait, ref)
+	held, err := m.Store.Hold(ctx, m.Store.Wait, ref)
 	if err != nil {
 		return err
 	}
+	h := &Handle{Held: held}
 	defer h.Close()
 	if m.mine(&h.Record) {
-		return failure.Of(ErrState, "instance %q is this host's already", h.Name)
+		return failure.Of(state.ErrState, "instance %q is this host's already", h.Name)
 	}
 	if err := m.sameStore(h); err != nil {
 		return err
 	}
-	if m.Store.claimed(h.ID) {
-		return failure.Of(ErrState, "instance %q runs on the host %s", h.Name, h.Host.Name)
+	if m.Store.Claimed(h.ID) {
+		return failure.Of(state.ErrState, "instance %q runs on the host %s", h.Name, h.Host.Name)
 	}
 	for i := range h.Volumes {
 		v := &h.Volumes[i]
@@ -425,10 +411,10 @@ func (m *Manager) Adopt(ctx context.Context, ref string) error {
 		}
 		for _, a := range all {
 			if a.InstanceID != h.ID {
-				return failure.Of(ErrState, "volume %s of instance %q is held by instance %s on the host %s", v.VolumeID, h.Name, a.InstanceID, a.Host)
+				return failure.Of(state.ErrState, "volume %s of instance %q is held by instance %s on the host %s", v.VolumeID, h.Name, a.InstanceID, a.Host)
 			}
 			if a.HostID != m.Host.ID && m.Volumes.Remote() {
-				return failure.Of(ErrState, "volume %s of instance %q is attached to the host %s: take it from there first", v.VolumeID, h.Name, a.Host)
+				return failure.Of(state.ErrState, "volume %s of instance %q is attached to the host %s: take it from there first", v.VolumeID, h.Name, a.Host)
 			}
 		}
 	}
@@ -443,7 +429,7 @@ func (m *Manager) Adopt(ctx context.Context, ref string) error {
 // AdoptAll adopts every instance of another host, and gives their names. Each that is
 // refused is in the error.
 func (m *Manager) AdoptAll(ctx context.Context) (adopted []string, err error) {
-	return m.each(func(r Record) (string, error) {
+	return m.each(func(r state.Record) (string, error) {
 		if m.mine(&r) {
 			return "", nil
 		}

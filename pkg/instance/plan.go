@@ -17,6 +17,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/seed"
+	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -24,20 +25,20 @@ import (
 type BootRequest struct {
 	Name   string
 	Blocks bdm.Request // the flags that make block device mappings
-	Spec   Spec
+	Spec   state.Spec
 	Meta   map[string]string
 	Count  int // instances that are booted at once; 0: one
-	Caller Caller
+	Caller state.Caller
 }
 
 // Plan is a boot that was checked and not yet begun.
 type Plan struct {
 	Name     string            `json:"name"`
-	Spec     Spec              `json:"spec"`
+	Spec     state.Spec        `json:"spec"`
 	Meta     map[string]string `json:"metadata"`
 	Mappings []bdm.Mapping     `json:"block_device_mapping"`
 	Warnings []string          `json:"warnings"`
-	Caller   Caller            `json:"-"`
+	Caller   state.Caller      `json:"-"`
 }
 
 // Names become domain names, host names and parts of volume names. Their lengths are
@@ -120,12 +121,12 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 	}
 	plan := Plan{Name: req.Name, Spec: spec, Meta: req.Meta, Mappings: mappings, Warnings: warnings, Caller: req.Caller}
 	rec := plan.record()
-	if err := rec.check(); err != nil {
+	if err := checkDomain(&rec); err != nil {
 		return Plan{}, err
 	}
 	var creates []volume.CreateVolume
 	for _, v := range rec.Volumes {
-		if v.made() {
+		if v.Made() {
 			creates = append(creates, createRequest(v.Mapping, "", req.Name))
 		}
 	}
@@ -136,8 +137,8 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 }
 
 // check refuses what libvirt could not be told at a start.
-func (r *Record) check() error {
-	c := r.container("/")
+func checkDomain(r *state.Record) error {
+	c := container(r, "/")
 	c.Launch = "/launch"
 	_, err := c.XML()
 	return err
@@ -146,7 +147,7 @@ func (r *Record) check() error {
 // local gives the local devices what they have on this host: swap is a limit beyond
 // the memory's, an ephemeral disk has a place to be mounted at, and the disk of an
 // image is of the flavor's size.
-func (m *Manager) local(spec *Spec, mappings []bdm.Mapping) ([]bdm.Mapping, error) {
+func (m *Manager) local(spec *state.Spec, mappings []bdm.Mapping) ([]bdm.Mapping, error) {
 	var devices []bdm.Mapping
 	ephemerals := 0
 	for _, mp := range mappings {
@@ -189,13 +190,13 @@ func hostnameFor(name string) string {
 func (m *Manager) free(ctx context.Context, name string) error {
 	switch rec, err := m.Store.Find(name); {
 	case err == nil:
-		return failure.Of(ErrExists, "the name %q is taken by instance %s", name, rec.ID)
-	case !errors.Is(err, ErrNotFound):
+		return failure.Of(state.ErrExists, "the name %q is taken by instance %s", name, rec.ID)
+	case !errors.Is(err, state.ErrNotFound):
 		return err
 	}
 	switch info, err := m.Domains.ByName(ctx, name); {
 	case err == nil:
-		return failure.Of(ErrExists, "the name %q is taken by a libvirt domain that lxcboot did not make (%s)", name, info.ID)
+		return failure.Of(state.ErrExists, "the name %q is taken by a libvirt domain that lxcboot did not make (%s)", name, info.ID)
 	case !errors.Is(err, lxc.ErrNotFound):
 		return err
 	}
@@ -251,9 +252,9 @@ func (m *Manager) facts(ctx context.Context, mappings []bdm.Mapping, req BootReq
 }
 
 // record is the record of the plan's instance as it begins.
-func (p Plan) record() Record {
-	rec := Record{
-		Version: recordVersion, ID: uuid.NewString(), Name: p.Name,
+func (p Plan) record() state.Record {
+	rec := state.Record{
+		Version: state.Version, ID: uuid.NewString(), Name: p.Name,
 		CreatedAt: time.Now().UTC().Truncate(time.Second),
 		Spec:      p.Spec, Meta: p.Meta, Caller: p.Caller,
 	}
@@ -266,8 +267,8 @@ func (p Plan) record() Record {
 		}
 	}
 	for _, mp := range p.Mappings {
-		v := VolumeRecord{Mapping: mp}
-		if !v.made() {
+		v := state.Volume{Mapping: mp}
+		if !v.Made() {
 			v.VolumeID = mp.ID
 		}
 		rec.Volumes = append(rec.Volumes, v)

@@ -7,17 +7,18 @@ import (
 	"strings"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 // Autostart starts every instance of this host that was up when it went down, but for
 // those that are the business of who called `run`. Each that fails is in the error, and
 // the others are started all the same.
 func (m *Manager) Autostart(ctx context.Context) (started []string, err error) {
-	return m.each(func(r Record) (string, error) {
-		if !m.mine(&r) || r.Phase != Built || r.Caller.Name == CallerRun {
+	return m.each(func(r state.Record) (string, error) {
+		if !m.mine(&r) || r.Phase != state.Built || r.Caller.Name == state.CallerRun {
 			return "", nil
 		}
-		h, err := m.open(ctx, r.ID, OpStart)
+		h, err := m.open(ctx, r.ID, state.OpStart)
 		if err != nil {
 			return "", err
 		}
@@ -25,10 +26,10 @@ func (m *Manager) Autostart(ctx context.Context) (started []string, err error) {
 		if h.lives() {
 			return "", m.tend(h)
 		}
-		if h.Want != Up {
+		if h.Want != state.Up {
 			return "", nil
 		}
-		return h.Name, m.start(ctx, h, OpStart)
+		return h.Name, m.start(ctx, h, state.OpStart)
 	})
 }
 
@@ -41,7 +42,7 @@ func (m *Manager) Repair(ctx context.Context) (did []string, err error) {
 	for _, id := range swept {
 		did = append(did, fmt.Sprintf("instance %s has no record: removed the rest of it", id))
 	}
-	more, failed := m.each(func(r Record) (string, error) {
+	more, failed := m.each(func(r state.Record) (string, error) {
 		if !m.mine(&r) {
 			return "", nil
 		}
@@ -60,9 +61,9 @@ func (m *Manager) Repair(ctx context.Context) (did []string, err error) {
 }
 
 // each goes through the instances. One that is gone or busy meanwhile is passed over.
-func (m *Manager) each(do func(Record) (string, error)) (done []string, err error) {
+func (m *Manager) each(do func(state.Record) (string, error)) (done []string, err error) {
 	records, damaged := m.Store.List()
-	if damaged != nil && !errors.Is(damaged, ErrDamaged) {
+	if damaged != nil && !errors.Is(damaged, state.ErrDamaged) {
 		return nil, damaged
 	}
 	all := []error{damaged}
@@ -71,7 +72,7 @@ func (m *Manager) each(do func(Record) (string, error)) (done []string, err erro
 		if what != "" && err == nil {
 			done = append(done, what)
 		}
-		if err != nil && !errors.Is(err, ErrBusy) && !errors.Is(err, ErrNotFound) {
+		if err != nil && !errors.Is(err, state.ErrBusy) && !errors.Is(err, state.ErrNotFound) {
 			all = append(all, fmt.Errorf("instance %q: %w", r.Name, err))
 		}
 	}
@@ -80,17 +81,17 @@ func (m *Manager) each(do func(Record) (string, error)) (done []string, err erro
 
 func (m *Manager) repair(ctx context.Context, h *Handle) (did string, err error) {
 	abandoned := h.Caller.Remove && !m.calls(&h.Record)
-	if h.Phase != Built || h.Op != nil || abandoned {
+	if h.Phase != state.Built || h.Op != nil || abandoned {
 		if err := m.sameStore(h); err != nil {
 			return "", err
 		}
 	}
 	switch {
-	case h.Phase == Building && h.lives():
-		return "", failure.Of(ErrState, "its boot was cut short and its container runs: delete it, or keep what is in it first")
-	case h.Phase == Building:
+	case h.Phase == state.Building && h.lives():
+		return "", failure.Of(state.ErrState, "its boot was cut short and its container runs: delete it, or keep what is in it first")
+	case h.Phase == state.Building:
 		return "undid its boot, which had been interrupted", m.delete(ctx, h)
-	case h.Phase == Deleting:
+	case h.Phase == state.Deleting:
 		return "finished its delete, which had been interrupted", m.delete(ctx, h)
 	case abandoned:
 		return "deleted it, as the run --rm that it belonged to has been killed", m.delete(ctx, h)
@@ -103,14 +104,14 @@ func (m *Manager) repair(ctx context.Context, h *Handle) (did string, err error)
 	}
 	if h.lives() {
 		err = m.tend(h)
-	} else if h.Want == Up && (h.cut.Name == OpStart || h.cut.Name == OpReboot) {
-		err = m.start(ctx, h, OpStart)
+	} else if h.Want == state.Up && (h.cut.Name == state.OpStart || h.cut.Name == state.OpReboot) {
+		err = m.start(ctx, h, state.OpStart)
 	}
 	return strings.Join(h.did, "; "), err
 }
 
 // calls says whether the process that an instance belongs to is still there.
-func (m *Manager) calls(r *Record) bool {
+func (m *Manager) calls(r *state.Record) bool {
 	return r.Caller.BootID == m.Host.BootID && r.Caller.Proc.Alive()
 }
 

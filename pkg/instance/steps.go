@@ -21,6 +21,19 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
 	"github.com/lxcboot/lxcboot/pkg/seed"
+	"github.com/lxcboot/lxcboot/pkg/state"
+)
+
+// Step is a row of the step table, in the order of boot.
+type Step string
+
+// The steps of a boot. StepNone is before the first.
+const (
+	StepNone   Step = ""
+	StepCreate Step = "create volumes"
+	StepAttach Step = "attach volumes"
+	StepRoot   Step = "prepare the root"
+	StepStart  Step = "start the container"
 )
 
 // step is a row of the step table. Both functions read what they need from the
@@ -76,7 +89,7 @@ func (m *Manager) unwalk(ctx context.Context, h *Handle, to Step) error {
 			return fmt.Errorf("cannot undo %q: %w", steps[i].name, err)
 		}
 		fault.Point("undone " + string(steps[i].name))
-		if err := h.saveUndone(); err != nil {
+		if err := h.SaveUndone(); err != nil {
 			return err
 		}
 	}
@@ -87,10 +100,10 @@ func (m *Manager) unwalk(ctx context.Context, h *Handle, to Step) error {
 // devices of the other volumes, and puts beside it what is to run first.
 func (m *Manager) prepareRoot(ctx context.Context, h *Handle) error {
 	gid := 0
-	if ids := h.idMap(); ids != nil {
+	if ids := h.IDMap(); ids != nil {
 		gid = int(ids.HostID)
 	}
-	if err := m.Store.makeRunDir(h.ID, gid); err != nil {
+	if err := m.Store.MakeRunDir(h.ID, gid); err != nil {
 		return err
 	}
 	for i := range h.Volumes {
@@ -117,7 +130,7 @@ func (m *Manager) prepareRoot(ctx context.Context, h *Handle) error {
 }
 
 // target is where a volume is mounted on the host; empty for a block device.
-func (m *Manager) target(r *Record, v *VolumeRecord) string {
+func (m *Manager) target(r *state.Record, v *state.Volume) string {
 	switch {
 	case v.Mapping.Root():
 		return m.Store.RootDir(r.ID)
@@ -137,8 +150,8 @@ func (m *Manager) launch(h *Handle) error {
 	if err != nil {
 		return err
 	}
-	dir := m.Store.launchDir(h.ID)
-	if err := m.Store.makeMountpoint(dir); err != nil {
+	dir := m.Store.LaunchDir(h.ID)
+	if err := m.Store.MakeMountpoint(dir); err != nil {
 		return err
 	}
 	return m.Kernel.Launch(dir, lxc.Launch{Init: init, Args: h.Spec.InitArgs, Env: h.Spec.Env, Hostname: h.Spec.Hostname,
@@ -174,16 +187,16 @@ func (m *Manager) checkMountpoints(h *Handle) error {
 // container makes of its files afterwards is its own. On a volume that the user brought,
 // what stood there is kept until the container has run.
 func (m *Manager) inject(h *Handle) error {
-	data, err := h.seed()
+	data, err := h.Seed()
 	if err != nil || data == nil {
 		return err
 	}
-	if h.root().readOnly() {
+	if h.Root().ReadOnly() {
 		return errReadOnlyRoot
 	}
 	var s seed.Seed
 	if err := json.Unmarshal(data, &s); err != nil {
-		return failure.Of(ErrDamaged, "the seed of instance %q cannot be read: %w", h.Name, err)
+		return failure.Of(state.ErrDamaged, "the seed of instance %q cannot be read: %w", h.Name, err)
 	}
 	s.InstanceID, s.Meta, s.NICs = h.ID, h.Meta, seedNICs(h.Spec.NICs)
 	files, err := s.Render()
@@ -192,12 +205,12 @@ func (m *Manager) inject(h *Handle) error {
 	}
 	root := m.Store.RootDir(h.ID)
 	for _, f := range files {
-		if !h.root().made() {
-			if err := m.Roots.Keep(root, f.Path, m.Store.keptDir(h.ID), h.rootIDs()); err != nil {
+		if !h.Root().Made() {
+			if err := m.Roots.Keep(root, f.Path, m.Store.KeptDir(h.ID), rootIDs(&h.Record)); err != nil {
 				return err
 			}
 		}
-		if err := m.Roots.WriteFile(root, rootfs.File{Path: f.Path, Data: f.Data, Mode: f.Mode}, h.rootIDs()); err != nil {
+		if err := m.Roots.WriteFile(root, rootfs.File{Path: f.Path, Data: f.Data, Mode: f.Mode}, rootIDs(&h.Record)); err != nil {
 			return err
 		}
 		fault.Point("file injected")
@@ -208,16 +221,16 @@ func (m *Manager) inject(h *Handle) error {
 // restore puts back on the root what the seed's files replaced, when the container has
 // not run.
 func (m *Manager) restore(ctx context.Context, h *Handle) error {
-	kept := m.Store.keptDir(h.ID)
-	if _, err := os.Lstat(kept); errors.Is(err, fs.ErrNotExist) || h.root().Device == nil {
+	kept := m.Store.KeptDir(h.ID)
+	if _, err := os.Lstat(kept); errors.Is(err, fs.ErrNotExist) || h.Root().Device == nil {
 		return nil
 	}
 	root := m.Store.RootDir(h.ID)
 	if !m.Roots.Mounted(root) {
-		if err := m.Store.makeRunDir(h.ID, 0); err != nil {
+		if err := m.Store.MakeRunDir(h.ID, 0); err != nil {
 			return err
 		}
-		if err := m.mount(ctx, h, h.root(), root); err != nil {
+		if err := m.mount(ctx, h, h.Root(), root); err != nil {
 			return err
 		}
 	}
@@ -229,7 +242,7 @@ func (m *Manager) restore(ctx context.Context, h *Handle) error {
 }
 
 // rootIDs is how the filesystems of the instance are mounted.
-func (r *Record) rootIDs() *rootfs.IDMap {
+func rootIDs(r *state.Record) *rootfs.IDMap {
 	if r.IDs.Count == 0 {
 		return nil
 	}
@@ -248,7 +261,7 @@ func seedNICs(nics []lxc.Interface) (all []seed.NIC) {
 	return all
 }
 
-func (m *Manager) mount(ctx context.Context, h *Handle, v *VolumeRecord, target string) error {
+func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target string) error {
 	found, err := m.Roots.Probe(v.Device.Path)
 	if err != nil {
 		return err
@@ -261,15 +274,11 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *VolumeRecord, target 
 		fault.Point("filesystem checked")
 	}
 	v.Filesystem = &found
-	if err := m.Store.makeMountpoint(target); err != nil {
+	if err := m.Store.MakeMountpoint(target); err != nil {
 		return err
 	}
 	fault.Point("mountpoint made")
-	return m.Roots.Mount(ctx, v.Device.Path, found, target, rootfs.MountOptions{ReadOnly: v.readOnly(), IDMap: h.rootIDs()})
-}
-
-func (v *VolumeRecord) readOnly() bool {
-	return v.Mapping.ReadOnly || (v.Device != nil && v.Device.ReadOnly) || (v.Filesystem != nil && v.Filesystem.ReadOnly)
+	return m.Roots.Mount(ctx, v.Device.Path, found, target, rootfs.MountOptions{ReadOnly: v.ReadOnly(), IDMap: rootIDs(&h.Record)})
 }
 
 // attachLoop makes a block device of a volume, and the link by which the container's
@@ -277,13 +286,13 @@ func (v *VolumeRecord) readOnly() bool {
 // but the container's device node refers to it, so with autoclear it would vanish under
 // the container. It is attached with autoclear all the same, which is taken off once the
 // record knows the device: a process killed in between leaves nothing.
-func (m *Manager) attachLoop(ctx context.Context, h *Handle, v *VolumeRecord) error {
+func (m *Manager) attachLoop(ctx context.Context, h *Handle, v *state.Volume) error {
 	info, err := os.Stat(v.Device.Path)
 	if err != nil {
 		return err
 	}
 	if info.Mode().IsRegular() && v.Loop == nil {
-		dev, held, err := m.Loops.Attach(ctx, v.Device.Path, loop.Options{ReadOnly: v.readOnly(), Autoclear: true})
+		dev, held, err := m.Loops.Attach(ctx, v.Device.Path, loop.Options{ReadOnly: v.ReadOnly(), Autoclear: true})
 		if err != nil {
 			return err
 		}
@@ -298,20 +307,12 @@ func (m *Manager) attachLoop(ctx context.Context, h *Handle, v *VolumeRecord) er
 			return err
 		}
 	}
-	return m.Store.link(h.ID, v.Mapping.DeviceName, v.source())
-}
-
-// source is the block device that a volume is now.
-func (v *VolumeRecord) source() string {
-	if v.Loop != nil {
-		return v.Loop.Path
-	}
-	return v.Device.Path
+	return m.Store.Link(h.ID, v.Mapping.DeviceName, v.Source())
 }
 
 // detachLoop undoes attachLoop.
-func (m *Manager) detachLoop(h *Handle, v *VolumeRecord) error {
-	if err := m.Store.remove(h.ID, m.Store.DeviceLink(h.ID, v.Mapping.DeviceName)); err != nil {
+func (m *Manager) detachLoop(h *Handle, v *state.Volume) error {
+	if err := m.Store.RemovePath(h.ID, m.Store.DeviceLink(h.ID, v.Mapping.DeviceName)); err != nil {
 		return err
 	}
 	if v.Loop == nil {
@@ -338,7 +339,7 @@ func (m *Manager) releaseRoot(ctx context.Context, h *Handle) error {
 		}
 	}
 	// Only a process that was killed leaves it without anything in it.
-	return m.Store.remove(h.ID, m.Store.RootDir(h.ID))
+	return m.Store.RemovePath(h.ID, m.Store.RootDir(h.ID))
 }
 
 // conclude is what is left to do once the container runs, or has ended already: the host
@@ -371,14 +372,14 @@ func together(save, do func() error) error {
 func (m *Manager) releaseMounts(_ context.Context, h *Handle) error {
 	for _, target := range m.mounts(h) {
 		unmount := m.Roots.Unmount
-		if target == m.Store.launchDir(h.ID) {
+		if target == m.Store.LaunchDir(h.ID) {
 			unmount = m.Kernel.Unlaunch
 		}
 		if err := unmount(target); err != nil {
 			return err
 		}
 		fault.Point("filesystem unmounted")
-		if err := m.Store.remove(h.ID, target); err != nil {
+		if err := m.Store.RemovePath(h.ID, target); err != nil {
 			return err
 		}
 	}
@@ -387,7 +388,7 @@ func (m *Manager) releaseMounts(_ context.Context, h *Handle) error {
 
 // mounts are the mountpoints that a start makes.
 func (m *Manager) mounts(h *Handle) []string {
-	all := []string{m.Store.launchDir(h.ID)}
+	all := []string{m.Store.LaunchDir(h.ID)}
 	for i := range h.Volumes {
 		if target := m.target(&h.Record, &h.Volumes[i]); target != "" {
 			all = append(all, target)
@@ -406,7 +407,7 @@ func (m *Manager) hasMounts(h *Handle) bool {
 // startContainer starts the container and the process that keeps what it says, and
 // returns once its init runs, or has ended. The init is held until its terminal is.
 func (m *Manager) startContainer(ctx context.Context, h *Handle) (err error) {
-	if h.gate, err = m.Kernel.Hold(m.Store.launchDir(h.ID)); err != nil {
+	if h.gate, err = m.Kernel.Hold(m.Store.LaunchDir(h.ID)); err != nil {
 		return err
 	}
 	if err := m.Domains.Define(ctx, m.config(&h.Record)); err != nil {
@@ -439,20 +440,20 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) (err error) {
 	if err != nil {
 		return err
 	}
-	return h.forgetSeed()
+	return h.ForgetSeed()
 }
 
 // config is an instance's domain. It names nothing but paths of the instance's own, so
 // that it stays good whatever the host's devices are called.
-func (m *Manager) config(r *Record) lxc.Config {
-	cfg := r.container(m.Store.RootDir(r.ID))
-	cfg.IDMap, cfg.Launch = r.idMap(), m.Store.launchDir(r.ID)
+func (m *Manager) config(r *state.Record) lxc.Config {
+	cfg := container(r, m.Store.RootDir(r.ID))
+	cfg.IDMap, cfg.Launch = r.IDMap(), m.Store.LaunchDir(r.ID)
 	for i := range r.Volumes {
 		v := &r.Volumes[i]
 		switch {
 		case v.Mapping.Root():
 		case v.Mapping.MountPath != "":
-			cfg.Filesystems = append(cfg.Filesystems, lxc.Filesystem{Source: m.Store.MountDir(r.ID, v.Mapping.DeviceName), Target: v.Mapping.MountPath, ReadOnly: v.readOnly()})
+			cfg.Filesystems = append(cfg.Filesystems, lxc.Filesystem{Source: m.Store.MountDir(r.ID, v.Mapping.DeviceName), Target: v.Mapping.MountPath, ReadOnly: v.ReadOnly()})
 		default:
 			cfg.Disks = append(cfg.Disks, m.disk(r, v))
 		}
@@ -462,7 +463,7 @@ func (m *Manager) config(r *Record) lxc.Config {
 
 // container is the domain of an instance without what it has of this host, besides its
 // root.
-func (r *Record) container(root string) lxc.Config {
+func container(r *state.Record, root string) lxc.Config {
 	return lxc.Config{
 		UUID: r.ID, Name: r.Name, Description: r.Spec.Description,
 		MemoryMiB: r.Spec.Flavor.MemoryMiB, VCPUs: r.Spec.Flavor.VCPUs,
@@ -473,8 +474,8 @@ func (r *Record) container(root string) lxc.Config {
 }
 
 // disk is the volume as the container has it.
-func (m *Manager) disk(r *Record, v *VolumeRecord) lxc.Disk {
-	return lxc.Disk{Source: m.Store.DeviceLink(r.ID, v.Mapping.DeviceName), Target: v.Mapping.DeviceName, ReadOnly: v.readOnly()}
+func (m *Manager) disk(r *state.Record, v *state.Volume) lxc.Disk {
+	return lxc.Disk{Source: m.Store.DeviceLink(r.ID, v.Mapping.DeviceName), Target: v.Mapping.DeviceName, ReadOnly: v.ReadOnly()}
 }
 
 func (m *Manager) stopContainer(ctx context.Context, h *Handle) error {
@@ -487,7 +488,7 @@ func (m *Manager) stopContainer(ctx context.Context, h *Handle) error {
 		return err
 	}
 	fault.Point("console stopped")
-	if h.Phase == Built {
+	if h.Phase == state.Built {
 		return nil
 	}
 	if err := m.Domains.Undefine(ctx, h.ID); err != nil {
@@ -500,14 +501,7 @@ func (m *Manager) stopContainer(ctx context.Context, h *Handle) error {
 // stopConsole ends the process that keeps the log, once its container has ended: its
 // last words are in the log then. One whose id was lost ends by itself.
 func (m *Manager) stopConsole(ctx context.Context, h *Handle) error {
-	if h.gate != nil {
-		h.gate.Release()
-		h.gate = nil
-	}
-	if h.console != nil {
-		h.console.Close()
-		h.console = nil
-	}
+	h.letGo()
 	if m.hasConsole(&h.Record) {
 		if err := m.Consoles.Stop(ctx, h.ID, h.Console); err != nil {
 			return err

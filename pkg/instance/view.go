@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 // Status words of an instance, as Nova spells them.
@@ -26,7 +26,7 @@ var Statuses = []string{StatusBuild, StatusActive, StatusPaused, StatusShutoff, 
 
 // View is an instance as it is now: its record, and what libvirt says of it.
 type View struct {
-	Record
+	state.Record
 	Status string
 	Domain lxc.Info // zero when libvirt does not know it
 	Note   string   // what is amiss, in words; empty when nothing is
@@ -48,7 +48,7 @@ func (m *Manager) List(ctx context.Context) ([]View, error) {
 	var views []View
 	for _, rec := range records {
 		v, err := m.view(ctx, rec)
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, state.ErrNotFound) {
 			continue // it was deleted meanwhile
 		}
 		if err != nil {
@@ -59,8 +59,8 @@ func (m *Manager) List(ctx context.Context) ([]View, error) {
 	return views, damaged
 }
 
-func (m *Manager) view(ctx context.Context, rec Record) (View, error) {
-	rec, busy, err := m.Store.watch(rec)
+func (m *Manager) view(ctx context.Context, rec state.Record) (View, error) {
+	rec, busy, err := m.Store.Watch(rec)
 	if err != nil {
 		return View{}, err
 	}
@@ -74,36 +74,13 @@ func (m *Manager) view(ctx context.Context, rec Record) (View, error) {
 		return View{}, err
 	}
 	v := newView(rec, info, busy)
-	if info.Active() && !busy && rec.Phase == Built && !m.hasConsole(&rec) {
+	if info.Active() && !busy && rec.Phase == state.Built && !m.hasConsole(&rec) {
 		v.Note = join(v.Note, "the process that keeps its console has ended: lxcboot repair gives it a new one")
 	}
 	return v, nil
 }
 
-// watch gives a record as it is now, and whether a process works on the instance. What
-// shows an operation, and is held by nobody both before and after it was read, was
-// interrupted: a read of the record alone does not tell, as an operation may have ended
-// between that and the look at its lock.
-func (s *Store) watch(rec Record) (now Record, busy bool, err error) {
-	for {
-		if s.Held(rec.ID) {
-			return rec, true, nil
-		}
-		if rec.Op == nil && rec.Phase == Built {
-			return rec, false, nil
-		}
-		now, err = s.read(rec.ID)
-		if errors.Is(err, fs.ErrNotExist) {
-			return now, false, notFound(rec.Name)
-		}
-		if err != nil || now.UpdatedAt.Equal(rec.UpdatedAt) {
-			return now, false, err
-		}
-		rec = now
-	}
-}
-
-func newView(rec Record, info lxc.Info, busy bool) View {
+func newView(rec state.Record, info lxc.Info, busy bool) View {
 	v := View{Record: rec, Domain: info}
 	v.Status, v.Note = status(rec, info, busy)
 	return v
@@ -111,29 +88,29 @@ func newView(rec Record, info lxc.Info, busy bool) View {
 
 // status is the instance's status: what a process is doing with it, else what
 // libvirt says. The record alone never makes it ACTIVE.
-func status(rec Record, info lxc.Info, busy bool) (status, note string) {
+func status(rec state.Record, info lxc.Info, busy bool) (status, note string) {
 	switch {
-	case busy && rec.Phase == Building:
+	case busy && rec.Phase == state.Building:
 		return StatusBuild, ""
-	case busy && rec.Phase == Deleting:
+	case busy && rec.Phase == state.Deleting:
 		return StatusDeleted, ""
-	case busy && rec.pending() == OpReboot:
+	case busy && rec.Pending() == state.OpReboot:
 		return StatusReboot, ""
 	case busy && rec.Op != nil:
 		note = "busy: " + rec.Op.Name
 	case rec.Op != nil && rec.Op.Error != "":
 		note = rec.Op.Error
-	case rec.Op != nil && rec.Op.Name != OpLibvirt:
+	case rec.Op != nil && rec.Op.Name != state.OpLibvirt:
 		note = fmt.Sprintf("its %s was interrupted", rec.Op.Name)
 	}
 	switch {
-	case rec.Phase != Built:
+	case rec.Phase != state.Built:
 		return StatusError, join(note, "delete it")
 	case info.State == lxc.Running:
 		return StatusActive, note
 	case info.State == lxc.Paused:
 		return StatusPaused, note
-	case info.State == "" && rec.pending() == OpRename:
+	case info.State == "" && rec.Pending() == state.OpRename:
 		return StatusShutoff, note
 	case info.State == "":
 		return StatusError, join(note, "libvirt does not know its domain: start defines it again, delete removes it")

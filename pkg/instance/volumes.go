@@ -11,19 +11,20 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 // AttachVolume gives an instance one more volume: as a block device at once when it
 // runs, else from its next start on. When a step fails, what was done is undone.
-func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) (Record, error) {
-	h, err := m.open(ctx, ref, OpAttach)
+func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) (state.Record, error) {
+	h, err := m.open(ctx, ref, state.OpAttach)
 	if err != nil {
-		return Record{}, err
+		return state.Record{}, err
 	}
 	defer m.close(ctx, h)
 	if h.lives() && mp.MountPath != "" {
-		return h.Record, failure.Of(ErrState, "a volume is mounted when the container starts: stop instance %q, or leave the mount out", h.Name)
+		return h.Record, failure.Of(state.ErrState, "a volume is mounted when the container starts: stop instance %q, or leave the mount out", h.Name)
 	}
 	vol, err := m.Volumes.Volume(ctx, mp.ID)
 	if err != nil {
@@ -33,7 +34,7 @@ func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) 
 	var have []bdm.Mapping
 	for _, v := range h.Volumes {
 		if v.VolumeID == vol.ID {
-			return h.Record, failure.Of(ErrState, "instance %q has volume %s already", h.Name, vol.ID)
+			return h.Record, failure.Of(state.ErrState, "instance %q has volume %s already", h.Name, vol.ID)
 		}
 		have = append(have, v.Mapping)
 	}
@@ -41,8 +42,8 @@ func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) 
 	if err != nil {
 		return h.Record, err
 	}
-	h.Volumes = append(h.Volumes, VolumeRecord{Mapping: mp, Store: m.Volumes.StoreID(), VolumeID: vol.ID})
-	if err := h.beginVolume(OpAttach, vol.ID); err != nil {
+	h.Volumes = append(h.Volumes, state.Volume{Mapping: mp, Store: m.Volumes.StoreID(), VolumeID: vol.ID})
+	if err := h.beginVolume(state.OpAttach, vol.ID); err != nil {
 		return h.Record, err
 	}
 	fault.Point("attach begun")
@@ -55,33 +56,33 @@ func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) 
 		return h.Record, m.left(h, err, failed)
 	}
 	h.Op = nil
-	return h.Record, errors.Join(err, h.saveUndone())
+	return h.Record, errors.Join(err, h.SaveUndone())
 }
 
 // DetachVolume takes a volume from an instance, which keeps its content. The root
 // and, while the container runs, a mounted volume cannot be taken.
-func (m *Manager) DetachVolume(ctx context.Context, ref, volumeRef string) (Record, error) {
-	h, err := m.open(ctx, ref, OpDetach)
+func (m *Manager) DetachVolume(ctx context.Context, ref, volumeRef string) (state.Record, error) {
+	h, err := m.open(ctx, ref, state.OpDetach)
 	if err != nil {
-		return Record{}, err
+		return state.Record{}, err
 	}
 	defer m.close(ctx, h)
 	id := volumeRef
 	if vol, err := m.Volumes.Volume(ctx, volumeRef); err == nil {
 		id = vol.ID
 	}
-	i := h.volume(id)
+	i := h.Volume(id)
 	switch {
 	case i < 0 && h.cut.Volume == id:
 		return h.Record, nil // the door has taken it, as its attach or detach was cut short
 	case i < 0:
-		return h.Record, failure.Of(volume.ErrNotFound, "instance %q has no volume %q; it has %s", h.Name, volumeRef, h.volumes())
+		return h.Record, failure.Of(volume.ErrNotFound, "instance %q has no volume %q; it has %s", h.Name, volumeRef, volumesOf(&h.Record))
 	case h.Volumes[i].Mapping.Root():
-		return h.Record, failure.Of(ErrState, "volume %s is the root of instance %q", id, h.Name)
+		return h.Record, failure.Of(state.ErrState, "volume %s is the root of instance %q", id, h.Name)
 	case h.lives() && h.Volumes[i].Mapping.MountPath != "":
-		return h.Record, failure.Of(ErrState, "volume %s is mounted in instance %q: stop it first", id, h.Name)
+		return h.Record, failure.Of(state.ErrState, "volume %s is mounted in instance %q: stop it first", id, h.Name)
 	}
-	if err := h.beginVolume(OpDetach, id); err != nil {
+	if err := h.beginVolume(state.OpDetach, id); err != nil {
 		return h.Record, err
 	}
 	fault.Point("detach begun")
@@ -93,18 +94,13 @@ func (m *Manager) DetachVolume(ctx context.Context, ref, volumeRef string) (Reco
 
 // beginVolume is begin for what is done to one volume.
 func (h *Handle) beginVolume(name, id string) error {
-	h.Op = newOperation(name)
+	h.Op = state.NewOperation(name)
 	h.Op.Volume = id
 	return h.Save()
 }
 
-// volume is the place of a volume among the instance's; -1: it has it not.
-func (r *Record) volume(id string) int {
-	return slices.IndexFunc(r.Volumes, func(v VolumeRecord) bool { return v.VolumeID == id })
-}
-
 // volumes are an instance's volumes in words.
-func (r *Record) volumes() string {
+func volumesOf(r *state.Record) string {
 	var all []string
 	for _, v := range r.Volumes {
 		all = append(all, v.VolumeID+" ("+v.Mapping.DeviceName+")")
@@ -114,7 +110,7 @@ func (r *Record) volumes() string {
 
 // giveVolume attaches a volume to the host, and to the container: to a running one at
 // once, and in libvirt's definition for its next start.
-func (m *Manager) giveVolume(ctx context.Context, h *Handle, v *VolumeRecord) error {
+func (m *Manager) giveVolume(ctx context.Context, h *Handle, v *state.Volume) error {
 	if err := m.attachVolume(ctx, h, v); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
+	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/connector"
 )
@@ -16,7 +17,7 @@ import (
 func (m *Manager) createVolumes(ctx context.Context, h *Handle) error {
 	for i := range h.Volumes {
 		v := &h.Volumes[i]
-		if !v.made() || v.VolumeID != "" {
+		if !v.Made() || v.VolumeID != "" {
 			continue
 		}
 		made, err := m.Volumes.CreateVolume(ctx, createRequest(v.Mapping, h.ID, h.Name))
@@ -32,7 +33,7 @@ func (m *Manager) createVolumes(ctx context.Context, h *Handle) error {
 	// All are made side by side before the first is waited for.
 	for i := range h.Volumes {
 		v := &h.Volumes[i]
-		if !v.made() {
+		if !v.Made() {
 			continue
 		}
 		if _, err := m.Volumes.WaitVolume(ctx, v.VolumeID); err != nil {
@@ -65,13 +66,13 @@ func createRequest(mp bdm.Mapping, instanceID, name string) volume.CreateVolume 
 // instance. A volume that the user brought outlives an instance that never ran.
 func (m *Manager) deleteVolumes(ctx context.Context, h *Handle) error {
 	// Only a boot that was cut short can have lost an id.
-	if slices.ContainsFunc(h.Volumes, func(v VolumeRecord) bool { return v.made() && v.VolumeID == "" }) {
+	if slices.ContainsFunc(h.Volumes, func(v state.Volume) bool { return v.Made() && v.VolumeID == "" }) {
 		lost, err := m.Volumes.VolumesOf(ctx, h.ID)
 		if err != nil {
 			return err
 		}
 		for _, vol := range lost {
-			if slices.ContainsFunc(h.Volumes, func(v VolumeRecord) bool { return v.VolumeID == vol.ID }) {
+			if slices.ContainsFunc(h.Volumes, func(v state.Volume) bool { return v.VolumeID == vol.ID }) {
 				continue
 			}
 			if err := ignore(m.Volumes.DeleteVolume(ctx, vol.ID), volume.ErrNotFound); err != nil {
@@ -82,7 +83,7 @@ func (m *Manager) deleteVolumes(ctx context.Context, h *Handle) error {
 	}
 	for i := len(h.Volumes) - 1; i >= 0; i-- {
 		v := &h.Volumes[i]
-		if v.VolumeID == "" || !h.deletes(v) {
+		if v.VolumeID == "" || !deletes(&h.Record, v) {
 			continue
 		}
 		if err := ignore(m.Volumes.DeleteVolume(ctx, v.VolumeID), volume.ErrNotFound); err != nil {
@@ -95,15 +96,15 @@ func (m *Manager) deleteVolumes(ctx context.Context, h *Handle) error {
 
 // deletes says whether undoing the instance deletes the volume: once it has run,
 // delete-on-termination says so; before, what the boot made goes again.
-func (r *Record) deletes(v *VolumeRecord) bool {
+func deletes(r *state.Record, v *state.Volume) bool {
 	if r.Ran {
 		return v.Mapping.DeleteOnTermination
 	}
-	return v.made()
+	return v.Made()
 }
 
 // attached says whether a volume is still attached to the instance by its own attachment.
-func (m *Manager) attached(ctx context.Context, h *Handle, v *VolumeRecord) (bool, error) {
+func (m *Manager) attached(ctx context.Context, h *Handle, v *state.Volume) (bool, error) {
 	all, err := m.Volumes.AttachmentsOf(ctx, v.VolumeID, h.ID)
 	return slices.ContainsFunc(all, func(a volume.Attachment) bool { return a.ID == v.AttachmentID }), ignore(err, volume.ErrNotFound)
 }
@@ -120,7 +121,7 @@ func (m *Manager) attachVolumes(ctx context.Context, h *Handle) error {
 // attachVolume reserves and connects a volume, or, where it is reserved already,
 // only sees to it that its device is there. The attachment's id is saved with the
 // device: one that was lost in between is found by the ids of volume and instance.
-func (m *Manager) attachVolume(ctx context.Context, h *Handle, v *VolumeRecord) error {
+func (m *Manager) attachVolume(ctx context.Context, h *Handle, v *state.Volume) error {
 	if v.AttachmentID == "" {
 		id, err := m.Volumes.Reserve(ctx, v.VolumeID, h.ID, v.Mapping.ReadOnly)
 		if err != nil {
@@ -166,7 +167,7 @@ func (m *Manager) attachVolume(ctx context.Context, h *Handle, v *VolumeRecord) 
 }
 
 // format makes the filesystem of a blank device, once.
-func (m *Manager) format(ctx context.Context, h *Handle, v *VolumeRecord) error {
+func (m *Manager) format(ctx context.Context, h *Handle, v *state.Volume) error {
 	if !v.Mapping.NeedsFilesystem() || v.Filesystem != nil {
 		return nil
 	}
@@ -191,14 +192,14 @@ func (m *Manager) detachVolumes(ctx context.Context, h *Handle) error {
 	return nil
 }
 
-func (m *Manager) detachVolume(ctx context.Context, h *Handle, v *VolumeRecord) error {
+func (m *Manager) detachVolume(ctx context.Context, h *Handle, v *state.Volume) error {
 	if v.Device != nil {
 		if err := m.Devices.Disconnect(ctx, *v.Device); err != nil {
 			return fmt.Errorf("volume %s is left connected: %w", v.VolumeID, err)
 		}
 		fault.Point("device disconnected")
 		v.Device = nil
-		if err := h.saveUndone(); err != nil {
+		if err := h.SaveUndone(); err != nil {
 			return err
 		}
 	}
@@ -220,5 +221,5 @@ func (m *Manager) detachVolume(ctx context.Context, h *Handle, v *VolumeRecord) 
 		fault.Point("volume detached")
 	}
 	v.AttachmentID = ""
-	return h.saveUndone()
+	return h.SaveUndone()
 }

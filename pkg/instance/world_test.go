@@ -16,9 +16,21 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
+	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/connector"
 )
+
+// memDir is a directory in memory where there is one: thousands of records are
+// saved, and no test here cuts the power.
+func memDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "lxcboot-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
 
 // world stands for everything outside the record: volumes, devices, mounts,
 // domains, processes. It exists to inject faults at each operation on it.
@@ -133,9 +145,9 @@ func (w *world) die() {
 	}
 }
 
-func (w *world) manager(store *Store) *Manager {
+func (w *world) manager(store *state.Store) *Manager {
 	return &Manager{Store: store, Volumes: volumesFake{w}, Devices: devicesFake{w}, Roots: rootsFake{w}, Loops: loopsFake{w},
-		Domains: domainsFake{w}, Kernel: kernelFake{w}, Consoles: consolesFake{w}, Host: host.Host{ID: "here", Name: "here", BootID: "boot"}, IDBase: DefaultIDBase, UndoTimeout: time.Minute, StopTimeout: time.Second}
+		Domains: domainsFake{w}, Kernel: kernelFake{w}, Consoles: consolesFake{w}, Host: host.Host{ID: "here", Name: "here", BootID: "boot"}, IDBase: state.DefaultIDBase, UndoTimeout: time.Minute, StopTimeout: time.Second}
 }
 
 type volumesFake struct{ *world }

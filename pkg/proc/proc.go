@@ -4,6 +4,7 @@ package proc
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -34,26 +35,25 @@ func Of(pid int) (Process, error) {
 	return Process{PID: pid, Start: start}, err
 }
 
-// Alive says whether that very process has not ended.
+// Alive says whether that very process has not ended, as far as can be told.
 func (p Process) Alive() bool {
 	f, err := p.Open()
 	if err != nil {
-		return false
+		return !errors.Is(err, os.ErrProcessDone) // without proof of its end it is alive
 	}
 	defer f.Close()
 	return Alive(f)
 }
 
-// Open gives a pidfd of that very process, or os.ErrProcessDone.
+// Open gives a pidfd of that very process, or os.ErrProcessDone where it has ended.
 func (p Process) Open() (*os.File, error) {
 	if p.PID <= 0 {
 		return nil, os.ErrProcessDone
 	}
-	fd, err := unix.PidfdOpen(p.PID, 0)
+	f, err := Open(p.PID)
 	if err != nil {
-		return nil, os.ErrProcessDone
+		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "pidfd")
 	if now, err := Of(p.PID); err != nil || now != p {
 		f.Close()
 		return nil, os.ErrProcessDone

@@ -282,11 +282,32 @@ func inspectFile(t testing.TB, path string) content {
 	return c
 }
 
+// loopsOf lists the loop devices of a file, as losetup sees them.
+func loopsOf(path string) ([]loop.Device, error) {
+	out, err := exec.Command("losetup", "--json", "--list", "--output", "NAME,OFFSET,AUTOCLEAR,RO", "--associated", path).Output()
+	if err != nil || len(out) == 0 { // without a device it says nothing
+		return nil, err
+	}
+	var said struct {
+		Devices []struct {
+			Name          string
+			Offset        int64
+			Autoclear, RO bool
+		} `json:"loopdevices"`
+	}
+	err = json.Unmarshal(out, &said)
+	var found []loop.Device
+	for _, d := range said.Devices {
+		found = append(found, loop.Device{Path: d.Name, Offset: d.Offset, Autoclear: d.Autoclear, ReadOnly: d.RO})
+	}
+	return found, err
+}
+
 // gone waits until no loop device has the image behind it.
 func gone(t testing.TB, path string) {
 	t.Helper()
 	for range 300 {
-		found, err := loop.Find(path)
+		found, err := loopsOf(path)
 		if err != nil {
 			t.Error(err)
 			return

@@ -18,6 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/inroot"
+
 	"github.com/lxcboot/lxcboot/pkg/fault"
 )
 
@@ -452,7 +454,7 @@ func restore(root, from string, all []*kept) error {
 // where nothing stood.
 func (k *kept) in(top *os.File, name string, f func(dir *os.File, name string) error) error {
 	err := as(k.IDs, func() error {
-		dir, err := openIn(top, path.Dir(name), unix.O_RDONLY|unix.O_DIRECTORY)
+		dir, err := inroot.Open(top, path.Dir(name), unix.O_RDONLY|unix.O_DIRECTORY)
 		if err != nil {
 			if errors.Is(err, unix.ENOENT) && k.Stood.Mode == 0 {
 				return nil

@@ -93,7 +93,7 @@ func TestMount(t *testing.T) {
 					if ok, err := mounted(target); !ok || err != nil {
 						t.Errorf("mounted: %v, %v", ok, err)
 					}
-					if found, err := loop.Find(path); err != nil || len(found) != 1 || !found[0].Autoclear || found[0].Offset != fsys.Offset || found[0].ReadOnly != readOnly {
+					if found, err := loopsOf(path); err != nil || len(found) != 1 || !found[0].Autoclear || found[0].Offset != fsys.Offset || found[0].ReadOnly != readOnly {
 						t.Errorf("loop devices: %+v, %v", found, err)
 					}
 					err := WriteFile(target, File{Path: "/etc/x", Data: []byte("y"), Mode: 0o644}, o.IDMap)
@@ -146,7 +146,7 @@ func TestMountBlockDevice(t *testing.T) {
 	if err := loop.Detach(dev); !errors.Is(err, loop.ErrInUse) {
 		t.Errorf("detached under a mount: %v", err)
 	}
-	if found, _ := loop.Find(path); len(found) != 1 || found[0].Autoclear {
+	if found, _ := loopsOf(path); len(found) != 1 || found[0].Autoclear {
 		t.Errorf("a refused detach left %+v", found)
 	}
 }
@@ -212,7 +212,7 @@ func dirty(t *testing.T, fstype string) string {
 	if err := WriteFile(target, File{Path: "/etc/kept", Data: []byte("kept"), Mode: 0o600}, nil); err != nil {
 		t.Fatal(err)
 	}
-	found, err := loop.Find(path)
+	found, err := loopsOf(path)
 	if err != nil || len(found) != 1 {
 		t.Fatal(found, err)
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/inroot"
 )
 
 var (
@@ -34,7 +36,7 @@ func FindInit(root, init string) (string, error) {
 		}
 		candidates, mend = []string{init}, "name another with --init"
 	}
-	dir, err := openRoot(root)
+	dir, err := inroot.Dir(root)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrNoInit, err)
 	}
@@ -52,7 +54,7 @@ func FindInit(root, init string) (string, error) {
 
 // executable says what keeps a path from being a program.
 func executable(root *os.File, name string) error {
-	f, err := openIn(root, name, unix.O_PATH)
+	f, err := inroot.Open(root, name, unix.O_PATH)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		return errors.New("not there")
@@ -93,48 +95,20 @@ func kind(m os.FileMode) string {
 	return "no regular file"
 }
 
-// openRoot opens the directory that a root is mounted at.
-func openRoot(root string) (*os.File, error) {
-	return os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-}
-
-// openTries is how often a path with ".." in it is looked up: while anything anywhere
-// on the host is renamed or mounted, the kernel cannot be sure of it, and says EAGAIN.
-const openTries = 1000
-
-// openIn opens a path below a root: absolute links begin at the root, and nothing
-// leads out of it, nor through the links of /proc.
-func openIn(root *os.File, name string, flags uint64) (*os.File, error) {
-	fd, err := -1, error(unix.EAGAIN)
-	for try := 0; errors.Is(err, unix.EAGAIN) && try < openTries; try++ {
-		fd, err = unix.Openat2(int(root.Fd()), name, &unix.OpenHow{
-			Flags:   flags | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-		})
-	}
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
 // CheckMountpoint refuses a directory that something is mounted at while the container
 // starts, when it or one on the way to it is a link or no directory. Until the container
 // is whole, libvirt has the host's root at /.oldroot of the container's, where a link
 // could lead. One that is not there is fine: libvirt makes it.
 func CheckMountpoint(root, name string) error {
-	dir, err := openRoot(root)
+	dir, err := inroot.Dir(root)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
-	})
+	f, err := inroot.OpenDirect(dir, name, unix.O_PATH|unix.O_DIRECTORY)
 	switch {
 	case err == nil:
-		return unix.Close(fd)
+		return f.Close()
 	case errors.Is(err, unix.ENOENT):
 		return nil
 	case errors.Is(err, unix.ELOOP):

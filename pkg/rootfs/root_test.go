@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/inroot"
 )
 
 // hostile makes a root whose every path leads out of it, beside a directory that
@@ -242,13 +244,13 @@ func TestOpenInBusy(t *testing.T) {
 		}
 		ended <- err
 	}()
-	top, err := openRoot(root)
+	top, err := inroot.Dir(root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer top.Close()
 	for range 20_000 {
-		f, err := openIn(top, "/var/run/lib", unix.O_PATH)
+		f, err := inroot.Open(top, "/var/run/lib", unix.O_PATH)
 		if err != nil {
 			t.Error(err)
 			break

@@ -14,8 +14,6 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
-
-	"github.com/lxcboot/lxcboot/pkg/loop"
 )
 
 // TestLastUser keeps a mount alive in another mount namespace: the loop device goes
@@ -47,7 +45,7 @@ func TestLastUser(t *testing.T) {
 		t.Fatal("the other namespace has no mount")
 	}
 	time.Sleep(100 * time.Millisecond)
-	if found, _ := loop.Find(path); len(found) != 1 {
+	if found, _ := loopsOf(path); len(found) != 1 {
 		t.Errorf("while it is mounted elsewhere there are %+v", found)
 	}
 	stdin.Close()

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/inroot"
 )
 
 // File is a file to be written into a root.
@@ -63,7 +64,7 @@ func write(root string, f File, ids *IDMap) error {
 	if err != nil {
 		return err
 	}
-	top, err := openRoot(root)
+	top, err := inroot.Dir(root)
 	if err != nil {
 		return err
 	}
@@ -184,13 +185,13 @@ func makeDirs(root *os.File, name string, uid, gid int) (*os.File, error) {
 // the way to it, and says what is missing below that.
 func nearest(root *os.File, name string) (at *os.File, missing []string, err error) {
 	const flags = unix.O_RDONLY | unix.O_DIRECTORY
-	if at, err = openIn(root, "/", flags); err != nil {
+	if at, err = inroot.Open(root, "/", flags); err != nil {
 		return nil, nil, err
 	}
 	parts := strings.FieldsFunc(name, func(r rune) bool { return r == '/' })
 	for i, part := range parts {
 		done := "/" + path.Join(parts[:i+1]...)
-		next, err := openIn(root, done, flags)
+		next, err := inroot.Open(root, done, flags)
 		if errors.Is(err, unix.ENOENT) {
 			var st unix.Stat_t
 			if errors.Is(unix.Fstatat(int(at.Fd()), part, &st, unix.AT_SYMLINK_NOFOLLOW), unix.ENOENT) {

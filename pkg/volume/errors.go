@@ -49,10 +49,10 @@ func (e *AmbiguousError) Is(target error) bool { return target == ErrAmbiguous }
 
 // InUse is the refusal of a volume that others hold. It wraps ErrInUse and names the
 // instance and the host of each.
-func InUse(v Volume) error { return failure.Of(ErrInUse, "volume %s is in use: %s", v.ID, Holders(v)) }
+func InUse(v Volume) error { return failure.Of(ErrInUse, "volume %s is in use: %s", v.ID, holders(v)) }
 
-// Holders says which instances hold a volume, and on which hosts.
-func Holders(v Volume) string {
+// holders says which instances hold a volume, and on which hosts.
+func holders(v Volume) string {
 	var who []string
 	for _, a := range v.Attachments {
 		holder := "somebody"

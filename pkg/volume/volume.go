@@ -17,18 +17,16 @@ const MetaInstance = "lxcboot_instance"
 
 // Status words of volumes and snapshots, as Cinder spells them.
 const (
-	StatusCreating       = "creating"
-	StatusDownloading    = "downloading"
-	StatusAvailable      = "available"
-	StatusReserved       = "reserved"
-	StatusAttaching      = "attaching"
-	StatusInUse          = "in-use"
-	StatusDetaching      = "detaching"
-	StatusDeleting       = "deleting"
-	StatusExtending      = "extending"
-	StatusError          = "error"
-	StatusErrorDeleting  = "error_deleting"
-	StatusErrorExtending = "error_extending"
+	StatusCreating    = "creating"
+	StatusDownloading = "downloading"
+	StatusAvailable   = "available"
+	StatusReserved    = "reserved"
+	StatusAttaching   = "attaching"
+	StatusInUse       = "in-use"
+	StatusDetaching   = "detaching"
+	StatusDeleting    = "deleting"
+	StatusExtending   = "extending"
+	StatusError       = "error"
 )
 
 // Status words of images, as Glance spells them.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -83,12 +84,14 @@ type candidate struct {
 
 // serve starts the daemon unless it serves already, and returns its process id.
 func (d daemon) serve(ctx context.Context, s stack, readOnly bool) (pid int, err error) {
-	if p, err := d.process(); err != nil {
+	running, pidfd, err := d.process()
+	if err != nil {
 		return 0, err
-	} else if p != nil {
-		defer p.Close()
+	}
+	if pidfd != nil {
+		defer pidfd.Close()
 		if d.ready(ctx) == nil {
-			return p.pid, nil
+			return running, nil
 		}
 	}
 	if err := d.stop(ctx); err != nil { // what a crash left half made
@@ -268,25 +271,29 @@ func (d daemon) mounts() (int, error) {
 // stop ends the daemon and removes what is left of it, once no loop device uses
 // the volume and it is flushed.
 func (d daemon) stop(ctx context.Context) error {
-	p, err := d.process()
+	pid, pidfd, err := d.process()
 	if err != nil {
 		return err
 	}
-	if p != nil {
-		defer p.Close()
+	if pidfd != nil {
+		defer pidfd.Close()
 		if err := d.idle(ctx); err != nil {
 			return err
 		}
-		if err := d.flush(ctx); err != nil && !p.ended(ctx, time.Second) { // it may have been killed just now
-			return fmt.Errorf("%w: %v; bring the storage back and try again, or kill process %d to give up what was not written", ErrNotFlushed, err, p.pid)
+		// It ends when it is killed just now.
+		if err := d.flush(ctx); err != nil && proc.End(context.WithoutCancel(ctx), pidfd, proc.Push{Wait: time.Second}) != nil {
+			return fmt.Errorf("%w: %v; bring the storage back and try again, or kill process %d to give up what was not written", ErrNotFlushed, err, pid)
 		}
 		fault.Point("connector/daemon/flushed")
 		grace := quitLimit
 		if n, err := d.mounts(); err == nil && n == 0 {
 			grace = 2 * time.Second // it never served: it may hang in opening the volume
 		}
-		if err := p.end(ctx, grace); err != nil {
-			return err
+		// Asked to end it closes the volume in order. Once it is told to, there is no way
+		// back: also beyond the end of ctx.
+		err := proc.End(context.WithoutCancel(ctx), pidfd, proc.Push{Signal: unix.SIGTERM, Wait: grace}, proc.Push{Signal: unix.SIGKILL, Wait: killLimit})
+		if err != nil {
+			return fmt.Errorf("ending process %d (%s): %w", pid, storageDaemon, err)
 		}
 		fault.Point("connector/daemon/ended")
 	}
@@ -356,38 +363,30 @@ func (d daemon) lastWords() string {
 	return strings.Join(strings.Fields(string(b[max(0, len(b)-1000):])), " ")
 }
 
-// process is a running daemon, held so that its number cannot pass to another.
-type process struct {
-	pid   int
-	pidfd int
-}
-
-func (p *process) Close() error { return unix.Close(p.pidfd) }
-
-// process finds the daemon, or nil.
-func (d daemon) process() (*process, error) {
-	entries, err := os.ReadDir("/proc")
+// process finds the daemon and takes hold of it; pidfd is nil when there is none.
+func (d daemon) process() (pid int, pidfd *os.File, err error) {
+	entries, err := os.ReadDir("/proc") // of which an error must not pass for "none"
 	if err != nil {
-		return nil, fmt.Errorf("listing processes: %w", err)
+		return 0, nil, fmt.Errorf("listing processes: %w", err)
 	}
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil || !d.is(pid) {
 			continue
 		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		if errors.Is(err, unix.ESRCH) {
+		f, err := proc.Open(pid)
+		if errors.Is(err, os.ErrProcessDone) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("holding process %d: %w", pid, err)
+			return 0, nil, err
 		}
-		if d.is(pid) {
-			return &process{pid, fd}, nil
+		if d.is(pid) { // still, now that it cannot become another
+			return pid, f, nil
 		}
-		unix.Close(fd)
+		f.Close()
 	}
-	return nil, nil
+	return 0, nil, nil
 }
 
 // is says whether the process is this daemon, by its arguments.
@@ -398,35 +397,4 @@ func (d daemon) is(pid int) bool {
 	}
 	_, rest, ok := bytes.Cut(b, []byte{0})
 	return ok && string(rest) == strings.Join(d.argv(), "\x00")+"\x00"
-}
-
-// end asks the daemon to end, which closes the volume in order, and kills it
-// when it does not within grace.
-func (p *process) end(ctx context.Context, grace time.Duration) error {
-	for _, step := range []struct {
-		signal unix.Signal
-		limit  time.Duration
-	}{{unix.SIGTERM, grace}, {unix.SIGKILL, killLimit}} {
-		if err := unix.PidfdSendSignal(p.pidfd, step.signal, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("ending process %d: %w", p.pid, err)
-		}
-		if p.ended(ctx, step.limit) {
-			return nil
-		}
-	}
-	return fmt.Errorf("process %d (%s) does not end even when killed", p.pid, storageDaemon)
-}
-
-// ended waits for the end of the process, also beyond the end of ctx: once it is
-// told to end, there is no way back.
-func (p *process) ended(ctx context.Context, limit time.Duration) bool {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
-	defer cancel()
-	return poll(ctx, "its end", func() (bool, error) {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}, 0)
-		if errors.Is(err, unix.EINTR) {
-			err = nil
-		}
-		return n == 1, err
-	}) == nil
 }

@@ -86,12 +86,12 @@ func nbdVolume(t testing.TB, size int64) (data map[string]any, img string) {
 // daemonPID finds the daemon that serves the device.
 func daemonPID(t testing.TB, dev Device) int {
 	t.Helper()
-	p, err := daemon{filepath.Dir(dev.Path)}.process()
-	if err != nil || p == nil {
+	pid, pidfd, err := daemon{filepath.Dir(dev.Path)}.process()
+	if err != nil || pidfd == nil {
 		t.Fatalf("no daemon of %s: %v", dev.Path, err)
 	}
-	defer p.Close()
-	return p.pid
+	defer pidfd.Close()
+	return pid
 }
 
 func TestConnectAgain(t *testing.T) {

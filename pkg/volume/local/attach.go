@@ -69,7 +69,7 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 			// Somebody who copies the volume must not have it changed meanwhile.
 			f, err := s.volumes.content(ctx, volumeID, unix.LOCK_EX)
 			if errors.Is(err, lock.ErrHeld) {
-				return fmt.Errorf("volume %s is %w: it is being copied; try again when that has ended", volumeID, volume.ErrInUse)
+				return failure.Of(volume.ErrInUse, "volume %s is in use by %s: it is being copied; try again when that has ended", volumeID, s.volumes.dataHolder(volumeID))
 			}
 			if err != nil {
 				return err

@@ -44,7 +44,7 @@ func TestCopyOfVolumeInUse(t *testing.T) {
 		"reserve": func() error { _, err := s.Reserve(ctx, v.ID, "web1", false); return err },
 		"delete":  func() error { return s.DeleteVolume(ctx, v.ID) },
 	} {
-		if err := call(); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "copied") {
+		if err := call(); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("in use by process %d (", os.Getpid())) || !strings.Contains(err.Error(), "copied") {
 			t.Errorf("%s while it is copied: %v", doing, err)
 		}
 	}

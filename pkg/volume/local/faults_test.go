@@ -44,7 +44,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 				t.Errorf("repair: %v", err)
 			}
 			whole(t, ctx, s, out)
-			if left, err := s.Interrupted(ctx); err != nil || len(left) != 0 {
+			if left, err := s.Repair(ctx); err != nil || len(left) != 0 {
 				t.Errorf("after repair there is %q, %v", left, err)
 			}
 			empty(t, ctx, s)

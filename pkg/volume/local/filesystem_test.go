@@ -139,7 +139,7 @@ func TestConformanceOnFilesystems(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			fs := filesystem(t, kind, 512, args...)
 			volumetest.Run(t, func(t *testing.T) volumetest.Store { return open(t, filepath.Join(fs, "state")) }, conformance)
-			left, err := open(t, filepath.Join(fs, "state")).Interrupted(testCtx(t))
+			left, err := open(t, filepath.Join(fs, "state")).Repair(testCtx(t))
 			if err != nil || len(left) != 0 {
 				t.Errorf("left over: %q, %v", left, err)
 			}
@@ -291,7 +291,7 @@ func TestNoSpace(t *testing.T) {
 	if err := s.DeleteVolume(ctx, v.ID); err != nil {
 		t.Errorf("deleting on a full disk: %v", err)
 	}
-	if left, err := s.Interrupted(ctx); err != nil || len(left) != 0 {
+	if left, err := s.Repair(ctx); err != nil || len(left) != 0 {
 		t.Errorf("left over: %q, %v", left, err)
 	}
 }

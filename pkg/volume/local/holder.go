@@ -4,43 +4,54 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 )
 
 // lockHolder names the process that has a file or directory locked, as far as the
-// kernel tells: it does not across pid namespaces, nor where a filesystem shows other
-// device numbers to stat(2) than it has itself (btrfs, overlayfs).
+// kernel tells, which it does not across pid namespaces.
 func lockHolder(path string) string {
 	const unknown = "another process"
-	var st unix.Stat_t
-	if unix.Stat(path, &st) != nil {
+	fi, err := os.Stat(path)
+	if err != nil {
 		return unknown
 	}
-	file := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
 	f, err := os.Open("/proc/locks")
 	if err != nil {
 		return unknown
 	}
 	defer f.Close()
+	inode := fmt.Sprintf(":%d", fi.Sys().(*syscall.Stat_t).Ino)
 	for lines := bufio.NewScanner(f); lines.Scan(); {
-		// 1: FLOCK  ADVISORY  WRITE 4711 08:01:131 0 EOF; "1: -> FLOCK …" waits for it
+		// "1: FLOCK  ADVISORY  WRITE 4711 08:01:131 0 EOF"; "1: -> FLOCK …" waits for it.
+		// The device is not always what stat(2) says, so the holder's files are looked at.
 		l := strings.Fields(lines.Text())
 		var pid int
-		if len(l) > 5 && l[1] == "FLOCK" && l[5] == file {
-			if _, err := fmt.Sscan(l[4], &pid); err == nil && pid > 0 {
-				return processName(pid)
-			}
+		if len(l) < 6 || l[1] != "FLOCK" || !strings.HasSuffix(l[5], inode) {
+			continue
+		}
+		if _, err := fmt.Sscan(l[4], &pid); err == nil && hasOpen(pid, fi) {
+			return processName(pid)
 		}
 	}
 	return unknown
 }
 
+// hasOpen says whether a process has a file open.
+func hasOpen(pid int, file os.FileInfo) bool {
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	return slices.ContainsFunc(fds, func(fd string) bool {
+		fi, err := os.Stat(fd)
+		return err == nil && os.SameFile(fi, file)
+	})
+}
+
 // processName is a process as people know it: "process 4711 (lxcboot, stopped)".
 func processName(pid int) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	// 4711 (lxcboot) T 1 …, where the name may hold anything.
+	// "4711 (lxcboot) T 1 …", where the name may hold anything.
 	_, after, _ := strings.Cut(string(b), " (")
 	at := strings.LastIndex(after, ") ")
 	if err != nil || at < 0 {

@@ -139,9 +139,9 @@ func (s *shelf[T]) delete(ctx context.Context, id string, may func(*record[T]) e
 		defer f.Close()
 	case errors.Is(err, lock.ErrHeld):
 		if rec.PID != 0 {
-			busy = fmt.Sprintf("process %d is making it", rec.PID)
+			busy = "it is being made"
 		}
-		return fmt.Errorf("%s %s is %w: %s; try again when that has ended", s.kind, id, volume.ErrInUse, busy)
+		return failure.Of(volume.ErrInUse, "%s %s is in use by %s: %s; try again when that has ended", s.kind, id, s.dataHolder(id), busy)
 	case !errors.Is(err, volume.ErrNotFound): // without data it is only good for deletion
 		return err
 	}

@@ -219,12 +219,26 @@ func (s *shelf[T]) lock(ctx context.Context, id string) (unlock func(), err erro
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, s.notFound(id)
-	case errors.Is(err, lock.ErrHeld):
-		return nil, failure.Of(volume.ErrConflict, "%s %s: waited %v for %s to be done with it", s.kind, id, s.wait, lockHolder(s.path(id)))
 	case err != nil:
-		return nil, err
+		return nil, s.waited(s.kind+" "+id, s.path(id), err)
 	}
 	return func() { f.Close() }, nil
+}
+
+// waited says for whom a wait for the lock of a path was, when it was in vain.
+func (s *shelf[T]) waited(what, path string, err error) error {
+	switch {
+	case errors.Is(err, lock.ErrHeld):
+		return failure.Of(volume.ErrConflict, "%s: waited %v for %s to be done with it", what, s.wait, lockHolder(path))
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return fmt.Errorf("%s: waiting for %s to be done with it: %w", what, lockHolder(path), err)
+	}
+	return err
+}
+
+// dataHolder names who has an object's data locked.
+func (s *shelf[T]) dataHolder(id string) string {
+	return lockHolder(filepath.Join(s.path(id), dataName))
 }
 
 // content opens an object's data and locks it: LOCK_SH to read it, LOCK_EX to
@@ -349,11 +363,8 @@ func (s *shelf[T]) remove(ctx context.Context, id string) error {
 // put objects here or take them away (LOCK_SH).
 func (s *shelf[T]) lockShelf(ctx context.Context, how int) (unlock func(), err error) {
 	f, err := lockFile(ctx, s.dir, os.O_RDONLY, how, s.wait)
-	if errors.Is(err, lock.ErrHeld) {
-		return nil, failure.Of(volume.ErrConflict, "%s: waited %v for %s to be done with it", s.dir, s.wait, lockHolder(s.dir))
-	}
 	if err != nil {
-		return nil, err
+		return nil, s.waited(s.dir, s.dir, err)
 	}
 	return func() { f.Close() }, nil
 }

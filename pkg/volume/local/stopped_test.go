@@ -84,6 +84,7 @@ func TestStoppedHolder(t *testing.T) {
 				}
 			}
 			pid := holding(t, s, what, id)
+			holder := fmt.Sprintf("process %d (", pid)
 			for name, call := range calls {
 				limit, cancel := context.WithTimeout(ctx, 20*time.Second)
 				begun := time.Now()
@@ -93,10 +94,17 @@ func TestStoppedHolder(t *testing.T) {
 					t.Errorf("%s after %v: %v", name, time.Since(begun), err)
 					continue
 				}
-				for _, says := range []string{fmt.Sprintf("process %d (", pid), "stopped)", wait.String()} {
+				for _, says := range []string{holder, "stopped)", wait.String()} {
 					if !strings.Contains(err.Error(), says) {
 						t.Errorf("%s does not say %q: %v", name, says, err)
 					}
+				}
+				// A caller who has less patience is told as well.
+				limit, cancel = context.WithTimeout(ctx, wait/10)
+				err = call(limit, s, id, attachment)
+				cancel()
+				if !errors.Is(err, context.DeadlineExceeded) || what != "making" && !strings.Contains(err.Error(), holder) {
+					t.Errorf("%s with a limit of its own: %v", name, err)
 				}
 			}
 		})

@@ -119,7 +119,7 @@ func (s *Store) openSource(ctx context.Context, from source) (*os.File, error) {
 		f, err = s.volumes.content(ctx, from.id, unix.LOCK_SH)
 	}
 	if errors.Is(err, lock.ErrHeld) {
-		return nil, fmt.Errorf("%s %s is %w: it is being deleted", from.kind, from.id, volume.ErrInUse)
+		return nil, failure.Of(volume.ErrInUse, "%s %s is in use: it is being deleted", from.kind, from.id)
 	}
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package instance
+package state
 
 import (
 	"errors"
@@ -107,7 +107,7 @@ func (s *Store) buildIndex() error {
 		if r.IDs.Count == 0 {
 			continue
 		}
-		if holder, err := s.ranges.claim(fmt.Sprint(r.IDs.First), r.ID, s.hasRecord); err != nil || holder != "" {
+		if holder, err := s.ranges.claim(fmt.Sprint(r.IDs.First), r.ID, s.HasRecord); err != nil || holder != "" {
 			return errors.Join(err, failure.Of(ErrState, "instances %s and %s have one range of host ids: delete one of them", r.ID, holder))
 		}
 	}

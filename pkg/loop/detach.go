@@ -6,76 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/wait"
 )
-
-// List gives every attached loop device of this host, by number.
-func List() ([]Device, error) {
-	// Only devices with something attached have the directory.
-	attached, err := filepath.Glob("/sys/block/loop*/loop")
-	if err != nil {
-		return nil, err
-	}
-	var devices []Device
-	for _, dir := range attached {
-		n, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(filepath.Dir(dir)), "loop"))
-		if err != nil {
-			continue
-		}
-		dev, gone, err := lookup(n)
-		if gone {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("cannot look at loop device %d: %w", n, err)
-		}
-		devices = append(devices, dev)
-	}
-	return devices, nil
-}
-
-// lookup reads the device of a number, which may be gone.
-func lookup(n int) (dev Device, gone bool, err error) {
-	f, err := openNode(n, os.O_RDONLY)
-	if isGone(err) {
-		return Device{}, true, nil
-	}
-	if err != nil {
-		return Device{}, false, err
-	}
-	defer f.Close()
-	dev, err = identify(f, n)
-	if isGone(err) {
-		return Device{}, true, nil
-	}
-	return dev, false, err
-}
-
-func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO) }
-
-// Find gives the loop devices whose backing file is the one at path, by device
-// number and inode.
-func Find(path string) ([]Device, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return nil, fmt.Errorf("cannot look for loop devices of %s: %w", path, err)
-	}
-	all, err := List()
-	var found []Device
-	for _, d := range all {
-		if d.BackingIno == st.Ino && d.BackingDev == st.Dev {
-			found = append(found, d)
-		}
-	}
-	return found, err
-}
 
 // Detach frees the device if it is still the attachment that dev describes: its
 // number may have come to back another file since, which is left alone. One that is
@@ -130,3 +66,22 @@ func wrapDetach(dev Device, err error) error {
 	}
 	return fmt.Errorf("cannot detach %s (%s): %w", dev.Path, dev.BackingFile, err)
 }
+
+// lookup reads the device of a number, which may be gone.
+func lookup(n int) (dev Device, gone bool, err error) {
+	f, err := openNode(n, os.O_RDONLY)
+	if isGone(err) {
+		return Device{}, true, nil
+	}
+	if err != nil {
+		return Device{}, false, err
+	}
+	defer f.Close()
+	dev, err = identify(f, n)
+	if isGone(err) {
+		return Device{}, true, nil
+	}
+	return dev, false, err
+}
+
+func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO) }

@@ -1,4 +1,4 @@
-package instance
+package state
 
 import (
 	"context"
@@ -28,7 +28,7 @@ func memDir(t *testing.T) string {
 
 func openStore(t *testing.T) *Store {
 	t.Helper()
-	s, err := OpenStore(memDir(t), memDir(t))
+	s, err := Open(memDir(t), memDir(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func openStore(t *testing.T) *Store {
 }
 
 func named(name string) Record {
-	return Record{Version: recordVersion, ID: uuid.NewString(), Name: name}
+	return Record{Version: Version, ID: uuid.NewString(), Name: name}
 }
 
 func TestNameIsClaimedOnce(t *testing.T) {
@@ -80,6 +80,11 @@ func TestNameIsClaimedOnce(t *testing.T) {
 	}
 }
 
+func begin(h *Held, op string) error {
+	h.Op = NewOperation(op)
+	return h.Save()
+}
+
 func count(m *sync.Map) (n int) {
 	m.Range(func(any, any) bool { n++; return true })
 	return n
@@ -95,7 +100,7 @@ func TestRemoveWhileOthersWait(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
-				other, err := s.hold(context.Background(), time.Minute, "web1")
+				other, err := s.Hold(context.Background(), time.Minute, "web1")
 				if !errors.Is(err, ErrNotFound) {
 					t.Errorf("held a removed instance: %v", err)
 					if err == nil {
@@ -123,10 +128,10 @@ func TestHoldSaysWhatIsUnderWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.Close()
-	if err := h.begin(OpStop); err != nil {
+	if err := begin(h, OpStop); err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.hold(context.Background(), 20*time.Millisecond, "web1")
+	_, err = s.Hold(context.Background(), 20*time.Millisecond, "web1")
 	if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "stop") || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
 		t.Errorf("hold: %v", err)
 	}
@@ -164,7 +169,7 @@ func TestDamagedRecord(t *testing.T) {
 			if len(recs) != 1 || recs[0].Name != "good" {
 				t.Errorf("the others are lost: %v", recs)
 			}
-			if _, err := s.hold(context.Background(), time.Minute, "good"); err != nil {
+			if _, err := s.Hold(context.Background(), time.Minute, "good"); err != nil {
 				t.Errorf("the other cannot be used: %v", err)
 			}
 			if _, err := s.Find("bad"); !errors.Is(err, ErrDamaged) {

@@ -1,4 +1,4 @@
-package instance
+package state
 
 import (
 	"encoding/json"
@@ -30,10 +30,10 @@ func upgrade(data []byte) (Record, error) {
 		return Record{}, err
 	}
 	r := old.Record
-	r.Version = recordVersion
+	r.Version = Version
 	r.Host = host.Host{Name: old.Host} // its id was not known
 	if !r.Spec.Privileged {
-		r.IDs = IDRange{First: old.IDBase + old.Slot*idsPerInstance, Count: idsPerInstance}
+		r.IDs = IDRange{First: old.IDBase + old.Slot*IDsPerInstance, Count: IDsPerInstance}
 	}
 	r.Ran = old.Started && !old.RolledBack
 	r.Want = Down
@@ -69,13 +69,13 @@ func upgrade(data []byte) (Record, error) {
 		if v.Formatted && v.Filesystem == nil {
 			v.Filesystem = &rootfs.Filesystem{Type: v.Mapping.GuestFormat}
 		}
-		r.Volumes = append(r.Volumes, v.VolumeRecord)
+		r.Volumes = append(r.Volumes, v.Volume)
 	}
 	return r, nil
 }
 
 type oldVolume struct {
-	VolumeRecord
+	Volume
 	Moving    bool `json:"moving"`
 	Formatted bool `json:"formatted"`
 }

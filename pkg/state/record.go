@@ -1,15 +1,11 @@
-// Package instance knows the order of things: it turns a request into a plan,
-// walks the step table to boot it, walks it back to undo it, and keeps a record
-// of each instance on disk so that a killed process can be cleaned up after.
-//
-// Whoever wants to change an instance comes through one door, Manager.open: it takes
-// the instance's lock, reads the record again, looks whether the container lives, ends
-// what was cut short, and hands out the Handle. Nothing is decided from a record that
-// was read before.
-package instance
+// Package state keeps what is known of instances: a record of each on disk, which one
+// process at a time may change, indexes of them, and where what the host holds for a
+// container has its place. It decides nothing.
+package state
 
 import (
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,8 +21,8 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/volume/connector"
 )
 
-// recordVersion is the form of record that this code writes. It reads version 1, too.
-const recordVersion = 2
+// Version is the form of record that this code writes. It reads version 1, too.
+const Version = 2
 
 // Record is what is known of an instance: what was asked for, how far it has come, and
 // each fact that undoing it needs. Whether the container runs is not in it: the kernel
@@ -42,7 +38,7 @@ type Record struct {
 	Spec    Spec              `json:"spec"`
 	Caller  Caller            `json:"caller,omitzero"`
 	IDs     IDRange           `json:"host_ids,omitzero"` // zero: privileged
-	Volumes []VolumeRecord    `json:"volumes"`
+	Volumes []Volume          `json:"volumes"`
 	Meta    map[string]string `json:"metadata,omitempty"`
 
 	Phase Phase `json:"phase"`
@@ -102,6 +98,14 @@ func CallerRunning(remove bool) (Caller, error) {
 	return Caller{Name: CallerRun, Remove: remove, Proc: self, BootID: boot}, err
 }
 
+// The ids that containers have on the host: each instance has a range of its
+// own, so that one container's root is nobody to another.
+const (
+	DefaultIDBase  = 1_000_000
+	IDsPerInstance = 65_536
+	MaxInstances   = 60_000
+)
+
 // IDRange is a range of the host's user and group ids that no other instance has.
 type IDRange struct {
 	First uint32 `json:"first"`
@@ -139,8 +143,6 @@ const (
 	OpDetach  = "volume detach"
 	OpRename  = "rename"
 	OpLibvirt = "start by libvirt" // between its hooks prepare and started
-
-	opRepair = "repair" // of the door, never of a record
 )
 
 // Operation is a change of an instance that is under way.
@@ -153,12 +155,12 @@ type Operation struct {
 	Error string `json:"error,omitempty"`
 }
 
-func newOperation(name string) *Operation {
+func NewOperation(name string) *Operation {
 	return &Operation{Name: name, PID: os.Getpid(), At: time.Now().UTC()}
 }
 
-// pending is the name of the operation that the record shows; empty: none.
-func (r *Record) pending() string {
+// Pending is the name of the operation that the record shows; empty: none.
+func (r *Record) Pending() string {
 	if r.Op == nil {
 		return ""
 	}
@@ -185,8 +187,8 @@ func (e Exit) Code() int {
 	}
 }
 
-// VolumeRecord is one block device mapping and what became of it.
-type VolumeRecord struct {
+// Volume is one block device mapping and what became of it.
+type Volume struct {
 	Mapping bdm.Mapping `json:"mapping"`
 	Store   string      `json:"store"` // where the volume is
 	// VolumeID is empty until the volume is made or was found.
@@ -207,27 +209,41 @@ type VolumeRecord struct {
 	Loop *loop.Device `json:"loop,omitempty"`
 }
 
-// made says whether the boot made the volume, rather than its user.
-func (v *VolumeRecord) made() bool { return v.Mapping.Source != bdm.SourceVolume }
+// Made says whether the boot made the volume, rather than its user.
+func (v *Volume) Made() bool { return v.Mapping.Source != bdm.SourceVolume }
 
-// Step is a row of the step table, in the order of boot.
-type Step string
-
-// The steps of a boot. StepNone is before the first.
-const (
-	StepNone   Step = ""
-	StepCreate Step = "create volumes"
-	StepAttach Step = "attach volumes"
-	StepRoot   Step = "prepare the root"
-	StepStart  Step = "start the container"
-)
-
-// root is the record of the root volume: the mapping with boot index 0.
-func (r *Record) root() *VolumeRecord {
+// Root is the record of the root volume: the mapping with boot index 0.
+func (r *Record) Root() *Volume {
 	for i := range r.Volumes {
 		if r.Volumes[i].Mapping.Root() {
 			return &r.Volumes[i]
 		}
 	}
 	return nil
+}
+
+// IDMap is how the container's ids are the host's; nil when it is privileged.
+func (r *Record) IDMap() *lxc.IDMap {
+	if r.IDs.Count == 0 {
+		return nil
+	}
+	return &lxc.IDMap{HostID: r.IDs.First, Count: r.IDs.Count}
+}
+
+// ReadOnly says whether nothing may be written to the volume.
+func (v *Volume) ReadOnly() bool {
+	return v.Mapping.ReadOnly || (v.Device != nil && v.Device.ReadOnly) || (v.Filesystem != nil && v.Filesystem.ReadOnly)
+}
+
+// Source is the block device, or the file, that a connected volume is now.
+func (v *Volume) Source() string {
+	if v.Loop != nil {
+		return v.Loop.Path
+	}
+	return v.Device.Path
+}
+
+// Volume is the place of a volume among the instance's; -1: it has it not.
+func (r *Record) Volume(id string) int {
+	return slices.IndexFunc(r.Volumes, func(v Volume) bool { return v.VolumeID == id })
 }

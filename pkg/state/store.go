@@ -1,4 +1,4 @@
-package instance
+package state
 
 import (
 	"context"
@@ -19,11 +19,9 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/lock"
-	"github.com/lxcboot/lxcboot/pkg/lxc"
-	"github.com/lxcboot/lxcboot/pkg/proc"
 )
 
-// The kinds of failure of the record store and the Manager.
+// The kinds of failure of the records, and of what is done by them.
 var (
 	ErrNotFound = errors.New("instance not found")
 	ErrExists   = errors.New("instance exists")
@@ -58,9 +56,9 @@ type Store struct {
 // DefaultRunDir is where the mountpoints are.
 const DefaultRunDir = "/run/lxcboot"
 
-// OpenStore opens the records below stateDir, making the directory when it is
+// Open opens the records below stateDir, making the directory when it is
 // not there. Mountpoints are made below runDir.
-func OpenStore(stateDir, runDir string) (*Store, error) {
+func Open(stateDir, runDir string) (*Store, error) {
 	s := &Store{dir: filepath.Join(stateDir, "instances"), names: index(filepath.Join(stateDir, "names")),
 		ranges: index(filepath.Join(stateDir, "host-ids")), runDir: runDir, Wait: 10 * time.Minute}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
@@ -78,8 +76,8 @@ func (s *Store) LogPath(id string) string { return filepath.Join(s.dir, id, logF
 // SocketPath is where a running instance's console can be reached.
 func (s *Store) SocketPath(id string) string { return filepath.Join(s.dir, id, socketFile) }
 
-func (s *Store) claimPath(id string) string { return filepath.Join(s.dir, id, claimFile) }
-func (s *Store) keptDir(id string) string   { return filepath.Join(s.dir, id, keptDir) }
+func (s *Store) ClaimPath(id string) string { return filepath.Join(s.dir, id, claimFile) }
+func (s *Store) KeptDir(id string) string   { return filepath.Join(s.dir, id, keptDir) }
 
 // List reads every record, sorted by name. Records that cannot be read are in
 // the error, each with its path, and the others are still returned.
@@ -145,39 +143,33 @@ func (s *Store) read(id string) (Record, error) {
 	var head struct{ Version int }
 	if err = json.Unmarshal(data, &head); err == nil && head.Version == 1 {
 		rec, err = upgrade(data)
-	} else if err == nil && head.Version == recordVersion {
+	} else if err == nil && head.Version == Version {
 		err = json.Unmarshal(data, &rec)
 	}
 	switch {
 	case err != nil:
 		return Record{}, failure.Of(ErrDamaged, "damaged record %s: %w", path, err)
-	case head.Version > recordVersion:
-		return Record{}, failure.Of(ErrDamaged, "the record %s is of a newer lxcboot (version %d; this one knows %d): use that one", path, head.Version, recordVersion)
+	case head.Version > Version:
+		return Record{}, failure.Of(ErrDamaged, "the record %s is of a newer lxcboot (version %d; this one knows %d): use that one", path, head.Version, Version)
 	case head.Version < 1 || rec.ID != id || rec.Name == "":
 		return Record{}, failure.Of(ErrDamaged, "damaged record %s: it is of version %d and names instance %q", path, head.Version, rec.ID)
 	}
 	return rec, nil
 }
 
-// Handle is a record that this process alone may change, until it is closed.
-type Handle struct {
+// Held is a record that this process alone may change, until it is closed.
+type Held struct {
 	Record
-	store   *Store
-	lock    *os.File
-	live    lxc.Live     // what the door saw of the container, and what this process did to it
-	last    proc.Process // that kept the console when the door was passed
-	cut     Operation    // the one that the door found cut short, and ended
-	did     []string     // what the door did, in words
-	domain  lxc.Info     // what libvirt said when the container was started
-	at      Step         // the step that this process has come to
-	console Console      // held, and not kept by a process yet
-	gate    Gate         // holds the container's init
-	unsaved error        // why the record on disk is older than this one
+	// Unsaved is why the record on disk is older than this one; nil: it is not.
+	Unsaved error
+
+	store *Store
+	lock  *os.File
 }
 
 // Create claims rec's name and, unless it is privileged, a range of host ids from base
 // on, and saves the record and the seed. The name being taken is ErrExists.
-func (s *Store) Create(ctx context.Context, rec Record, base uint32, seed []byte) (_ *Handle, err error) {
+func (s *Store) Create(ctx context.Context, rec Record, base uint32, seed []byte) (_ *Held, err error) {
 	all, err := s.lockAll(ctx)
 	if err != nil {
 		return nil, err
@@ -186,7 +178,7 @@ func (s *Store) Create(ctx context.Context, rec Record, base uint32, seed []byte
 	if err := s.buildIndex(); err != nil {
 		return nil, err
 	}
-	h := &Handle{Record: rec, store: s}
+	h := &Held{Record: rec, store: s}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.Remove())
@@ -219,7 +211,7 @@ func (s *Store) Create(ctx context.Context, rec Record, base uint32, seed []byte
 }
 
 // Rename gives the held record another name and saves it; a taken one is ErrExists.
-func (s *Store) Rename(ctx context.Context, h *Handle, name string) error {
+func (s *Store) Rename(ctx context.Context, h *Held, name string) error {
 	all, err := s.lockAll(ctx)
 	if err != nil {
 		return err
@@ -256,19 +248,19 @@ func (s *Store) claimRange(base uint32, id string) (IDRange, error) {
 	}
 	first := uint64(base)
 	for _, t := range taken { // sorted
-		if first+idsPerInstance <= t {
+		if first+IDsPerInstance <= t {
 			break
 		}
-		if first < t+idsPerInstance {
+		if first < t+IDsPerInstance {
 			// The next of ours that begins after it.
-			first += (t + idsPerInstance - first + idsPerInstance - 1) / idsPerInstance * idsPerInstance
+			first += (t + IDsPerInstance - first + IDsPerInstance - 1) / IDsPerInstance * IDsPerInstance
 		}
 	}
-	if first+idsPerInstance > uint64(base)+maxInstances*idsPerInstance {
-		return IDRange{}, failure.Of(ErrState, "all %d ranges of host ids from %d on are taken", maxInstances, base)
+	if first+IDsPerInstance > uint64(base)+MaxInstances*IDsPerInstance {
+		return IDRange{}, failure.Of(ErrState, "all %d ranges of host ids from %d on are taken", MaxInstances, base)
 	}
 	_, err = s.ranges.claim(fmt.Sprint(first), id, func(string) bool { return true })
-	return IDRange{First: uint32(first), Count: idsPerInstance}, err
+	return IDRange{First: uint32(first), Count: IDsPerInstance}, err
 }
 
 // lockAll takes the lock under which names and ranges are claimed.
@@ -282,10 +274,10 @@ func (s *Store) lockAll(ctx context.Context) (*os.File, error) {
 	return f, err
 }
 
-// hold takes the lock of the instance that ref names, and reads its record under it.
+// Hold takes the lock of the instance that ref names, and reads its record under it.
 // When it cannot be had within wait, the error is ErrBusy and says what the other process
 // is doing.
-func (s *Store) hold(ctx context.Context, wait time.Duration, ref string) (*Handle, error) {
+func (s *Store) Hold(ctx context.Context, wait time.Duration, ref string) (*Held, error) {
 	limited, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	for {
@@ -313,7 +305,7 @@ func (s *Store) hold(ctx context.Context, wait time.Duration, ref string) (*Hand
 			if !now.UpdatedAt.Equal(before.UpdatedAt) {
 				fault.Point("door/changed meanwhile")
 			}
-			return &Handle{Record: now, store: s, lock: held, last: now.Console}, nil
+			return &Held{Record: now, store: s, lock: held}, nil
 		}
 		held.Close()
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -330,11 +322,34 @@ func (r *Record) busy() error {
 	return failure.Of(ErrBusy, "instance %q is busy: %s is under way in process %d", r.Name, r.Op.Name, r.Op.PID)
 }
 
+// Watch gives a record as it is now, and whether a process works on the instance. What
+// shows an operation, and is held by nobody both before and after it was read, was
+// interrupted: a read of the record alone does not tell, as an operation may have ended
+// between that and the look at its lock.
+func (s *Store) Watch(rec Record) (now Record, busy bool, err error) {
+	for {
+		if s.Held(rec.ID) {
+			return rec, true, nil
+		}
+		if rec.Op == nil && rec.Phase == Built {
+			return rec, false, nil
+		}
+		now, err = s.read(rec.ID)
+		if errors.Is(err, fs.ErrNotExist) {
+			return now, false, notFound(rec.Name)
+		}
+		if err != nil || now.UpdatedAt.Equal(rec.UpdatedAt) {
+			return now, false, err
+		}
+		rec = now
+	}
+}
+
 // Held says whether some process holds the instance now.
 func (s *Store) Held(id string) bool { return locked(filepath.Join(s.Dir(id), lockFile)) }
 
-// claimed says whether a process keeps the instance's console, on whatever host.
-func (s *Store) claimed(id string) bool { return locked(s.claimPath(id)) }
+// Claimed says whether a process keeps the instance's console, on whatever host.
+func (s *Store) Claimed(id string) bool { return locked(s.ClaimPath(id)) }
 
 // locked says whether somebody has the lock of a file; nobody has that of one that is
 // not there.
@@ -344,21 +359,21 @@ func locked(path string) bool {
 }
 
 // Save writes the record to disk: when it returns, the record survives a crash.
-func (h *Handle) Save() error {
+func (h *Held) Save() error {
 	h.UpdatedAt = time.Now().UTC()
 	data, err := json.MarshalIndent(h.Record, "", "  ")
 	if err != nil {
 		return err
 	}
-	if h.unsaved = durable.WriteFile(filepath.Join(h.store.Dir(h.ID), recordFile), append(data, '\n'), 0o600); h.unsaved != nil {
-		return fmt.Errorf("cannot save the instance's record: %w", h.unsaved)
+	if h.Unsaved = durable.WriteFile(filepath.Join(h.store.Dir(h.ID), recordFile), append(data, '\n'), 0o600); h.Unsaved != nil {
+		return fmt.Errorf("cannot save the instance's record: %w", h.Unsaved)
 	}
 	return nil
 }
 
-// saveUndone is Save for what was given back: a disk without space does not stop that,
+// SaveUndone is Save for what was given back: a disk without space does not stop that,
 // as undo takes "not there" as done. Close tells that the record is old.
-func (h *Handle) saveUndone() error {
+func (h *Held) SaveUndone() error {
 	err := h.Save()
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return nil
@@ -366,8 +381,8 @@ func (h *Handle) saveUndone() error {
 	return err
 }
 
-// seed is the seed that the instance was booted with; nil when the container has run.
-func (h *Handle) seed() ([]byte, error) {
+// Seed is the seed that the instance was booted with; nil when the container has run.
+func (h *Held) Seed() ([]byte, error) {
 	data, err := os.ReadFile(filepath.Join(h.store.Dir(h.ID), seedFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -375,20 +390,20 @@ func (h *Handle) seed() ([]byte, error) {
 	return data, err
 }
 
-// forgetSeed removes the seed, and what its files replaced, once the container has run.
-func (h *Handle) forgetSeed() error {
-	return errors.Join(removeFiles(h.store.keptDir(h.ID), ""), removeIfThere(filepath.Join(h.store.Dir(h.ID), seedFile)))
+// ForgetSeed removes the seed, and what its files replaced, once the container has run.
+func (h *Held) ForgetSeed() error {
+	return errors.Join(removeFiles(h.store.KeptDir(h.ID), ""), removeIfThere(filepath.Join(h.store.Dir(h.ID), seedFile)))
 }
 
 // Remove removes the record and everything in its directory.
-func (h *Handle) Remove() error {
+func (h *Held) Remove() error {
 	s, dir := h.store, h.store.Dir(h.ID)
 	// The record goes before its lock: a directory without a record is rubbish
 	// that repair sweeps away.
 	if err := removeIfThere(filepath.Join(dir, recordFile)); err != nil {
 		return err
 	}
-	h.unsaved = nil
+	h.Unsaved = nil
 	fault.Point("record/remove/after-record")
 	return errors.Join(s.names.drop(h.Name, h.ID), s.ranges.drop(fmt.Sprint(h.IDs.First), h.ID), s.clear(dir))
 }
@@ -435,14 +450,14 @@ func (s *Store) Sweep(ctx context.Context) (swept []string, err error) {
 	defer all.Close()
 	entries, _ := os.ReadDir(s.dir)
 	for _, e := range entries {
-		if uuid.Validate(e.Name()) != nil || s.Held(e.Name()) || s.hasRecord(e.Name()) {
+		if uuid.Validate(e.Name()) != nil || s.Held(e.Name()) || s.HasRecord(e.Name()) {
 			continue
 		}
 		if s.clear(s.Dir(e.Name())) == nil {
 			swept = append(swept, e.Name())
 		}
 	}
-	err = errors.Join(s.buildIndex(), s.names.sweep(s.hasName), s.ranges.sweep(func(_, id string) bool { return s.hasRecord(id) }))
+	err = errors.Join(s.buildIndex(), s.names.sweep(s.hasName), s.ranges.sweep(func(_, id string) bool { return s.HasRecord(id) }))
 	records, _ := s.List()
 	for _, r := range records { // of a backup, perhaps
 		_, lost := s.names.claim(r.Name, r.ID, func(holder string) bool { return s.hasName(r.Name, holder) })
@@ -457,19 +472,13 @@ func (s *Store) hasName(name, id string) bool {
 	return err == nil && rec.Name == name || err != nil && !errors.Is(err, fs.ErrNotExist)
 }
 
-func (s *Store) hasRecord(id string) bool {
+func (s *Store) HasRecord(id string) bool {
 	_, err := os.Lstat(filepath.Join(s.Dir(id), recordFile))
 	return err == nil
 }
 
 // Close lets other processes change the instance again.
-func (h *Handle) Close() error {
-	if h.gate != nil {
-		h.gate.Release()
-	}
-	if h.console != nil {
-		h.console.Close()
-	}
+func (h *Held) Close() error {
 	if h.lock == nil {
 		return nil
 	}

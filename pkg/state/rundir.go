@@ -1,4 +1,4 @@
-package instance
+package state
 
 import (
 	"errors"
@@ -21,8 +21,8 @@ import (
 // RootDir is where an instance's root filesystem is mounted on the host.
 func (s *Store) RootDir(id string) string { return filepath.Join(s.runDir, id, "root") }
 
-// launchDir is where lxcboot-init and its orders are.
-func (s *Store) launchDir(id string) string { return filepath.Join(s.runDir, id, "launch") }
+// LaunchDir is where lxcboot-init and its orders are.
+func (s *Store) LaunchDir(id string) string { return filepath.Join(s.runDir, id, "launch") }
 
 // MountDir is where a volume is mounted on the host, by the name of its device.
 func (s *Store) MountDir(id, device string) string {
@@ -34,10 +34,10 @@ func (s *Store) DeviceLink(id, device string) string {
 	return filepath.Join(s.runDir, id, "dev", path.Base(device))
 }
 
-// makeRunDir makes the directory of an instance, into which nobody but root and the
+// MakeRunDir makes the directory of an instance, into which nobody but root and the
 // container's root group can go. The modes are set, whatever the umask, and whatever an
 // earlier process made.
-func (s *Store) makeRunDir(id string, gid int) error {
+func (s *Store) MakeRunDir(id string, gid int) error {
 	if err := os.MkdirAll(s.runDir, 0o711); err != nil {
 		return err
 	}
@@ -54,16 +54,16 @@ func (s *Store) makeRunDir(id string, gid int) error {
 	return errors.Join(os.Chown(dir, 0, gid), os.Chmod(dir, 0o710))
 }
 
-// makeMountpoint makes a mountpoint in the directory of an instance.
-func (s *Store) makeMountpoint(target string) error {
+// MakeMountpoint makes a mountpoint in the directory of an instance.
+func (s *Store) MakeMountpoint(target string) error {
 	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return nil
 }
 
-// link makes the link to a device; one that is there is replaced.
-func (s *Store) link(id, device, to string) error {
+// Link makes the link to a device; one that is there is replaced.
+func (s *Store) Link(id, device, to string) error {
 	name := s.DeviceLink(id, device)
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return err
@@ -74,8 +74,8 @@ func (s *Store) link(id, device, to string) error {
 	return os.Symlink(to, name)
 }
 
-// checkLink fails unless the link leads to a device, and to that one.
-func (s *Store) checkLink(id, device, to string) error {
+// CheckLink fails unless the link leads to a device, and to that one.
+func (s *Store) CheckLink(id, device, to string) error {
 	name := s.DeviceLink(id, device)
 	if now, err := os.Readlink(name); err != nil || now != to {
 		return failure.Of(ErrState, "%s does not lead to %s", name, to)
@@ -86,15 +86,15 @@ func (s *Store) checkLink(id, device, to string) error {
 	return nil
 }
 
-// hasRunDir says whether the host holds anything for an instance's container there.
-func (s *Store) hasRunDir(id string) bool {
+// HasRunDir says whether the host holds anything for an instance's container there.
+func (s *Store) HasRunDir(id string) bool {
 	_, err := os.Lstat(filepath.Join(s.runDir, id))
 	return err == nil
 }
 
-// remove removes what stands at a path of an instance, an empty directory or a link, and
+// RemovePath removes what stands at a path of an instance, an empty directory or a link, and
 // the directories above it that are empty then.
-func (s *Store) remove(id, target string) error {
+func (s *Store) RemovePath(id, target string) error {
 	if err := removeIfThere(target); err != nil {
 		return fmt.Errorf("cannot remove %s: %w", target, err)
 	}
