@@ -110,6 +110,8 @@ func (m *Manager) enter(ctx context.Context, h *Handle, op string) error {
 			return err
 		}
 		return m.recoverVolume(ctx, h)
+	case state.OpRename:
+		return m.recoverVolume(ctx, h)
 	case state.OpReboot:
 		return m.sameStore(h)
 	}
@@ -228,6 +230,9 @@ func (m *Manager) recoverVolume(ctx context.Context, h *Handle) error {
 	op := h.Pending()
 	if op != state.OpAttach && op != state.OpDetach {
 		return nil
+	}
+	if err := m.sameStore(h); err != nil {
+		return err
 	}
 	i := h.Volume(h.Op.Volume)
 	if i < 0 {

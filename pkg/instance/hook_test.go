@@ -30,7 +30,7 @@ func TestHook(t *testing.T) {
 		h := w.manager(store)
 		h.Domains = nil
 		cfg := w.domains[v.ID].cfg
-		dom := lxc.Domain{ID: v.ID, Filesystems: cfg.Filesystems, Disks: cfg.Disks, IDMap: cfg.IDMap}
+		dom := lxc.Domain{ID: v.ID, Name: cfg.Name, Filesystems: cfg.Filesystems, Disks: cfg.Disks, IDMap: cfg.IDMap}
 		if err := h.Hook(ctx, moment, dom, func() (Volumes, error) { return m.Volumes, nil }); err != nil {
 			t.Fatalf("%s: %v", moment, err)
 		}
