@@ -48,6 +48,10 @@ const opRepair = "repair"
 // longer than hookWait, which is less than any call of libvirt may take.
 const hookWait = 5 * time.Second
 
+// glance is how long a lock is waited for by who leaves an instance to its holder: that
+// may be a reader, which only looks whether it is held.
+const glance = 50 * time.Millisecond
+
 // open is the door to an instance: it waits for the lock, reads the record, looks
 // whether the container lives, and ends what was cut short. op is what the caller is
 // about to do. The Handle must be closed with Manager.close.

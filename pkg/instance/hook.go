@@ -36,9 +36,9 @@ func (m *Manager) Hook(ctx context.Context, moment string, dom lxc.Domain, volum
 	}
 	wait := hookWait
 	// A command of ours that starts it does what is left itself; and whoever holds it
-	// looks once more before it lets go. Somebody may only look whether it is held.
+	// looks once more before it lets go.
 	if moment == HookRelease || m.Store.Held(rec.ID) && starts(&rec) {
-		wait = 20 * time.Millisecond
+		wait = glance
 	}
 	h, err := m.openWithin(ctx, wait, dom.ID, "")
 	switch {

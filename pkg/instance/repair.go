@@ -46,7 +46,7 @@ func (m *Manager) Repair(ctx context.Context) (did []string, err error) {
 		if !m.mine(&r) {
 			return "", nil
 		}
-		h, err := m.openWithin(ctx, 0, r.ID, opRepair)
+		h, err := m.openWithin(ctx, glance, r.ID, opRepair)
 		if err != nil {
 			return "", err
 		}

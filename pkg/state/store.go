@@ -290,7 +290,7 @@ func (s *Store) Hold(ctx context.Context, wait time.Duration, ref string) (*Held
 		}
 		held, err := lock.File(limited, filepath.Join(s.Dir(before.ID), lockFile), 0)
 		switch {
-		case ctx.Err() != nil && err != nil:
+		case err != nil && errors.Is(ctx.Err(), context.Canceled):
 			return nil, context.Cause(ctx)
 		case errors.Is(err, fs.ErrNotExist):
 			return nil, notFound(ref)

@@ -159,9 +159,20 @@ func TestHoldSaysWhatIsUnderWay(t *testing.T) {
 	if err := begin(h, OpStop); err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Hold(context.Background(), 20*time.Millisecond, "web1")
-	if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "stop") || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
-		t.Errorf("hold: %v", err)
+	// Whichever limit ends the wait.
+	for _, wait := range []time.Duration{20 * time.Millisecond, time.Hour} {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		_, err = s.Hold(ctx, wait, "web1")
+		cancel()
+		if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "stop") || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+			t.Errorf("hold for %v: %v", wait, err)
+		}
+	}
+	interrupted := errors.New("interrupted")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(interrupted)
+	if _, err = s.Hold(ctx, time.Hour, "web1"); err != interrupted {
+		t.Errorf("an interrupted hold: %v", err)
 	}
 	if !s.Held(h.ID) {
 		t.Error("a held instance is not seen as held")
