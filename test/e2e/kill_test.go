@@ -40,6 +40,8 @@ var (
 	smallArgs    = []string{"boot", "--flavor", "m1.tiny", "--nic", "none", "--block-device", rootSpec, "NAME"}
 	deleteName   = []string{"delete", "NAME"}
 	deleteMade   = []string{"volume", "delete", "made"}
+	attachData   = []string{"volume", "attach", "NAME", "data"}
+	detachData   = []string{"volume", "detach", "NAME", "data"}
 	importQcow2  = []string{"image", "import", "QCOW2", "--name", "imported"}
 	deleteImport = []string{"image", "delete", "imported"}
 
@@ -50,8 +52,8 @@ var (
 		{name: "start", before: [][]string{bootArgs, {"stop", "--force", "NAME"}}, args: []string{"start", "NAME"}, after: [][]string{deleteName}, undone: true},
 		// stop and start in one.
 		{name: "reboot", before: [][]string{bootArgs}, args: []string{"reboot", "NAME"}, after: [][]string{deleteName}, quick: 8},
-		{name: "attach", before: [][]string{smallArgs}, args: []string{"volume", "attach", "NAME", "data"}, after: [][]string{deleteName}, undone: true},
-		{name: "detach", before: [][]string{smallArgs, {"volume", "attach", "NAME", "data"}}, args: []string{"volume", "detach", "NAME", "data"}, after: [][]string{deleteName}},
+		{name: "attach", before: [][]string{smallArgs}, args: attachData, after: [][]string{deleteName}, undone: true},
+		{name: "detach", before: [][]string{smallArgs, attachData}, args: detachData, after: [][]string{deleteName}},
 		{name: "rename", before: [][]string{smallArgs, {"stop", "--force", "NAME"}}, args: []string{"rename", "NAME", "NAME-b"}, after: [][]string{deleteName, {"delete", "NAME-b"}}},
 		{name: "import-raw", store: true, args: []string{"image", "import", "IMAGE", "--name", "imported"}, after: [][]string{deleteImport}, undone: true},
 		{name: "import-qcow2", store: true, args: importQcow2, after: [][]string{deleteImport}, undone: true},
@@ -171,6 +173,119 @@ func TestRepairAnywhere(t *testing.T) {
 		w.tidy(op)
 		w.asBefore()
 	})
+}
+
+// A verb is what can be typed of an instance, with the exit codes that there may be
+// after an attach or a detach of the volume "data" was killed: while its container runs,
+// and while it does not.
+type verb struct {
+	name             string
+	args             []string
+	running, stopped []int
+	ends             bool // the container may end
+}
+
+var verbs = []verb{
+	{name: "start", args: []string{"start", "NAME"}, running: []int{4}, stopped: []int{0}},
+	{name: "stop", args: []string{"stop", "--force", "NAME"}, running: []int{0}, stopped: []int{4}, ends: true},
+	{name: "reboot", args: []string{"reboot", "--hard", "NAME"}, running: []int{0}, stopped: []int{0}, ends: true},
+	// The kill may have come when it was whole already.
+	{name: "attach", args: attachData, running: []int{0, 4}, stopped: []int{0, 4}},
+	{name: "detach", args: detachData, running: []int{0, 3}, stopped: []int{0, 3}},
+	{name: "rename", args: []string{"rename", "NAME", "NAME-b"}, running: []int{4}, stopped: []int{0}},
+	{name: "set", args: []string{"set", "NAME", "--description", "another"}, running: []int{0}, stopped: []int{0}},
+	{name: "delete", args: deleteName, running: []int{0}, stopped: []int{0}, ends: true},
+	{name: "repair", args: []string{"repair"}, running: []int{0}, stopped: []int{0}},
+	{name: "autostart", args: []string{"autostart"}, running: []int{0}, stopped: []int{0}},
+}
+
+// TestVerbsAnywhere kills attach and detach at every point, of a running and of a
+// stopped instance: then each verb works, no container ends by one that does not end it,
+// and afterwards the instance can be stopped, started, given the volume and deleted. A
+// quick run tries each point with one verb, and each verb at some points.
+func TestVerbsAnywhere(t *testing.T) {
+	t.Parallel()
+	count := newTally(t, "kills of attach and detach, each followed by every verb in turn")
+	stop := []string{"stop", "--force", "NAME"}
+	for _, name := range []string{"attach", "detach"} {
+		for _, running := range []bool{true, false} {
+			op := operations[slices.IndexFunc(operations, func(o operation) bool { return o.name == name })]
+			op.after = [][]string{{"delete", "--force", "NAME", "NAME-b"}}
+			if !running {
+				op.name += "-stopped"
+				op.before = append(slices.Clone(op.before), stop)
+			}
+			t.Run(op.name, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, "verbs-"+op.name, count)
+				for i, point := range w.points(op) {
+					for j, v := range verbs {
+						if torture == 0 && i%len(verbs) != j {
+							continue
+						}
+						t.Run(v.name+" after "+point, func(t *testing.T) {
+							w.t = t
+							count.fault()
+							w.setUp(op)
+							w.kill(point, op.args...)
+							w.verb(v, running)
+							w.tidy(op)
+							w.asBefore()
+						})
+					}
+				}
+			})
+		}
+	}
+}
+
+// verb does what was typed after a kill, and then all else that can be done.
+func (w *world) verb(v verb, running bool) {
+	w.t.Helper()
+	init := func() string { return w.must("show", "NAME", "-f", "value", "-c", "init_pid") }
+	was, codes := init(), v.stopped
+	if running {
+		codes = v.running
+	}
+	code, out := w.run(v.args...)
+	if !slices.Contains(codes, code) {
+		w.t.Errorf("exit code %d\n%s", code, out)
+	}
+	if v.name == "delete" {
+		return
+	}
+	if v.name == "rename" && code == 0 {
+		w.must("rename", "NAME-b", "NAME")
+	}
+	if now := init(); running && !v.ends && now != was {
+		w.t.Errorf("the container's init was %s, and is %s", was, now)
+	}
+	has := func(status string) {
+		if now := w.must("volume", "show", "data", "-f", "value", "-c", "status"); strings.TrimSpace(now) != status {
+			w.t.Errorf("the volume is %s, and not %s", strings.TrimSpace(now), status)
+		}
+	}
+	switch v.name {
+	case "attach":
+		has("in-use")
+	case "detach":
+		has("available")
+	}
+	for _, step := range []struct {
+		args []string
+		may  int // exit code, besides 0
+	}{
+		{args: []string{"stop", "--force", "NAME"}, may: 4},
+		{args: []string{"start", "NAME"}},
+		{args: attachData, may: 4},
+		{args: []string{"exec", "NAME", "--", "dd", "if=/dev/vdb", "of=/dev/null", "bs=4096", "count=1"}},
+		{args: detachData},
+	} {
+		if code, out := w.run(step.args...); code != 0 && code != step.may {
+			w.t.Errorf("then %s: exit code %d\n%s", strings.Join(step.args, " "), code, out)
+		}
+	}
+	has("available")
 }
 
 // TestKillTwice kills boot at a point, and then the delete that cleans up after it at

@@ -318,6 +318,9 @@ func (w *world) names() host.State {
 	return lines
 }
 
+// former is what a volume's record says of attachments that it had: a detach adds to it.
+var former = regexp.MustCompile(`,\s*"former": \[[^]]*\]`)
+
 // files is one line for each file of the state directory: its name and mode and,
 // but for the large ones, its content.
 func (w *world) files() host.State {
@@ -332,14 +335,16 @@ func (w *world) files() host.State {
 		}
 		line := fmt.Sprintf("%s %v", strings.TrimPrefix(path, w.state), info.Mode())
 		if info.Mode().IsRegular() {
-			line += fmt.Sprintf(" %d", info.Size())
-			if info.Size() < 1<<20 {
-				data, err := os.ReadFile(path)
-				if err != nil {
-					return err
-				}
-				line += fmt.Sprintf(" %x", sha256.Sum256(bytes.TrimSpace(data)))[:17]
+			if info.Size() >= 1<<20 {
+				lines = append(lines, fmt.Sprintf("%s %d", line, info.Size()))
+				return nil
 			}
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			data = former.ReplaceAll(bytes.TrimSpace(data), nil)
+			line += fmt.Sprintf(" %d %x", len(data), sha256.Sum256(data))[:17]
 		}
 		lines = append(lines, line)
 		return nil
