@@ -24,6 +24,9 @@ var (
 	scopeLimit = 10 * time.Second      // until systemd has made a scope
 )
 
+// Service is the unit that ends the containers when the host goes down.
+const Service = "lxcboot.service"
+
 // Scope is where a process that outlives its command lives under systemd: a unit of its
 // own.
 type Scope struct {
