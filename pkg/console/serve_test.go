@@ -311,6 +311,20 @@ func TestSignalAtTheEnd(t *testing.T) {
 	}
 }
 
+// What follows the container's end is done by the new program when that is just being put
+// in the old one's place.
+func TestProgramIsReplaced(t *testing.T) {
+	w := newWorld(t, "sleep 1000")
+	program := filepath.Join(w.dir, "program")
+	w.Ended[0] = program
+	w.start(t)
+	w.end()
+	eventually(t, "the socket to go, with the container's end", func() bool { _, err := os.Lstat(w.SocketPath); return err != nil })
+	time.Sleep(100 * time.Millisecond) // not to be waited for: it is looked for in vain meanwhile
+	must(t, os.Symlink("/bin/sh", program))
+	w.ended(t)
+}
+
 // A client that takes nothing does not hold up what follows the container's end.
 func TestSlowClientAtTheEnd(t *testing.T) {
 	w := newWorld(t, "sleep 1000")
@@ -453,6 +467,32 @@ func TestExitEventsOfOne(t *testing.T) {
 	cmd.Wait()
 	if s, known := eventStatus(g); !known || s != int(unix.SIGTERM) {
 		t.Errorf("%d, %t", s, known)
+	}
+}
+
+// The kernel's log tells whom it killed for want of memory.
+func TestOOMWatch(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	must(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+	must(t, err)
+	pidfd := os.NewFile(uintptr(fd), "pidfd")
+	defer pidfd.Close()
+	says := func(pid int) { // in the kernel's words
+		t.Helper()
+		must(t, os.WriteFile("/dev/kmsg", fmt.Appendf(nil, "Memory cgroup out of memory: Killed process %d (sleep) total-vm:5kB\n", pid), 0))
+	}
+	says(cmd.Process.Pid) // before: of an older process of the number
+	w := watchOOM(pidfd)
+	defer closeFile(w.log)
+	says(cmd.Process.Pid * 10)
+	if !w.spared() {
+		t.Error("another's end is taken for its end")
+	}
+	says(cmd.Process.Pid)
+	if w.spared() {
+		t.Error("its end is not seen")
 	}
 }
 

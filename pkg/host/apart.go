@@ -38,7 +38,7 @@ type Scope struct {
 // every program that it starts: a lock that its caller holds would else live as long as
 // those. It is for the start of a program. os/exec passes on what it is told to.
 func CloseOnExec() error {
-	if err := unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("keeping inherited descriptors from other programs: %w", err)
 	}
 	return nil
