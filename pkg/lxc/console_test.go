@@ -249,3 +249,45 @@ func TestConsoleEnded(t *testing.T) {
 		}
 	}
 }
+
+// How a container's init ended is handed to what follows the end, also when the container
+// powered itself off, for which the kernel kills its init.
+func TestExitStatus(t *testing.T) {
+	h := open(t)
+	for _, tt := range []struct{ name, script, want string }{
+		{"failed", "/bin/sleep 0.5; exit 7", "--status 1792"},
+		{"powered off", "/bin/sleep 0.5; /bin/poweroff -f & while :; do /bin/sleep 1; done", "--status 0"},
+		{"destroyed", "/bin/sleep 1000", "--status 9"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := config(t, "")
+			cfg.Init, cfg.InitArgs = "/bin/sh", []string{"-c", tt.script}
+			define(t, h, cfg)
+			up(t, h, cfg)
+			info, err := h.State(t.Context(), cfg.UUID)
+			must(t, err)
+			terminal, err := console.Open(info.PID)
+			must(t, err)
+			defer terminal.Close()
+			dir := t.TempDir()
+			o := console.Options{
+				LogPath: filepath.Join(dir, "log"), SocketPath: filepath.Join(dir, "sock"),
+				Ended: []string{"/bin/sh", "-c", "echo $0 $* >" + dir + "/ended"},
+			}
+			must(t, h.withInit(t.Context(), cfg.UUID, func(p *initProc) error { o.Init = p.pid; return nil }))
+			keeper, err := console.Start([]string{os.Args[0], "console-serve"}, terminal, o)
+			must(t, err)
+			if tt.name == "destroyed" {
+				must(t, h.Destroy(t.Context(), cfg.UUID))
+			}
+			for end := time.Now().Add(time.Minute); keeper.Alive(); time.Sleep(poll) {
+				if time.Now().After(end) {
+					t.Fatal("the console process goes on")
+				}
+			}
+			if got, err := os.ReadFile(filepath.Join(dir, "ended")); strings.TrimSpace(string(got)) != tt.want {
+				t.Errorf("%q is handed on instead of %q: %v", got, tt.want, err)
+			}
+		})
+	}
+}
