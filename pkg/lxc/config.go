@@ -35,9 +35,9 @@ type Config struct {
 	Name        string // the domain's name
 	Title       string
 	Description string
-	MemoryMiB   int    // the hard limit of its memory
-	SwapMiB     int    // the most swap it may use besides; 0: not limited
-	VCPUs       int    // how many CPUs' worth of time it may use
+	MemoryMiB   int // the hard limit of its memory
+	SwapMiB     int // the most swap it may use besides; 0: not limited
+	VCPUs       int // how many CPUs' worth of time it may use
 
 	Launch       string // directory on the host that a Launch is mounted at
 	Root         string // directory on the host

@@ -22,8 +22,8 @@ import (
 // read of /proc is true of it if it is alive after.
 type initProc struct {
 	pid        int
+	controller int // its parent, where findInit found it
 	pidfd      *os.File
-	controller int // its parent, as findInit knows it
 }
 
 func (p *initProc) Close() { p.pidfd.Close() }
@@ -174,8 +174,8 @@ func (p *initProc) mentions(text string) bool {
 // waitTurned waits until the process runs its own program, and no longer that of
 // libvirt's controller or lxcboot-init; false when it, or the controller, ended before.
 // The kernel has no event for that.
-func (p *initProc) waitTurned(ctx context.Context) (bool, error) {
-	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", p.controller))
+func (p *initProc) waitTurned(ctx context.Context, controller int) (bool, error) {
+	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", controller))
 	if err != nil {
 		return false, nil
 	}
@@ -291,7 +291,7 @@ func (h *Host) ask(ctx context.Context, id string, initctl func(*libvirt.Domain)
 		// What the first process runs before that would not hear it.
 		limited, cancel := context.WithTimeoutCause(ctx, execLimit, ErrUnheard)
 		defer cancel()
-		if up, err := p.waitTurned(limited); err != nil {
+		if up, err := p.waitTurned(limited, p.controller); err != nil {
 			return fmt.Errorf("container %s: %w", id, err)
 		} else if !up {
 			return fmt.Errorf("container %s: %w", id, ErrNotRunning)
