@@ -86,7 +86,7 @@ func TestLaunch(t *testing.T) {
 			if _, out, _ := c.run(t, ExecOptions{}, "ls", "-A", "/dev"); strings.Contains(out, ".") {
 				t.Errorf("/dev: %q", out)
 			}
-			if name := c.ofInit(t, "../"+fmt.Sprint(c.InitPID)+"/comm"); name != "sh\n" {
+			if name := c.ofInit(t, "comm"); name != "sh\n" {
 				t.Errorf("its name is %q", name)
 			}
 		})
@@ -387,7 +387,8 @@ func TestControlGroups(t *testing.T) {
 			// seen, and the host's own are not.
 			_, tree, _ := c.run(t, ExecOptions{}, "ls", "-R", "/sys/fs/cgroup")
 			for _, word := range []string{"machine", "libvirt-lxc", "system.slice", "lxcboot-"} {
-				if strings.Contains(tree, word) {
+				// Without systemd libvirt has no group in its hierarchy for a container.
+				if shared := word == "lxcboot-" && !private; strings.Contains(tree, word) && !shared {
 					t.Errorf("%s is seen", word)
 				}
 			}
