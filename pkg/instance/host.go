@@ -81,6 +81,9 @@ func (HostRoots) Keep(root, path, into string, ids *rootfs.IDMap) error {
 // Restore is rootfs.Restore.
 func (HostRoots) Restore(root, from string) error { return rootfs.Restore(root, from) }
 
+// Forget is rootfs.Forget.
+func (HostRoots) Forget(from string) error { return rootfs.Forget(from) }
+
 // HostKernel looks at this host's containers, and readies what runs first in them.
 type HostKernel struct {
 	Init func() (string, error) // the path of lxcboot-init

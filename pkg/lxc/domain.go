@@ -240,7 +240,7 @@ func (h *Host) WaitInit(ctx context.Context, info Info) (Info, error) {
 	for {
 		if p, err := findInit(info.PID); err == nil {
 			defer p.Close()
-			switch up, err := p.waitTurned(ctx); {
+			switch up, err := p.waitTurned(ctx, info.PID); {
 			case err != nil:
 				return info, err
 			case up:

@@ -175,8 +175,8 @@ func (p *initProc) mentions(text string) bool {
 // waitTurned waits until the process runs its own program, and no longer that of
 // libvirt's controller or lxcboot-init; false when it, or the controller, ended before.
 // The kernel has no event for that.
-func (p *initProc) waitTurned(ctx context.Context) (bool, error) {
-	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", p.controller))
+func (p *initProc) waitTurned(ctx context.Context, controller int) (bool, error) {
+	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", controller))
 	if err != nil {
 		return false, nil
 	}

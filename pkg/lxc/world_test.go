@@ -227,13 +227,23 @@ func serve(t *testing.T, h *Host, cfg box) *container {
 	return c
 }
 
-// TestMain lets the test's own program be the process that keeps a console.
+// TestMain lets the test's own program be the process that keeps a console, or one that
+// holds an init.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "console-serve" {
 		if err := console.Keep(os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
+		os.Exit(0)
+	}
+	if len(os.Args) > 2 && os.Args[1] == "hold-init" {
+		if _, err := HoldInit(os.Args[2]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("held")
+		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}
 	os.Exit(run(m))
