@@ -305,7 +305,7 @@ func (h *Host) ask(ctx context.Context, id string, long bool) (heard bool, err e
 	err = h.withInit(ctx, id, func(p *initProc) error {
 		short, cancel := context.WithTimeoutCause(ctx, askAgain, errAskAgain)
 		defer cancel()
-		if up, err := p.waitTurned(short); err != nil {
+		if up, err := p.waitTurned(short, p.controller); err != nil {
 			return err
 		} else if !up {
 			return ErrNotRunning
