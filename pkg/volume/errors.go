@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // The kinds of failure that callers tell apart. Stores wrap them with the
@@ -13,7 +15,7 @@ var (
 	ErrAmbiguous   = errors.New("ambiguous name")
 	ErrInUse       = errors.New("in use")
 	ErrConflict    = errors.New("conflict")
-	ErrInvalid     = errors.New("invalid request")
+	ErrInvalid     = failure.ErrInvalid
 	ErrQuota       = errors.New("quota exceeded")
 	ErrUnreachable = errors.New("service unreachable")
 	ErrAuth        = errors.New("not authorized")
