@@ -72,8 +72,8 @@ func Run(ctx context.Context, checks []Check) (results []Result, fit bool) {
 	return results, fit
 }
 
-// Host is the checks of the host itself. stateRule is what the program itself holds
-// the state directory to. The commands add those of libvirt and of the volume store.
+// Host is the checks of the host itself. stateRule is the check of the
+// state directory that a boot makes too. The commands add those of libvirt and of the volume store.
 func Host(stateDir string, stateRule func(dir string) error) []Check {
 	return []Check{
 		{"root", root},
@@ -85,7 +85,6 @@ func Host(stateDir string, stateRule func(dir string) error) []Check {
 		{"cgroups", cgroups},
 		{"qemu-img", tool("qemu-img", "apt-get install qemu-utils", "images other than raw cannot be imported")},
 		{"qemu-storage-daemon", tool("qemu-storage-daemon", "apt-get install qemu-system-common qemu-block-extra", "volumes cannot be reached in user space (iscsi, rbd, nbd, qcow2 files)")},
-		{"nsenter", tool("nsenter", "apt-get install util-linux", "exec does not work")},
 	}
 }
 
@@ -167,8 +166,8 @@ func userNamespaces(context.Context) (string, error) {
 	return "there, at most " + strings.TrimSpace(string(data)), nil
 }
 
-// idmapped asks for nothing but that the kernel knows the call: whether the root's
-// filesystem supports it is seen when it is mounted.
+// idmapped checks only that the kernel knows the call. Whether the root's filesystem
+// supports it is seen when that is mounted.
 func idmapped(string) (string, error) {
 	err := unix.MountSetattr(-1, "", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(unix.Stdin)})
 	if errors.Is(err, unix.ENOSYS) {

@@ -72,8 +72,8 @@ func inspect(r io.ReaderAt, size int64) (inspection, error) {
 	return in, nil
 }
 
-// signatures are those of formats that must not pass for raw. An empty format
-// means that it is no format for images here, and about says what to do.
+// signatures are those of formats that must not pass for raw. Where format is empty, it
+// is no format for images here, and said and convert make the refusal.
 var signatures = []struct {
 	offset  int64 // from the end when negative
 	magic   string
