@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -186,7 +187,7 @@ func held(t *testing.T, h *Host, cfg box, hold func()) (Info, *initProc) {
 			}
 			p.Close()
 		}
-		must(t, pause(ctx, time.Millisecond))
+		must(t, wait.For(ctx, time.Millisecond))
 	}
 }
 
@@ -566,7 +567,7 @@ func TestExecConflict(t *testing.T) {
 		if _, err := os.Stat(slow + ".up"); err == nil {
 			break
 		}
-		must(t, pause(ctx, poll))
+		must(t, wait.For(ctx, poll))
 	}
 	must(t, h.Destroy(t.Context(), c.UUID))
 	select {

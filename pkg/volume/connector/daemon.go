@@ -292,7 +292,7 @@ func (d daemon) stop(ctx context.Context) error {
 		if err := d.idle(ctx); err != nil {
 			return err
 		}
-		// It ends when it is killed just now.
+		// A daemon that was just killed cannot flush either, but is about to end.
 		if err := d.flush(ctx); err != nil && proc.End(context.WithoutCancel(ctx), pidfd, proc.Push{Wait: time.Second}) != nil {
 			return fmt.Errorf("%w: %v; bring the storage back and try again, or kill process %d to give up what was not written", ErrNotFlushed, err, pid)
 		}
@@ -301,8 +301,8 @@ func (d daemon) stop(ctx context.Context) error {
 		if n, err := d.mounts(); err == nil && n == 0 {
 			grace = 2 * time.Second // it never served: it may hang in opening the volume
 		}
-		// Asked to end it closes the volume in order. Once it is told to, there is no way
-		// back: also beyond the end of ctx.
+		// On SIGTERM it closes the volume in order. There is no way back then, and so the
+		// wait for its end does not end with ctx.
 		err := proc.End(context.WithoutCancel(ctx), pidfd, proc.Push{Signal: unix.SIGTERM, Wait: grace}, proc.Push{Signal: unix.SIGKILL, Wait: killLimit})
 		if err != nil {
 			return fmt.Errorf("ending process %d (%s): %w", pid, storageDaemon, err)
@@ -377,7 +377,7 @@ func (d daemon) lastWords() string {
 
 // process finds the daemon and takes hold of it; pidfd is nil when there is none.
 func (d daemon) process() (pid int, pidfd *os.File, err error) {
-	entries, err := os.ReadDir("/proc") // of which an error must not pass for "none"
+	entries, err := os.ReadDir("/proc") // an error must not pass for "none"
 	if err != nil {
 		return 0, nil, fmt.Errorf("listing processes: %w", err)
 	}
