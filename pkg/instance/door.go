@@ -110,6 +110,8 @@ func (m *Manager) enter(ctx context.Context, h *Handle, op string) error {
 			return err
 		}
 		return m.recoverVolume(ctx, h)
+	case state.OpRename:
+		return m.recoverVolume(ctx, h)
 	case state.OpReboot:
 		return m.sameStore(h)
 	}
@@ -229,6 +231,9 @@ func (m *Manager) recoverVolume(ctx context.Context, h *Handle) error {
 	if op != state.OpAttach && op != state.OpDetach {
 		return nil
 	}
+	if err := m.sameStore(h); err != nil {
+		return err
+	}
 	i := h.Volume(h.Op.Volume)
 	if i < 0 {
 		return m.finished(h, op)
@@ -314,12 +319,12 @@ func (m *Manager) hasConsole(r *state.Record) bool {
 	return (r.BootID == "" || r.BootID == m.Host.BootID) && m.Consoles.Alive(r.Console)
 }
 
-// close lets go of an instance. The hook does not wait for the lock when a container
-// ends, nor for long when libvirt has started one: who held it looks once more.
+// close lets go of an instance. libvirt's hook does not wait for the lock when a
+// container ends: who held it looks once more.
 func (m *Manager) close(ctx context.Context, h *Handle) (err error) {
 	if h.Phase == state.Built && m.Store.HasRecord(h.ID) {
 		before := h.lives()
-		if err = m.look(h); err == nil && (before && !h.lives() || h.Pending() == state.OpLibvirt) {
+		if err = m.look(h); err == nil && before && !h.lives() {
 			err = m.recover(ctx, h)
 		}
 	}

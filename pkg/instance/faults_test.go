@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/flavor"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/seed"
@@ -376,5 +377,106 @@ func TestAttachFaults(t *testing.T) {
 				t.Errorf("after delete:\n%s", got)
 			}
 		})
+	}
+}
+
+// TestVerbsAfterCut kills an attach and a detach at each operation: then each verb
+// works, and a container that runs goes on running under all but those that end it.
+func TestVerbsAfterCut(t *testing.T) {
+	more := bdm.Mapping{Source: bdm.SourceVolume, Dest: bdm.DestVolume, ID: "more"}
+	attach := func(ctx context.Context, m *Manager) error {
+		_, err := m.AttachVolume(ctx, "web1", more)
+		return err
+	}
+	detach := func(ctx context.Context, m *Manager) error {
+		_, err := m.DetachVolume(ctx, "web1", "more")
+		return err
+	}
+	verbs := []struct {
+		name string
+		do   func(context.Context, *Manager) error
+		// refused is the kind of error that there may be: always, while the container
+		// runs, and while it does not.
+		refused, running, stopped error
+		ends                      bool // the container may end
+	}{
+		{name: "start", running: state.ErrState, do: func(ctx context.Context, m *Manager) error { _, err := m.Start(ctx, "web1"); return err }},
+		{name: "stop", stopped: state.ErrState, ends: true, do: func(ctx context.Context, m *Manager) error { _, err := m.Stop(ctx, "web1", true); return err }},
+		{name: "reboot", ends: true, do: func(ctx context.Context, m *Manager) error { _, err := m.Reboot(ctx, "web1", true); return err }},
+		{name: "attach", refused: state.ErrState, do: attach},
+		{name: "detach", refused: volume.ErrNotFound, do: detach},
+		{name: "rename", running: state.ErrState, do: func(ctx context.Context, m *Manager) error { return m.Rename(ctx, "web1", "web1") }},
+		{name: "delete", ends: true, do: func(ctx context.Context, m *Manager) error { _, err := m.Delete(ctx, "web1"); return err }},
+		{name: "repair", do: func(ctx context.Context, m *Manager) error { _, err := m.Repair(ctx); return err }},
+		{name: "autostart", do: func(ctx context.Context, m *Manager) error { _, err := m.Autostart(ctx); return err }},
+		{name: "set", do: func(ctx context.Context, m *Manager) error {
+			return m.Change(ctx, "web1", func(r *state.Record) error {
+				r.Spec.Flavor = flavor.Flavor{MemoryMiB: 64, VCPUs: 1}
+				return nil
+			})
+		}},
+	}
+	for _, running := range []bool{true, false} {
+		for name, cut := range map[string]func(context.Context, *Manager) error{"attach": attach, "detach": detach} {
+			prepare := func(w *world, m *Manager) {
+				w.volumes["more"] = &volume.Volume{ID: "more", Name: "more", Status: volume.StatusAvailable, Size: 1}
+				bootFirst(t)(w, m)
+				var err error
+				if !running {
+					_, err = m.Stop(context.Background(), "web1", true)
+				}
+				if err == nil && name == "detach" {
+					err = attach(context.Background(), m)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, verb := range verbs {
+				t.Run(fmt.Sprintf("%s %v/%s", name, running, verb.name), func(t *testing.T) {
+					strike(t, prepare, cut, func(t *testing.T, w *world, m *Manager, _ string, _ error, crashed bool) {
+						if !crashed {
+							return // it was undone, or it went well
+						}
+						ctx := context.Background()
+						refused := verb.stopped
+						if running {
+							refused = verb.running
+						}
+						if err := verb.do(ctx, m); err != nil && !(refused != nil && errors.Is(err, refused)) && !(verb.refused != nil && errors.Is(err, verb.refused)) {
+							t.Fatal(err)
+						}
+						if ran := strings.Contains(w.String(), lxc.Running); running && !verb.ends && !ran {
+							t.Errorf("the container has ended:\n%s", w)
+						}
+						if verb.name == "delete" {
+							if got := w.String(); got != "volume mine available 0\nvolume more available 0\nvolume web1-image available 0" {
+								t.Errorf("after delete:\n%s", got)
+							}
+							return
+						}
+						_, err := m.Stop(ctx, "web1", true)
+						if err = ignore(err, state.ErrState); err == nil {
+							_, err = m.Start(ctx, "web1")
+						}
+						if err == nil {
+							err = ignore(attach(ctx, m), state.ErrState)
+						}
+						if err == nil {
+							err = detach(ctx, m)
+						}
+						if err == nil {
+							_, err = m.Delete(ctx, "web1")
+						}
+						if err != nil {
+							t.Errorf("afterwards: %v", err)
+						}
+						if got := w.String(); got != "volume mine available 0\nvolume more available 0\nvolume web1-image available 0" {
+							t.Errorf("at the end:\n%s", got)
+						}
+					})
+				})
+			}
+		}
 	}
 }

@@ -125,6 +125,9 @@ func (m *Manager) ready(r *state.Record, dom lxc.Domain) error {
 // older lxcboot named devices by numbers, which may be another's by now.
 func (m *Manager) defined(r *state.Record, dom lxc.Domain) error {
 	want := m.config(r)
+	if dom.Name != want.Name { // its rename was cut short
+		return failure.Of(state.ErrState, "libvirt has instance %q as %q; 'lxcboot start %s' defines it anew", r.Name, dom.Name, r.Name)
+	}
 	ours := map[string]bool{want.Root: true, want.Launch: true}
 	for _, f := range want.Filesystems {
 		ours[f.Source] = true

@@ -348,11 +348,8 @@ func (m *Manager) Rename(ctx context.Context, ref, name string) error {
 		return err
 	}
 	defer m.close(ctx, h)
-	switch {
-	case h.lives():
+	if h.lives() {
 		return failure.Of(state.ErrState, "instance %q is running: stop it to rename it", h.Name)
-	case h.Op != nil:
-		return failure.Of(state.ErrState, "the %s of instance %q did not finish: lxcboot repair ends it", h.Op.Name, h.Name)
 	}
 	if other, err := m.Domains.ByName(ctx, name); err == nil && other.ID != h.ID {
 		return failure.Of(state.ErrExists, "the name %q is taken by a libvirt domain (%s)", name, other.ID)

@@ -223,13 +223,16 @@ func (s *Store) Rename(ctx context.Context, h *Held, name string) error {
 	if err := s.claimName(name, h.ID); err != nil {
 		return err
 	}
-	old := h.Name
+	left := h.Name // that it has not in the end
 	h.Name = name
-	if err := h.Save(); err != nil {
-		h.Name = old
-		return errors.Join(err, s.names.drop(name, h.ID))
+	err = h.Save()
+	if err != nil {
+		h.Name, left = left, name
 	}
-	return s.names.drop(old, h.ID)
+	if left != h.Name {
+		err = errors.Join(err, s.names.drop(left, h.ID))
+	}
+	return err
 }
 
 func (s *Store) claimName(name, id string) error {

@@ -90,6 +90,34 @@ func count(m *sync.Map) (n int) {
 	return n
 }
 
+// TestRename: an instance is found by the name that it has now, and its old name is free,
+// also where both are one.
+func TestRename(t *testing.T) {
+	ctx := context.Background()
+	s := openStore(t)
+	h, err := s.Create(ctx, named("one"), DefaultIDBase, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	for _, name := range []string{"one", "two", "two"} {
+		if err := s.Rename(ctx, h, name); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := s.Find(name); err != nil || r.ID != h.ID {
+			t.Errorf("renamed to %q: %v %v", name, r.ID, err)
+		}
+	}
+	other, err := s.Create(ctx, named("one"), DefaultIDBase, nil)
+	if err != nil {
+		t.Fatalf("its old name is not free: %v", err)
+	}
+	defer other.Close()
+	if err := s.Rename(ctx, h, "one"); !errors.Is(err, ErrExists) {
+		t.Errorf("renamed to a name that is taken: %v", err)
+	}
+}
+
 func TestRemoveWhileOthersWait(t *testing.T) {
 	s := openStore(t)
 	for range 100 {
