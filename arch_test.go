@@ -31,6 +31,7 @@ func TestImports(t *testing.T) {
 		"pkg/host":              nil,
 		"pkg/failure":           nil,
 		"pkg/inroot":            nil,
+		"pkg/qcow2":             nil,
 		"pkg/lock":              nil,
 		"pkg/wait":              nil,
 		"pkg/fault":             nil,
@@ -39,7 +40,7 @@ func TestImports(t *testing.T) {
 		"pkg/flavor":            nil,
 		"pkg/volume":            {"pkg/host"},
 	}
-	anywhere := []string{"pkg/failure", "pkg/durable", "pkg/lock", "pkg/wait"} // which are of the standard library alone
+	anywhere := []string{"pkg/failure", "pkg/qcow2", "pkg/durable", "pkg/lock", "pkg/wait"} // which are of the standard library alone
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}: {{join .Imports " "}}`, "./pkg/...").Output()
 	if err != nil {
 		t.Fatal(err)

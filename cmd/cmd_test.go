@@ -415,7 +415,7 @@ func TestOver(t *testing.T) {
 		v    instance.View
 		err  error
 		want bool
-	}{{runs, nil, false}, {ended, nil, true}, {ended, lxc.ErrNoDaemon, false}, {ended, context.DeadlineExceeded, false}, {ended, fmt.Errorf("a: %w", instance.ErrNotFound), true}} {
+	}{{runs, nil, false}, {ended, nil, true}, {ended, lxc.ErrNoDaemon, false}, {ended, context.DeadlineExceeded, false}, {ended, fmt.Errorf("a: %w", state.ErrNotFound), true}} {
 		if got := over(c.v, c.err); got != c.want {
 			t.Errorf("pid %d, %v: %v", c.v.Domain.PID, c.err, got)
 		}

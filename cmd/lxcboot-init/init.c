@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define HERE "/dev/.lxcboot" // where libvirt mounts the directory with our orders
-#define CGROUPS "/sys/fs/cgroup/"
+#define CGROUPS "/sys/fs/cgroup"
 #define HOLD_LIMIT 30000 // milliseconds: when nobody ever comes to let us go
 
 #define NOT_EXECUTABLE 126 // as shells have it
@@ -110,7 +110,7 @@ static int read_group_mounts(struct group_mount *all, int max)
 		char *root, *at, *type, *options, *tail = strstr(line, " - ");
 		if (!tail || sscanf(line, "%*s %*s %*s %ms %ms", &root, &at) != 2 || sscanf(tail, " - %ms %*s %ms", &type, &options) != 2)
 			continue;
-		if ((!strcmp(type, "cgroup") || !strcmp(type, "cgroup2")) && !strncmp(at, CGROUPS, strlen(CGROUPS) - 1))
+		if ((!strcmp(type, "cgroup") || !strcmp(type, "cgroup2")) && !strncmp(at, CGROUPS, strlen(CGROUPS)))
 			all[n++] = (struct group_mount){ root, at, type, options };
 	}
 	fclose(f);
@@ -131,6 +131,23 @@ static void join_own_group(const struct hierarchy *h, const struct group_mount *
 	snprintf(procs, sizeof procs, "%s/cgroup.procs", dir);
 	if (mkdir(dir, 0755) == 0 || errno == EEXIST)
 		write_file(procs, "0");
+}
+
+// unmount_groups unmounts what libvirt has mounted. With cgroup v1 that is a mount for
+// each hierarchy, on directories of a tmpfs: that is taken away with all that is on it,
+// and put back without, as the kernel takes its time for each that is unmounted alone.
+static void unmount_groups(const struct group_mount *mounts, int n)
+{
+	int tree = -1;
+
+	if (n == 0)
+		return;
+	if (strcmp(mounts[n - 1].at, CGROUPS) && (tree = open_tree(AT_FDCWD, CGROUPS, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)) < 0)
+		die(NOT_EXECUTABLE, "cannot copy the mount %s", CGROUPS);
+	if (umount2(CGROUPS, MNT_DETACH) < 0)
+		die(NOT_EXECUTABLE, "cannot unmount %s", CGROUPS);
+	if (tree >= 0 && (move_mount(tree, "", AT_FDCWD, CGROUPS, MOVE_MOUNT_F_EMPTY_PATH) < 0 || close(tree) < 0))
+		die(NOT_EXECUTABLE, "cannot mount %s", CGROUPS);
 }
 
 // confine_groups hides the host's groups: this process's are the roots of all that it
@@ -155,9 +172,7 @@ static void confine_groups(int privileged)
 			join_own_group(systemd, &mounts[i]);
 	if (unshare(CLONE_NEWCGROUP) < 0)
 		die(NOT_EXECUTABLE, "cannot make a namespace of control groups");
-	for (int i = k - 1; i >= 0; i--)
-		if (umount2(mounts[i].at, MNT_DETACH) < 0)
-			die(NOT_EXECUTABLE, "cannot unmount %s", mounts[i].at);
+	unmount_groups(mounts, k);
 	for (int i = 0; i < k; i++)
 		for (int j = 0; j < n; j++) {
 			const char *names = *hierarchies[j].names ? hierarchies[j].names : NULL;

@@ -33,11 +33,11 @@ type Flavor struct {
 // "optional" or "mandatory".
 const ConfigDrive = "img_config_drive"
 
-// Check holds the rules of Nova's API, in its order, and then those that Cinder has
-// for the volumes that would be made: what they refuse after things were made or
-// reserved is refused here before anything is. It returns the mappings with all that
-// follows from the facts (sizes, device names, the flavor's own disks), and warnings.
-// Errors are of the kinds failure.ErrInvalid, ErrNotFound or ErrInUse.
+// Check applies the rules of Nova's API, in its order, and then Cinder's rules for the
+// volumes that would be made. What those two refuse after something was made or reserved
+// is refused here before. It returns the mappings completed from the facts (sizes, device
+// names, the flavor's own disks), and warnings. Errors are of the kinds
+// failure.ErrInvalid, ErrNotFound or ErrInUse.
 func Check(mappings []Mapping, f Facts) (final []Mapping, warnings []string, err error) {
 	all := slices.Clone(mappings)
 	for _, rule := range []func([]Mapping) error{f.source, f.rootExists, f.rootName, f.single} {
@@ -60,9 +60,9 @@ func Check(mappings []Mapping, f Facts) (final []Mapping, warnings []string, err
 	return all, warnings, nil
 }
 
-// CheckAttach holds the rules for one more volume of an instance that has the devices
-// have. The mapping is of an existing volume, v, and has its id. It is returned as
-// Check returns mappings, with warnings.
+// CheckAttach applies the rules for one more volume, v, to an instance that has the
+// devices have; m is the mapping of v, with its id. It returns m completed as Check
+// completes mappings, and warnings.
 func CheckAttach(have []Mapping, m Mapping, v volume.Volume) (Mapping, []string, error) {
 	f := Facts{Volumes: map[string]volume.Volume{m.ID: v}}
 	all := append(slices.Clone(have), m)

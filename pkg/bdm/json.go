@@ -17,8 +17,9 @@ const MaxJSON = 1 << 20
 var wholeNumber = regexp.MustCompile(`^-?[0-9]+$`)
 
 // ParseJSON reads block devices in the form of openstack server create's JSON file:
-// an object with the keys of a spec, or a list of such objects. data is the file's
-// content, or was typed itself, and name what was typed. A null counts as absent.
+// an object with the keys of a spec, or a list of such objects. name is what was typed;
+// data is the content of the file of that name, or was typed itself. A null counts as
+// absent.
 // Errors are *SpecError.
 func ParseJSON(name string, data []byte) ([]Spec, error) {
 	if len(name) > 100 {

@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// rootDevice is the name that Nova takes the root to have.
+// rootDevice is the device name that Nova assumes for the root.
 const rootDevice = "/dev/vda"
 
 // legacy reads --block-device-mapping, device=id[:type[:size[:delete]]]. As in Nova's
 // API, the device that is called vda becomes the root, and the others data. What
-// novaclient passes over is refused: a device that is given twice, a type that is
-// none, parts beyond the fourth.
+// novaclient silently ignores is refused: a device that is given twice, an unknown type,
+// parts beyond the fourth.
 func (r Request) legacy() ([]device, error) {
 	var all []device
 	seen := map[string]bool{}

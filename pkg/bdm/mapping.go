@@ -227,9 +227,9 @@ func badMountPath(text string) string {
 	return ""
 }
 
-// check holds the rules of Nova's API for one device (its from_api), and then those
-// that a container adds. image says that the boot has an image of its own, in whose
-// place an image may become a local disk.
+// check applies the rules of Nova's API for one device (its from_api), and then those
+// that a container adds. image says that the boot has --image: only then can the root be
+// a local disk that is made from an image.
 func (m Mapping) check(from origin, image bool) error {
 	fail := func(key, value, format string, args ...any) error { return from.fail(key, value, format, args...) }
 	switch {

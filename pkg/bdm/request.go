@@ -174,7 +174,7 @@ func Mappings(r Request) ([]Mapping, error) {
 	return all, nil
 }
 
-// exclusions holds what flags say against each other.
+// exclusions refuses flags that exclude each other.
 func (r Request) exclusions(devices bool) error {
 	roots := 0
 	for _, given := range []string{r.Image, r.BootVolume, r.Snapshot} {
@@ -218,7 +218,7 @@ func (r Request) root(devices bool) ([]device, error) {
 	case r.Image != "":
 		from = origin{"--image", r.Image}
 		m.Source, m.ID, m.Dest, m.DeleteOnTermination = SourceImage, r.Image, DestLocal, true
-		if !devices { // then Nova's API makes it, with a type; else novaclient does, without
+		if !devices { // Nova's API makes it, with a type; beside other devices novaclient does, without
 			m.DeviceType = "disk"
 		}
 	case r.BootVolume != "":

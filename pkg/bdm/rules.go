@@ -101,9 +101,8 @@ func (f Facts) addFlavorDevices(all []Mapping) []Mapping {
 	return all
 }
 
-// rootFits holds the flavor, and the size that was asked for, against what the image
-// of the root needs. A volume keeps what its image needed, and a snapshot its
-// volume's.
+// rootFits: the flavor, and the size that was asked for, are large enough for the root's
+// image. A volume remembers what its image needs; a snapshot needs what its volume does.
 func (f Facts) rootFits(all []Mapping) error {
 	m, _ := root(all)
 	var img volume.Image
@@ -114,7 +113,7 @@ func (f Facts) rootFits(all []Mapping) error {
 		if img.Status != volume.ImageActive {
 			return notActive(m.ID, img)
 		}
-		// As Nova, nothing at all is an option too.
+		// Nova takes an empty value too.
 		if drive := img.Properties[ConfigDrive]; !slices.Contains([]string{"", "optional", "mandatory"}, drive) {
 			return failure.Invalid("Image's config drive option '%s' is invalid: its property %s is neither optional nor mandatory", drive, ConfigDrive)
 		}
@@ -130,8 +129,8 @@ func (f Facts) rootFits(all []Mapping) error {
 		return failure.Invalid("Flavor's memory is too small for requested image. The flavor has %d MiB, %s needs %d MiB. Use a larger flavor.", f.Flavor.MemoryMiB, what, img.MinRAM)
 	}
 	if m.Dest == DestVolume {
-		// The size that was said of an existing volume is not its size: Nova holds
-		// it against min_disk all the same, and refuses volumes that would do.
+		// Nova compares the size= of an existing volume with min_disk as well, although
+		// that is not the volume's size, and so refuses volumes that are large enough.
 		if m.Source != SourceVolume && m.Size > 0 && img.MinDisk > m.Size {
 			return failure.Invalid("Volume is smaller than the minimum size specified in image metadata. Volume size is %d bytes, minimum size is %d bytes. Give size=%d (GiB) or more.", inBytes(m.Size), inBytes(img.MinDisk), img.MinDisk)
 		}
@@ -199,7 +198,7 @@ func (f Facts) bootSequence(all []Mapping) error {
 	return nil
 }
 
-// each holds the rules for each device, in order.
+// each: the rules for single devices, device by device.
 func (f Facts) each(all []Mapping) error {
 	seen := map[string]bool{}
 	for _, m := range all {
@@ -345,8 +344,8 @@ func (f Facts) local(all []Mapping) error {
 	return nil
 }
 
-// created holds what Cinder refuses when it makes the volumes, which Nova shows only
-// as a build that failed.
+// created: what Cinder would refuse when it makes the volumes, which Nova only shows as
+// a build that failed.
 func (f Facts) created(all []Mapping) error {
 	for _, m := range all {
 		if m.Dest != DestVolume {

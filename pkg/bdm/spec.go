@@ -55,8 +55,8 @@ type Spec struct{ pairs []pair }
 type pair struct{ key, value string }
 
 // ParseSpec reads key=value pairs with commas between them, as nova boot does: no
-// quoting, no escaping. What nova boot passes over is refused: a key that is given
-// twice, also by its alias, and a second '=' in a value. Errors are *SpecError.
+// quoting, no escaping. What nova boot silently ignores is refused: a key that is
+// given twice, also by its alias, and a second '=' in a value. Errors are *SpecError.
 func ParseSpec(text string) (Spec, error) {
 	return parsePairs(origin{flagDevice, text}, keys)
 }

@@ -4,10 +4,11 @@
 package console
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 	"io/fs"
 	"net"
 	"os"
@@ -25,12 +26,21 @@ import (
 
 // Options say where a container's console goes.
 type Options struct {
-	LogPath    string // mode 0600; the part before it is kept as LogPath.1
-	MaxBytes   int64  // of both together; 0: DefaultLogBytes
-	Init       int
-	Claim      string
+	LogPath    string   // mode 0600; the part before it is kept as LogPath.1
+	MaxBytes   int64    // of both together; 0: DefaultLogBytes
 	SocketPath string   // mode 0600, for Attach; its directory is private
 	Ended      []string // what is run when the container has ended, to release what the host holds for it
+
+	// Init is the container's init by its number on the host. Ended is given the
+	// wait status that it ended with, as --status N; not where that is not learnt, or
+	// Init is 0.
+	Init int
+	// Claim is a file that the process holds an exclusive flock(2) on, through Ended to
+	// its end; empty: none. Where another has it, such as a process before this one, it
+	// is waited for, while the console is kept.
+	Claim string
+	// Warn is told when the process stays in its caller's control groups; nil: nobody.
+	Warn func(error)
 }
 
 // ErrEnded says that a terminal is not, or no longer, a running container's.
@@ -44,7 +54,8 @@ var ErrEnded = errors.New("the container has ended")
 // ends amid a burst of output.
 type Terminal struct {
 	tty.Ends
-	controller *os.File // the pidfd of libvirt_lxc
+	pid        int      // of libvirt_lxc
+	controller *os.File // its pidfd
 }
 
 // Close lets go of the terminal.
@@ -55,52 +66,51 @@ func (t *Terminal) Close() {
 
 // serve keeps the console of one container until that has ended: what it prints goes
 // to the bounded log and to all clients of the socket, and what they type goes to the
-// container. It returns nil when all that was printed is written.
+// container. Neither a log nor a client that takes nothing holds up the container. It
+// returns nil when all that was printed is written, and the cause of ctx when that ends
+// before the container has.
 func (t *Terminal) serve(ctx context.Context, o Options, l net.Listener) error {
-	log, err := openLog(o.LogPath, o.MaxBytes)
-	if err != nil {
-		l.Close()
-		return err
-	}
-	defer log.Close()
+	log := queueLog(o.LogPath, o.MaxBytes)
+	defer log.end()
 	h := &hub{ends: t.Ends, clients: map[*client]bool{}}
 	defer h.end()
 	defer l.Close()
-	defer os.Remove(o.SocketPath) // first of the three: whoever finds it gone need not ask
+	defer os.Remove(o.SocketPath) // clients take its absence for "no console"
 	go h.accept(l)
 
-	ended, stop := context.WithCancel(ctx)
-	defer stop()
+	ended := make(chan struct{})
 	go func() {
-		defer stop()
-		t.wait() // left behind when ctx ends first
+		pollFor(t.controller, unix.POLLIN, -1)
+		close(ended)
 	}()
-	defer context.AfterFunc(ended, func() { t.Host.SetReadDeadline(time.Unix(1, 0)) })()
-
+	go func() {
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		}
+		t.Host.SetReadDeadline(time.Unix(1, 0))
+	}()
+	keep := func(p []byte) {
+		if len(p) > 0 {
+			p = bytes.Clone(p)
+			h.broadcast(p)
+			log.put(p)
+		}
+	}
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := t.Host.Read(buf)
-		if n > 0 {
-			h.broadcast(buf[:n])
-			if _, err := log.Write(buf[:n]); err != nil {
-				return fmt.Errorf("cannot write the console log: %w", err)
-			}
-		}
+		keep(buf[:n])
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			for _, f := range []*os.File{t.Host, t.Inner} {
-				if err := drain(f, h, log); err != nil {
-					return err
-				}
-			}
+		case err == nil:
+		case !proc.Alive(t.controller): // whatever else happened
+			drain(t.Host, buf, keep)
+			drain(t.Inner, buf, keep)
 			return nil
-		case errors.Is(err, unix.EIO), errors.Is(err, io.EOF): // hung up
-			return nil
-		case err != nil:
-			return fmt.Errorf("cannot read the console %s: %w", t.Host.Name(), err)
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		default: // no terminal has been seen to fail; one that does is tried again
+			_ = wait.For(ctx, 100*time.Millisecond)
 		}
 	}
 }
@@ -114,7 +124,7 @@ func Open(controller int) (*Terminal, error) {
 	if err != nil {
 		return nil, ErrEnded
 	}
-	t := &Terminal{controller: os.NewFile(uintptr(fd), "pidfd")}
+	t := &Terminal{pid: controller, controller: os.NewFile(uintptr(fd), "pidfd")}
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", controller))
 	if err != nil || strings.TrimSpace(string(comm)) != "libvirt_lxc" || !proc.Alive(t.controller) {
 		t.Close()
@@ -134,33 +144,17 @@ func Open(controller int) (*Terminal, error) {
 	return t, nil
 }
 
-// drain writes what is left to read. The kernel hands a terminal's data over by a
-// worker: a moment without any is not the end of it.
-func drain(f *os.File, h *hub, log io.Writer) error {
+// drain reads what is left. The kernel hands a terminal's data over by a worker: a
+// moment without any is not the end of it.
+func drain(f *os.File, buf []byte, keep func([]byte)) {
 	if f == nil {
-		return nil
+		return
 	}
-	buf := make([]byte, 32<<10)
 	for {
 		f.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 		n, err := f.Read(buf)
-		if n > 0 {
-			h.broadcast(buf[:n])
-			if _, err := log.Write(buf[:n]); err != nil {
-				return fmt.Errorf("cannot write the console log: %w", err)
-			}
-		}
+		keep(buf[:n])
 		if err != nil || n == 0 {
-			return nil
-		}
-	}
-}
-
-// wait returns when the container's controller has ended.
-func (t *Terminal) wait() {
-	fds := []unix.PollFd{{Fd: int32(t.controller.Fd()), Events: unix.POLLIN}}
-	for {
-		if n, err := unix.Poll(fds, -1); n > 0 || err != nil && err != unix.EINTR {
 			return
 		}
 	}
@@ -216,8 +210,12 @@ type client struct {
 func (h *hub) accept(l net.Listener) {
 	for {
 		conn, err := l.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil { // no descriptor or memory is left, for now
+			time.Sleep(100 * time.Millisecond)
+			continue
 		}
 		c := &client{conn, make(chan []byte, clientBacklog)}
 		h.mu.Lock()
@@ -268,13 +266,10 @@ func (h *hub) serve(conn net.Conn) {
 	}
 }
 
+// broadcast gives all clients what must not change any more.
 func (h *hub) broadcast(b []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.clients) == 0 {
-		return
-	}
-	b = append([]byte(nil), b...)
 	for c := range h.clients {
 		select {
 		case c.out <- b:
@@ -295,13 +290,14 @@ func (h *hub) drop(c *client) {
 	}
 }
 
-// end lets every client have what was sent to it.
+// end lets every client have what was sent to it, if it takes that in good time.
 func (h *hub) end() {
 	h.mu.Lock()
 	h.ended = true
 	for c := range h.clients {
 		delete(h.clients, c)
 		close(c.out)
+		defer time.AfterFunc(patience, func() { c.conn.Close() }).Stop()
 	}
 	h.mu.Unlock()
 	h.writers.Wait()

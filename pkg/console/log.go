@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,11 +29,118 @@ type boundedLog struct {
 }
 
 func openLog(path string, maxBytes int64) (*boundedLog, error) {
+	l := newLog(path, maxBytes)
+	return &l, l.open()
+}
+
+// newLog is a log that is opened when it is first written.
+func newLog(path string, maxBytes int64) boundedLog {
 	if maxBytes <= 0 {
 		maxBytes = DefaultLogBytes
 	}
-	l := &boundedLog{path: path, half: max(maxBytes/2, 1)}
-	return l, l.open()
+	return boundedLog{path: path, half: max(maxBytes/2, 1)}
+}
+
+// retryLog is how long a log that could not be written is left alone.
+const retryLog = time.Second
+
+// lossyLog is a boundedLog that cannot fail: what cannot be written is dropped, and the
+// log says how much that was as soon as it can be written again.
+type lossyLog struct {
+	boundedLog
+	lost  int64
+	why   error
+	retry time.Time
+}
+
+func (l *lossyLog) write(p []byte) {
+	if l.why != nil && time.Now().Before(l.retry) {
+		l.lost += int64(len(p))
+		return
+	}
+	if l.lost > 0 {
+		l.mark()
+	}
+	if l.lost == 0 {
+		n, err := l.Write(p)
+		p = p[n:]
+		l.why = err
+	}
+	l.lost += int64(len(p))
+	l.retry = time.Now().Add(retryLog)
+}
+
+// mark writes how much was lost.
+func (l *lossyLog) mark() {
+	why := "the log could not be written in time"
+	if l.why != nil {
+		why = l.why.Error()
+	}
+	n, err := l.Write(fmt.Appendf(nil, "\r\n[lxcboot: %d bytes were lost here: %s]\r\n", l.lost, why))
+	if err == nil || n > 0 {
+		l.lost = 0
+	}
+	l.why = err
+}
+
+// backlog is how many parts of output may wait for the log, and patience how long a
+// disk that stands still may hold up the container.
+const (
+	backlog  = 256
+	patience = 5 * time.Second
+)
+
+// logQueue writes to a log aside: no disk may hold up the container for ever.
+type logQueue struct {
+	parts chan []byte
+	done  chan struct{}
+	lost  atomic.Int64 // bytes that found no place
+	stuck bool
+}
+
+func queueLog(path string, maxBytes int64) *logQueue {
+	q := &logQueue{parts: make(chan []byte, backlog), done: make(chan struct{})}
+	l := &lossyLog{boundedLog: newLog(path, maxBytes)}
+	go func() {
+		defer close(q.done)
+		for p := range q.parts {
+			l.lost += q.lost.Swap(0)
+			l.write(p)
+		}
+		if l.lost += q.lost.Swap(0); l.lost > 0 {
+			l.mark()
+		}
+		closeFile(l.f)
+	}()
+	return q
+}
+
+// put hands a part over, which must not change any more.
+func (q *logQueue) put(p []byte) {
+	select {
+	case q.parts <- p:
+		q.stuck = false
+		return
+	default:
+	}
+	if !q.stuck {
+		select {
+		case q.parts <- p:
+			return
+		case <-time.After(patience):
+			q.stuck = true
+		}
+	}
+	q.lost.Add(int64(len(p)))
+}
+
+// end waits until all is written, as far as the disk lets it.
+func (q *logQueue) end() {
+	close(q.parts)
+	select {
+	case <-q.done:
+	case <-time.After(patience):
+	}
 }
 
 func (l *boundedLog) open() error {
@@ -52,35 +160,43 @@ func (l *boundedLog) open() error {
 	return nil
 }
 
-// Write splits p at the limit, so that the bound holds to the byte.
+// Write splits p at the limit, so that the bound holds to the byte. After an error it
+// can be called again.
 func (l *boundedLog) Write(p []byte) (int, error) {
-	total := len(p)
-	for len(p) > 0 {
-		if l.size >= l.half {
+	done := 0
+	for done < len(p) {
+		if l.f != nil && l.size >= l.half {
 			if err := l.rotate(); err != nil {
-				return 0, err
+				return done, err
 			}
 		}
-		part := p
+		if l.f == nil {
+			if err := l.open(); err != nil {
+				return done, err
+			}
+			continue
+		}
+		part := p[done:]
 		if room := l.half - l.size; int64(len(part)) > room {
 			part = part[:room]
 		}
 		n, err := l.f.Write(part)
 		l.size += int64(n)
+		done += n
 		if err != nil {
-			return 0, err
+			return done, err
 		}
-		p = p[n:]
 	}
-	return total, nil
+	return done, nil
 }
 
 func (l *boundedLog) rotate() error {
 	if err := os.Rename(l.path, l.path+".1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	l.f.Close()
-	return l.open()
+	err := l.f.Close()
+	l.f = nil
+	return err
 }
 
 func (l *boundedLog) Close() error { return l.f.Close() }

@@ -88,7 +88,6 @@ func TestFollowLog(t *testing.T) {
 			}
 		})
 	}()
-	time.Sleep(150 * time.Millisecond)
 	l, err := openLog(path, 400)
 	must(t, err)
 	defer l.Close()
@@ -100,7 +99,12 @@ func TestFollowLog(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	close(ended)
-	must(t, <-done)
+	select {
+	case err := <-done:
+		must(t, err)
+	case <-time.After(testLimit):
+		t.Fatal("it follows a log that has ended")
+	}
 	if out.String() != want.String() {
 		t.Errorf("%q", out.String())
 	}

@@ -35,7 +35,7 @@ func TestStartFails(t *testing.T) {
 	ptmx, terminal, err := pty.Open()
 	must(t, err)
 	defer ptmx.Close()
-	console := &Terminal{tty.Ends{Host: terminal, Master: ptmx}, terminal}
+	console := &Terminal{Ends: tty.Ends{Host: terminal, Master: ptmx}, controller: terminal}
 	defer terminal.Close()
 	for _, tt := range []struct {
 		exe  string

@@ -74,8 +74,8 @@ func Run(ctx context.Context, checks []Check) (results []Result, fit bool) {
 	return results, fit
 }
 
-// Host is the checks of the host itself. stateRule is what the program itself holds
-// the state directory to. The commands add those of libvirt and of the volume store.
+// Host is the checks of the host itself. stateRule is the check of the
+// state directory that a boot makes too. The commands add those of libvirt and of the volume store.
 func Host(stateDir string, stateRule func(dir string) error) []Check {
 	return []Check{
 		{"root", root},
@@ -201,8 +201,8 @@ func userNamespaces(context.Context) (string, error) {
 	return "there, at most " + strings.TrimSpace(string(data)), nil
 }
 
-// idmapped asks for nothing but that the kernel knows the call: whether the root's
-// filesystem supports it is seen when it is mounted.
+// idmapped checks only that the kernel knows the call. Whether the root's filesystem
+// supports it is seen when that is mounted.
 func idmapped(string) (string, error) {
 	err := unix.MountSetattr(-1, "", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(unix.Stdin)})
 	if errors.Is(err, unix.ENOSYS) {

@@ -16,11 +16,11 @@ var (
 	seen = map[string]int{}
 )
 
-// Point is reached with the name of the point between two effects. With the
-// variable LXCBOOT_FAULT_LOG set, the name is appended to that file. With
-// LXCBOOT_FAULT=NAME[#N]=ACTION set and this the N-th (default first) time that
-// the named point is reached, the action is taken: kill (SIGKILL to itself), int
-// (SIGINT to itself), or stop (SIGSTOP, so that a test can change the world).
+// Point is called between two effects, with a name for that moment. The variable
+// LXCBOOT_FAULT_LOG names a file that the names are appended to. With
+// LXCBOOT_FAULT=NAME[#N]=ACTION, the process does ACTION to itself when NAME is reached
+// for the N-th time (default: the first): kill (SIGKILL), int (SIGINT), or stop (SIGSTOP,
+// so that a test can change the world).
 func Point(name string) {
 	mu.Lock()
 	defer mu.Unlock()

@@ -12,8 +12,8 @@ import (
 
 // Parse reads the flavors of a configuration: what a YAML or JSON list of mappings
 // decodes to, or nil for none. Each has the keys name, id, ram (MiB), vcpus, disk
-// and ephemeral (GiB) and swap (MiB); what is not one of these, given as something
-// else than a whole number, or missing where it is needed, is a failure.ErrInvalid.
+// and ephemeral (GiB) and swap (MiB). An unknown key, a number that is not whole, and a
+// missing key that is needed are failure.ErrInvalid.
 func Parse(list any) ([]Flavor, error) {
 	if list == nil {
 		return nil, nil
@@ -44,8 +44,8 @@ func parseOne(item any) (f Flavor, err error) {
 	}
 	texts := map[string]*string{"name": &f.Name, "id": &f.ID}
 	numbers := map[string]*int{"ram": &f.MemoryMiB, "vcpus": &f.VCPUs, "disk": &f.DiskGiB, "ephemeral": &f.EphemeralGiB, "swap": &f.SwapMiB}
-	// Sorted, so that of several faults the same one is told each time; texts
-	// first, so that the flavor has its name by then.
+	// Sorted, so that of several faults always the same one is reported; texts first, so
+	// that the report can name the flavor.
 	for _, key := range slices.Sorted(maps.Keys(pairs)) {
 		to, ok := texts[key]
 		if !ok {

@@ -36,8 +36,7 @@ type Flavors []Flavor
 
 // New adds flavors to the classics; one of the same name takes its place. A flavor
 // without an id has its name for one, or the id of the classic whose place it takes.
-// What two of them could be meant by is refused, so that a name or id always stands
-// for one.
+// A name or id that would stand for two of them is refused.
 func New(more []Flavor) (Flavors, error) {
 	all := slices.Clone(Flavors(Classics))
 	for n, f := range more {

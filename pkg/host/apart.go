@@ -24,6 +24,9 @@ var (
 	scopeLimit = 10 * time.Second      // until systemd has made a scope
 )
 
+// Service is the unit that ends the containers when the host goes down.
+const Service = "lxcboot.service"
+
 // Scope is where a process that outlives its command lives under systemd: a unit of its
 // own.
 type Scope struct {
@@ -35,7 +38,7 @@ type Scope struct {
 // every program that it starts: a lock that its caller holds would else live as long as
 // those. It is for the start of a program. os/exec passes on what it is told to.
 func CloseOnExec() error {
-	if err := unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("keeping inherited descriptors from other programs: %w", err)
 	}
 	return nil

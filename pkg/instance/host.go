@@ -81,6 +81,9 @@ func (HostRoots) Keep(root, path, into string, ids *rootfs.IDMap) error {
 // Restore is rootfs.Restore.
 func (HostRoots) Restore(root, from string) error { return rootfs.Restore(root, from) }
 
+// Forget is rootfs.Forget.
+func (HostRoots) Forget(from string) error { return rootfs.Forget(from) }
+
 // HostKernel looks at this host's containers, and readies what runs first in them.
 type HostKernel struct {
 	Init func() (string, error) // the path of lxcboot-init
@@ -154,22 +157,21 @@ func (c hostConsole) Close() {
 // last, before it is ended.
 const lastWords = 2 * time.Second
 
-// Stop waits until the process that keeps a console has let go of its claim, as it does
+// Stop waits until the process that keeps a console has taken its socket away, as it does
 // when the log is whole: what it does then waits for the instance's lock, which the
 // caller has. One that does not is ended by console.Stop.
 func (c HostConsoles) Stop(ctx context.Context, id string, p proc.Process) error {
 	if self, err := proc.Of(os.Getpid()); err == nil && self == p {
 		return nil
 	}
-	if _, err := os.Lstat(c.Store.ClaimPath(id)); err == nil {
-		limited, cancel := context.WithTimeout(ctx, lastWords)
-		defer cancel()
-		err := wait.Until(limited, time.Millisecond, 10*time.Millisecond, func() (bool, error) {
-			return !p.Alive() || !c.Store.Claimed(id), nil
-		})
-		if err == nil {
-			return nil
-		}
+	limited, cancel := context.WithTimeout(ctx, lastWords)
+	defer cancel()
+	err := wait.Until(limited, time.Millisecond, 10*time.Millisecond, func() (bool, error) {
+		_, err := os.Lstat(c.Store.SocketPath(id))
+		return err != nil || !p.Alive(), nil
+	})
+	if err == nil {
+		return nil
 	}
 	return console.Stop(ctx, p)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/state"
+	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 // Manager boots instances and does all that comes after. It is the only place
@@ -410,14 +411,20 @@ func (m *Manager) Adopt(ctx context.Context, ref string) error {
 			if a.InstanceID != h.ID {
 				return failure.Of(state.ErrState, "volume %s of instance %q is held by instance %s on the host %s", v.VolumeID, h.Name, a.InstanceID, a.Host)
 			}
-			if a.HostID != m.Host.ID && m.Volumes.Remote() {
+			if a.Elsewhere(m.Host) && m.Volumes.Remote() {
 				return failure.Of(state.ErrState, "volume %s of instance %q is attached to the host %s: take it from there first", v.VolumeID, h.Name, a.Host)
 			}
 		}
 	}
-	// What it held was of that host.
+	// What it held was of that host: the next start attaches the volumes anew.
 	for i := range h.Volumes {
-		h.Volumes[i].Loop, h.Volumes[i].Device = nil, nil
+		v := &h.Volumes[i]
+		if v.AttachmentID != "" {
+			if err := ignore(m.Volumes.Detach(ctx, v.AttachmentID), volume.ErrNotFound); err != nil {
+				return err
+			}
+		}
+		v.AttachmentID, v.Loop, v.Device = "", nil, nil
 	}
 	h.Host, h.BootID, h.Console = m.Host, "", proc.Process{}
 	return h.Save()

@@ -56,6 +56,7 @@ type Roots interface {
 	WriteFile(root string, f rootfs.File, ids *rootfs.IDMap) error
 	Keep(root, path, into string, ids *rootfs.IDMap) error
 	Restore(root, from string) error
+	Forget(from string) error
 }
 
 // Loops makes block devices of files. Attach's open file keeps an autoclear

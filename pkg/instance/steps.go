@@ -204,6 +204,13 @@ func (m *Manager) inject(h *Handle) error {
 		return err
 	}
 	root := m.Store.RootDir(h.ID)
+	if !h.Root().Made() {
+		// How to get at the root again has to be on disk before there is anything to
+		// put back.
+		if err := h.Save(); err != nil {
+			return err
+		}
+	}
 	for _, f := range files {
 		if !h.Root().Made() {
 			if err := m.Roots.Keep(root, f.Path, m.Store.KeptDir(h.ID), rootIDs(&h.Record)); err != nil {
@@ -438,6 +445,9 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) (err error) {
 	})
 	h.Console = keeper
 	if err != nil {
+		return err
+	}
+	if err := m.Roots.Forget(m.Store.KeptDir(h.ID)); err != nil {
 		return err
 	}
 	return h.ForgetSeed()

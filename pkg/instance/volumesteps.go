@@ -103,10 +103,13 @@ func deletes(r *state.Record, v *state.Volume) bool {
 	return v.Made()
 }
 
-// attached says whether a volume is still attached to the instance by its own attachment.
+// attached says whether a volume is still attached to the instance by its own attachment,
+// which this host made.
 func (m *Manager) attached(ctx context.Context, h *Handle, v *state.Volume) (bool, error) {
 	all, err := m.Volumes.AttachmentsOf(ctx, v.VolumeID, h.ID)
-	return slices.ContainsFunc(all, func(a volume.Attachment) bool { return a.ID == v.AttachmentID }), ignore(err, volume.ErrNotFound)
+	return slices.ContainsFunc(all, func(a volume.Attachment) bool {
+		return a.ID == v.AttachmentID && !a.Elsewhere(m.Host)
+	}), ignore(err, volume.ErrNotFound)
 }
 
 func (m *Manager) attachVolumes(ctx context.Context, h *Handle) error {

@@ -384,6 +384,11 @@ func (w rootsFake) Restore(root, from string) error {
 	})
 }
 
+func (w rootsFake) Forget(from string) error {
+	clear(w.kept)
+	return os.RemoveAll(from)
+}
+
 func (w rootsFake) CheckMountpoint(root, name string) error {
 	if _, ok := w.mounts[root]; !ok {
 		return errors.New("the mountpoint's filesystem is not mounted")

@@ -13,11 +13,10 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
-// Detach frees the device if it is still the attachment that dev describes: its
-// number may have come to back another file since, which is left alone. One that is
-// gone is no error. Detach returns when the device is really free. One that is
-// mounted, or that some process holds open, is waited for, at most ten seconds;
-// then the error wraps ErrInUse, and a mounted one is as it was.
+// Detach frees the device that dev describes, and returns when it is really free. One
+// that is gone is no error; if its number backs another file by now, that is left alone.
+// A device that is mounted or held open is waited for, at most ten seconds; then the
+// error wraps ErrInUse, and a mounted one is as it was.
 func Detach(dev Device) error {
 	ctx, cancel := context.WithTimeout(context.Background(), detachLimit)
 	defer cancel()
@@ -28,11 +27,11 @@ func Detach(dev Device) error {
 	return err
 }
 
-// detach says whether the device is gone, and asks the kernel to free it when it
-// is not. The kernel does so when the last of those who have it open closes it.
+// detach says whether the device is gone. If not, it asks the kernel to free the device,
+// which happens when the last one who has it open closes it.
 func detach(dev Device) (gone bool, err error) {
-	// An exclusive open fails for a device that is mounted: to ask for its end
-	// would make it vanish at some later time, under the feet of its user.
+	// An exclusive open fails while the device is mounted. LOOP_CLR_FD would free it at
+	// the unmount then, although nobody expects that any more.
 	f, err := openNode(dev.Number, os.O_RDONLY|unix.O_EXCL)
 	if errors.Is(err, unix.EBUSY) {
 		now, gone, err := lookup(dev.Number)

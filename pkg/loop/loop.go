@@ -74,9 +74,9 @@ func Attach(ctx context.Context, path string, o Options) (Device, *os.File, erro
 }
 
 // AttachFile is Attach for a file that is already open, for writing too unless the
-// device is read-only. The file may be closed afterwards. A race for a free device
-// with other processes is run again until ctx ends, at most for ten seconds: then
-// the error wraps ErrBusy.
+// device is read-only. The file may be closed afterwards. Where other processes take the
+// free devices first, it tries again until ctx ends, at most for ten seconds; then the
+// error wraps ErrBusy.
 func AttachFile(ctx context.Context, backing *os.File, o Options) (Device, *os.File, error) {
 	if o.SectorSize == 0 {
 		o.SectorSize = 512
@@ -187,7 +187,7 @@ func attach(ctl, backing *os.File, o Options) (Device, *os.File, error) {
 	return dev, f, nil
 }
 
-// ours holds the device against the file that was to be behind it.
+// ours checks that the device is backed by the file that was asked for.
 func ours(dev Device, backing *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(backing.Fd()), &st); err != nil {

@@ -3,6 +3,7 @@ package lxc
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/proc"
 )
@@ -89,8 +91,7 @@ func mountHolds(m *mountinfo.Info, names string) bool {
 
 // containerCgroups are the groups that libvirt made for a container: what the
 // groups of its controller and of its init have in common, since an init like
-// systemd moves itself further down. Hierarchies that the container shares with
-// the host are left out.
+// systemd moves itself further down. Where libvirt made none, both are in libvirtd's.
 func containerCgroups(controller, init int) ([]cgroup, error) {
 	a, err := membership(controller)
 	if err != nil {
@@ -101,20 +102,24 @@ func containerCgroups(controller, init int) ([]cgroup, error) {
 		return nil, err
 	}
 	for names, path := range a {
-		if a[names] = commonPath(path, b[names]); a[names] == "/" {
-			delete(a, names)
-		}
-	}
-	host, err := membership(os.Getpid())
-	if err != nil {
-		return nil, err
-	}
-	for names, path := range host {
-		if a[names] == path {
+		if a[names] = commonPath(path, b[names]); !madeFor(controller, a[names]) {
 			delete(a, names)
 		}
 	}
 	return cgroupDirs(a)
+}
+
+// madeFor says whether a path is in a group that libvirt made for the container of a
+// controller. Its name holds the controller's pid: lxc-42-web1.libvirt-lxc, or
+// machine-lxc\x2d42\x2dweb1.scope where systemd makes it.
+func madeFor(controller int, path string) bool {
+	for part := range strings.SplitSeq(path, "/") {
+		part = strings.TrimPrefix(strings.ReplaceAll(part, `\x2d`, "-"), "machine-")
+		if strings.HasPrefix(part, fmt.Sprintf("lxc-%d-", controller)) {
+			return true
+		}
+	}
+	return false
 }
 
 // commonPath is the deepest directory that both paths are in.
@@ -125,6 +130,76 @@ func commonPath(a, b string) string {
 		n++
 	}
 	return "/" + strings.Trim(strings.Join(x[:n], "/"), "/")
+}
+
+// RemoveGroups removes the control groups that were made inside a container, which has
+// ended. libvirt removes its own with all that is in them, but where it runs without
+// systemd on cgroup v1 it makes none in the hierarchy name=systemd, and gives its own
+// group there to the container's root. What that made is told by its name, lxcboot- and
+// the container's id, or by its owner: no two containers have a range of host ids in
+// common. ids is nil for a container without a user namespace. A group with processes in
+// it stays.
+func RemoveGroups(id string, ids *IDMap) error {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return fmt.Errorf("cannot read where cgroups are mounted: %w", err)
+	}
+	their := func(dir string) bool {
+		return strings.Contains(dir+"/", "/lxcboot-"+id+"/") || ids != nil && owner(dir)-ids.HostID < ids.Count
+	}
+	var errs []error
+	for _, m := range mounts {
+		var theirs []string
+		filepath.WalkDir(m.Mountpoint, func(dir string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() && dir != m.Mountpoint && their(dir) {
+				theirs = append(theirs, dir)
+			}
+			return nil
+		})
+		for _, dir := range slices.Backward(theirs) { // what is below others first
+			removed, err := removeGroup(dir)
+			errs = append(errs, err)
+			// At each start libvirt gives what is right below its own group to the new
+			// container, whoever made it.
+			for up := filepath.Dir(dir); removed && up != m.Mountpoint && owner(up) != 0; up = filepath.Dir(up) {
+				removed, err = removeGroup(up)
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// owner is the user that a directory belongs to; root where it is gone.
+func owner(dir string) uint32 {
+	var st unix.Stat_t
+	unix.Lstat(dir, &st)
+	return st.Uid
+}
+
+// busyLimit is how long the kernel may take until a group that nothing is in can go.
+const busyLimit = 5 * time.Second
+
+// removeGroup removes a group unless something is in it.
+func removeGroup(dir string) (removed bool, err error) {
+	for end := time.Now().Add(busyLimit); ; time.Sleep(time.Millisecond) {
+		err := unix.Rmdir(dir)
+		switch {
+		case err == nil || err == unix.ENOENT:
+			return true, nil
+		case err == unix.EBUSY && !vacant(dir):
+			return false, nil
+		case err != unix.EBUSY || time.Now().After(end):
+			return false, fmt.Errorf("a control group of the container is left: %w", &os.PathError{Op: "rmdir", Path: dir, Err: err})
+		}
+	}
+}
+
+// vacant says whether a group has neither processes nor groups in it.
+func vacant(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	procs, err2 := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	return err == nil && err2 == nil && len(procs) == 0 && !slices.ContainsFunc(entries, fs.DirEntry.IsDir)
 }
 
 // Usage is what a container uses now, from its cgroups. What the host does not

@@ -1,6 +1,19 @@
 package lxc
 
-import "testing"
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/moby/sys/mountinfo"
+)
 
 func TestCgroupPaths(t *testing.T) {
 	for _, tt := range []struct{ a, b, want string }{
@@ -17,6 +30,178 @@ func TestCgroupPaths(t *testing.T) {
 	for k, v := range want {
 		if got[k] != v || len(got) != len(want) {
 			t.Errorf("%q", got)
+		}
+	}
+}
+
+func TestMadeFor(t *testing.T) {
+	for path, want := range map[string]bool{
+		"/machine/lxc-42-web1.libvirt-lxc":                         true,
+		"/machine/lxc-42-web1.libvirt-lxc/init.scope":              true,
+		"/machine.slice/machine-lxc\\x2d42\\x2dweb1.scope/libvirt": true,
+		"/machine/lxc-421-web1.libvirt-lxc":                        false,
+		"/machine.slice/machine-qemu\\x2d42\\x2dweb1.scope":        false,
+		"/": false, "/system.slice/libvirtd.service": false, "/ci/job-42": false, "/lxc/web1": false,
+	} {
+		if got := madeFor(42, path); got != want {
+			t.Errorf("%q: %v", path, got)
+		}
+	}
+}
+
+// hierarchies are the places where cgroups are mounted.
+func hierarchies(t *testing.T) (dirs []string) {
+	t.Helper()
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	must(t, err)
+	for _, m := range mounts {
+		dirs = append(dirs, m.Mountpoint)
+	}
+	if len(dirs) == 0 {
+		t.Fatal("this host has no cgroups mounted")
+	}
+	return dirs
+}
+
+// group makes a control group; false: the hierarchy does not take it.
+func group(t *testing.T, dir string, owner int) bool {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Log(err)
+		return false
+	}
+	t.Cleanup(func() {
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(poll) { // until its processes are gone
+			err := os.Remove(dir)
+			if err == nil || errors.Is(err, fs.ErrNotExist) {
+				return
+			}
+			if time.Now().After(end) {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	must(t, os.Chown(dir, owner, owner))
+	return true
+}
+
+// What the root of a container made is told by its owner, and only what is empty goes.
+func TestRemoveGroups(t *testing.T) {
+	ids := &IDMap{HostID: 930_000_000, Count: 65536}
+	id := uuid.NewString()
+	made := 0
+	for _, top := range hierarchies(t) {
+		name := filepath.Join(top, "lxcboot-ut-"+uuid.NewString()[:8])
+		if !group(t, name, 0) || !group(t, name+"/own", 930_000_000) {
+			continue
+		}
+		made++
+		group(t, name+"/own/deep", 930_065_535)
+		group(t, name+"/others", 930_065_536)
+		group(t, name+"/lxcboot-"+id, 0) // whoever it belongs to
+		group(t, name+"/lxcboot-"+id+"/deep", 0)
+		group(t, name+"/lxcboot-"+id+"-not", 0)
+		group(t, name+"/full", 930_000_000)
+		full := exec.Command("sleep", "100")
+		must(t, full.Start())
+		t.Cleanup(func() { full.Process.Kill(); full.Wait() })
+		moved := os.WriteFile(name+"/full/cgroup.procs", []byte(fmt.Sprint(full.Process.Pid)), 0) == nil
+		for range 2 { // the second time there is nothing to do
+			must(t, RemoveGroups(id, ids))
+		}
+		for dir, want := range map[string]bool{"": true, "/own": false, "/own/deep": false, "/others": true, "/full": moved, "/lxcboot-" + id: false, "/lxcboot-" + id + "-not": true} {
+			if _, err := os.Stat(name + dir); (err == nil) != want {
+				t.Errorf("%s%s: %v", name, dir, err)
+			}
+		}
+	}
+	if made == 0 {
+		t.Error("no hierarchy lets this test make a group")
+	}
+}
+
+// A container's root makes groups wherever it may; after its end none is left.
+func TestGroupsOfContainer(t *testing.T) {
+	h := open(t)
+	const owner = 931_000_000
+	name := "lxcboot-ut-" + uuid.NewString()[:8]
+	cfg := boxOf(t, makeRoot(t, owner, "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do mkdir -p $d/"+name+"/deep && echo in $d; done; echo all made"), &IDMap{HostID: owner, Count: 65536})
+	there := func() (dirs []string) {
+		for _, top := range hierarchies(t) {
+			filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+				if err == nil && d.IsDir() && strings.Contains(path, name) {
+					dirs = append(dirs, path)
+				}
+				return nil
+			})
+		}
+		return dirs
+	}
+	c := start(t, h, cfg)
+	c.waitLog(t, "all made")
+	if len(there()) == 0 {
+		t.Fatalf("it made no group: %s", c.readLog(t))
+	}
+	must(t, h.Shutdown(limited(t), cfg.UUID))
+	t.Logf("left by the end: %q", there())
+	must(t, h.Destroy(limited(t), cfg.UUID))
+	if left := there(); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+// The groups that libvirtd itself is in are not the container's, whatever they are: they
+// are not counted, and not waited for.
+func TestLibvirtdInOtherGroups(t *testing.T) {
+	name := "lxcboot-ut-" + uuid.NewString()[:8]
+	var groups []string
+	for _, top := range hierarchies(t) { // before libvirtd, so that they are removed after its end
+		if dir := filepath.Join(top, name); group(t, dir, 0) {
+			groups = append(groups, dir)
+		}
+	}
+	h, pid := privateLibvirtd(t)
+	moved := 0
+	for _, dir := range groups {
+		if err := os.WriteFile(dir+"/cgroup.procs", []byte(fmt.Sprint(pid)), 0); err != nil {
+			t.Log(err) // cpuset, which has no CPUs yet
+			continue
+		}
+		moved++
+	}
+	if moved == 0 {
+		t.Fatal("libvirtd could not be moved to another group")
+	}
+	cfg := config(t, "")
+	define(t, h, cfg)
+	up(t, h, cfg)
+	info, err := h.State(limited(t), cfg.UUID)
+	must(t, err)
+	own, err := containerCgroups(info.PID, info.InitPID)
+	must(t, err)
+	if len(own) == 0 {
+		t.Error("the container has no groups")
+	}
+	for _, g := range own {
+		if filepath.Base(g.dir) == name {
+			t.Errorf("%s is taken for the container's", g.dir)
+		}
+	}
+	if u, err := h.Usage(limited(t), cfg.UUID); err != nil || u.MemoryLimit != int64(cfg.MemoryMiB)<<20 {
+		t.Errorf("%+v, %v", u, err)
+	}
+	began := time.Now()
+	must(t, h.Destroy(limited(t), cfg.UUID))
+	if took := time.Since(began); took > goneLimit/2 {
+		t.Errorf("it took %s", took)
+	}
+}
+
+func BenchmarkRemoveGroups(b *testing.B) {
+	for b.Loop() {
+		if err := RemoveGroups(testUUID, &IDMap{HostID: 930_000_000, Count: 65536}); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

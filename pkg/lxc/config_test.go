@@ -189,6 +189,7 @@ func TestStartErrorText(t *testing.T) {
 		"internal error: guest failed to start: 2025-01-02 03:04:05.678+0000: 12: error : f:9 : some \x1b[31mnew words\n":                                                                      `some \x1b[31mnew words`,
 		"internal error: Timed out while reading log output: Failure in libvirt_lxc startup: Odd thing":                                                                                        "Odd thing",
 		"Hook script execution failed: internal error: Child process (/etc/libvirt/hooks/lxc) unexpected exit status 1: the volume is gone":                                                    "the volume is gone",
+		"internal error: guest failed to start: Timed out while reading log output: \n":                                                                                                        "does not say why",
 	} {
 		got := startError("ID", text)
 		if !strings.Contains(got.Error(), want) || strings.ContainsAny(got.Error(), "\x1b\n") || !strings.HasPrefix(got.Error(), "container ID did not start: ") {
@@ -200,7 +201,6 @@ func TestStartErrorText(t *testing.T) {
 func TestTranslate(t *testing.T) {
 	for want, err := range map[error]libvirt.Error{
 		ErrNotFound: {Code: libvirt.ERR_NO_DOMAIN},
-		ErrNoDriver: {Code: libvirt.ERR_NO_CONNECT, Message: "no connection driver available for lxc:///"},
 		ErrNoDaemon: {Code: libvirt.ERR_SYSTEM_ERROR, Domain: libvirt.FROM_RPC, Message: "Failed to connect socket"},
 	} {
 		if got := translate(err, "x"); !errors.Is(got, want) {

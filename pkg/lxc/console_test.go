@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 	"io"
 	"net"
 	"os"
@@ -21,13 +22,27 @@ import (
 
 func (c *container) waitEnd(t *testing.T) {
 	t.Helper()
-	for end := time.Now().Add(15 * time.Second); c.console.Alive(); time.Sleep(poll) {
+	for end := time.Now().Add(time.Minute); c.console.Alive(); time.Sleep(poll) {
 		if time.Now().After(end) {
 			t.Fatal("the console process does not end with the container")
 		}
 	}
 	if _, err := os.Lstat(c.socket); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the console's socket is left: %v", err)
+	}
+}
+
+// waitSleep waits until a container's init has started the program sleep.
+func waitSleep(t *testing.T, h *Host, cfg box) {
+	t.Helper()
+	info, err := h.State(limited(t), cfg.UUID)
+	must(t, err)
+	for ctx := limited(t); ; must(t, wait.For(ctx, poll)) {
+		for _, pid := range children(info.InitPID) {
+			if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(comm) == "sleep\n" {
+				return
+			}
+		}
 	}
 }
 
@@ -45,18 +60,23 @@ func TestConsoleIsWhole(t *testing.T) {
 		end     string
 		missing int // bytes: what libvirt_lxc has in hand when it ends amid a burst
 	}{
-		"at rest":     {"/bin/sleep 0.3; echo very last", 0},
+		"at rest":     {"until [ -e /go ]; do /bin/sleep 0.1; done; echo very last", 0},
 		"amid output": {"echo very last", 1024},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 3 {
 				cfg := config(t, "")
 				cfg.Init = "/bin/sh"
-				cfg.InitArgs = []string{"-c", "echo first line; /bin/seq 1 400; /bin/sleep 3; /bin/seq 401 3000; " + tt.end}
+				cfg.InitArgs = []string{"-c", "echo first line; /bin/seq 1 400; until [ -e /on ]; do /bin/sleep 0.1; done; /bin/seq 401 3000; " + tt.end}
 				define(t, h, cfg)
 				up(t, h, cfg)
-				time.Sleep(200 * time.Millisecond)
+				waitSleep(t, h, cfg) // what comes first is printed by then
 				c := serve(t, h, cfg)
+				must(t, os.WriteFile(cfg.Root+"/on", nil, 0o644))
+				if tt.missing == 0 {
+					c.waitLog(t, "\n3000\n")
+					must(t, os.WriteFile(cfg.Root+"/go", nil, 0o644))
+				}
 				c.waitEnd(t)
 				got := c.readLog(t)
 				if tt.missing == 0 && got != want || len(got) < len(want)-tt.missing ||
@@ -66,7 +86,7 @@ func TestConsoleIsWhole(t *testing.T) {
 				if st, err := os.Stat(c.log); err != nil || st.Mode() != 0o600 {
 					t.Errorf("the log: %v, %v", st.Mode(), err)
 				}
-				must(t, h.Destroy(t.Context(), cfg.UUID))
+				must(t, h.Destroy(limited(t), cfg.UUID))
 			}
 		})
 	}
@@ -87,11 +107,11 @@ func TestAttachConsole(t *testing.T) {
 	for i := range seen {
 		r, w := io.Pipe()
 		ends[i] = w
-		go func() { done <- console.Attach(t.Context(), c.socket, r, &seen[i], console.DetachKey) }()
+		go func() { done <- console.Attach(limited(t), c.socket, r, &seen[i], console.DetachKey) }()
 	}
 	sees := func(client int, text string) {
 		t.Helper()
-		for end := time.Now().Add(15 * time.Second); !strings.Contains(seen[client].String(), text); time.Sleep(poll) {
+		for end := time.Now().Add(time.Minute); !strings.Contains(seen[client].String(), text); time.Sleep(poll) {
 			if time.Now().After(end) {
 				t.Fatalf("client %d saw %q, and not %q", client, seen[client].String(), text)
 			}
@@ -116,9 +136,9 @@ func TestAttachConsole(t *testing.T) {
 	defer ptmx.Close()
 	defer tty.Close()
 	must(t, pty.Setsize(ptmx, &pty.Winsize{Rows: 33, Cols: 99}))
-	ctx, leave := context.WithCancel(t.Context())
+	ctx, leave := context.WithCancel(limited(t))
 	go func() { done <- console.Attach(ctx, c.socket, tty, io.Discard, 0) }()
-	for end := time.Now().Add(15 * time.Second); !strings.Contains(c.readLog(t), "33 99"); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !strings.Contains(c.readLog(t), "33 99"); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("the size is not passed on: %q", c.readLog(t))
 		}
@@ -132,7 +152,7 @@ func TestAttachConsole(t *testing.T) {
 		t.Error("what came after the detach key was typed")
 	}
 	// The other ends with the container.
-	must(t, h.Destroy(t.Context(), c.UUID))
+	must(t, h.Destroy(limited(t), c.UUID))
 	select {
 	case err := <-done:
 		must(t, err)
@@ -140,7 +160,7 @@ func TestAttachConsole(t *testing.T) {
 		t.Fatal("a client does not end with the container")
 	}
 	c.waitEnd(t)
-	if err := console.Attach(t.Context(), c.socket, strings.NewReader(""), io.Discard, 0); !errors.Is(err, console.ErrNotServed) {
+	if err := console.Attach(limited(t), c.socket, strings.NewReader(""), io.Discard, 0); !errors.Is(err, console.ErrNotServed) {
 		t.Errorf("attach after the end: %v", err)
 	}
 }
@@ -181,25 +201,25 @@ func TestConsoleProcess(t *testing.T) {
 	if other.Alive() {
 		t.Error("a process with another start time is taken for it")
 	}
-	must(t, console.Stop(t.Context(), other))
+	must(t, console.Stop(limited(t), other))
 	if !c.console.Alive() {
 		t.Fatal("another process was stopped")
 	}
-	must(t, console.Stop(t.Context(), c.console))
-	must(t, console.Stop(t.Context(), c.console))
-	must(t, console.Stop(t.Context(), proc.Process{}))
+	must(t, console.Stop(limited(t), c.console))
+	must(t, console.Stop(limited(t), c.console))
+	must(t, console.Stop(limited(t), proc.Process{}))
 	// One that was killed is replaced by the next.
 	again := serve(t, h, c.box)
-	if info, err := h.State(t.Context(), c.UUID); err != nil || info.State != Running {
+	if info, err := h.State(limited(t), c.UUID); err != nil || info.State != Running {
 		t.Errorf("the container ended with its console process: %+v, %v", info, err)
 	}
 	must(t, unix.Kill(again.console.PID, unix.SIGKILL))
 	for again.console.Alive() {
-		time.Sleep(poll)
+		must(t, wait.For(limited(t), poll))
 	}
 	third, err := again.keep(t)
 	must(t, err)
-	must(t, console.Stop(t.Context(), third))
+	must(t, console.Stop(limited(t), third))
 }
 
 // What releases a container that has ended is run then, and not when only the process that
@@ -210,14 +230,16 @@ func TestConsoleEnded(t *testing.T) {
 		cfg := config(t, "")
 		cfg.Init, cfg.InitArgs = "/bin/sh", []string{"-c", "echo up; /bin/sleep 100"}
 		if byItself {
-			cfg.InitArgs[1] = "echo up; /bin/sleep 1"
+			cfg.InitArgs[1] = "echo up; until [ -e /go ]; do /bin/sleep 0.1; done"
 		}
 		c := start(t, h, cfg)
 		c.waitLog(t, "up")
-		if !byItself {
-			must(t, console.Stop(t.Context(), c.console))
+		if byItself {
+			must(t, os.WriteFile(cfg.Root+"/go", nil, 0o644))
+		} else {
+			must(t, console.Stop(limited(t), c.console))
 		}
-		for end := time.Now().Add(15 * time.Second); c.console.Alive(); time.Sleep(poll) {
+		for end := time.Now().Add(time.Minute); c.console.Alive(); time.Sleep(poll) {
 			if time.Now().After(end) {
 				t.Fatal("the console process goes on")
 			}
@@ -225,5 +247,47 @@ func TestConsoleEnded(t *testing.T) {
 		if _, err := os.Stat(c.log + ".ended"); (err == nil) != byItself {
 			t.Errorf("ended by itself %t: %v", byItself, err)
 		}
+	}
+}
+
+// How a container's init ended is handed to what follows the end, also when the container
+// powered itself off, for which the kernel kills its init.
+func TestExitStatus(t *testing.T) {
+	h := open(t)
+	for _, tt := range []struct{ name, script, want string }{
+		{"failed", "/bin/sleep 0.5; exit 7", "--status 1792"},
+		{"powered off", "/bin/sleep 0.5; /bin/poweroff -f & while :; do /bin/sleep 1; done", "--status 0"},
+		{"destroyed", "/bin/sleep 1000", "--status 9"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := config(t, "")
+			cfg.Init, cfg.InitArgs = "/bin/sh", []string{"-c", tt.script}
+			define(t, h, cfg)
+			up(t, h, cfg)
+			info, err := h.State(t.Context(), cfg.UUID)
+			must(t, err)
+			terminal, err := console.Open(info.PID)
+			must(t, err)
+			defer terminal.Close()
+			dir := t.TempDir()
+			o := console.Options{
+				LogPath: filepath.Join(dir, "log"), SocketPath: filepath.Join(dir, "sock"),
+				Ended: []string{"/bin/sh", "-c", "echo $0 $* >" + dir + "/ended"},
+			}
+			must(t, h.withInit(t.Context(), cfg.UUID, func(p *initProc) error { o.Init = p.pid; return nil }))
+			keeper, err := console.Start([]string{os.Args[0], "console-serve"}, terminal, o)
+			must(t, err)
+			if tt.name == "destroyed" {
+				must(t, h.Destroy(t.Context(), cfg.UUID))
+			}
+			for end := time.Now().Add(time.Minute); keeper.Alive(); time.Sleep(poll) {
+				if time.Now().After(end) {
+					t.Fatal("the console process goes on")
+				}
+			}
+			if got, err := os.ReadFile(filepath.Join(dir, "ended")); strings.TrimSpace(string(got)) != tt.want {
+				t.Errorf("%q is handed on instead of %q: %v", got, tt.want, err)
+			}
+		})
 	}
 }

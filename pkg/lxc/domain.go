@@ -2,16 +2,13 @@ package lxc
 
 import (
 	"context"
-	"encoding/xml"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"libvirt.org/go/libvirt"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
-	"github.com/lxcboot/lxcboot/pkg/tty"
 	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
@@ -40,14 +37,12 @@ const poll = 20 * time.Millisecond
 
 // Info is what libvirt and the kernel say of a container now.
 type Info struct {
-	ID         string `json:"id"`
-	Name       string `json:"name"`
-	State      string `json:"state"`             // Running, Shutoff, …
-	Reason     string `json:"reason"`            // why it is in that state: booted, shutdown, destroyed, crashed, failed, …
-	PID        int    `json:"pid,omitempty"`     // libvirt_lxc, the container's controller; 0 when not running
-	InitPID    int    `json:"init_pid,omitzero"` // the container's first process, as the host numbers it
-	Persistent bool   `json:"persistent"`
-	Autostart  bool   `json:"autostart"`
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	State   string `json:"state"`             // Running, Shutoff, …
+	Reason  string `json:"reason"`            // why it is in that state: booted, shutdown, destroyed, crashed, failed, …
+	PID     int    `json:"pid,omitempty"`     // libvirt_lxc, the container's controller; 0 when not running
+	InitPID int    `json:"init_pid,omitzero"` // the container's first process, as the host numbers it
 }
 
 // Active says whether the container has processes.
@@ -65,25 +60,15 @@ func (h *Host) State(ctx context.Context, id string) (Info, error) {
 
 // inspect is State as libvirt has it.
 func (h *Host) inspect(ctx context.Context, id string) (Info, error) {
-	var info Info
-	err := h.domain(ctx, id, func(dom *libvirt.Domain) (err error) {
-		info, err = inspect(dom)
-		return err
+	return ask(ctx, h, id, func(conn *libvirt.Connect) (Info, error) {
+		return inspect(func() (*libvirt.Domain, error) { return conn.LookupDomainByUUIDString(id) })
 	})
-	return info, err
 }
 
 // ByName gives the container whose domain has a name, or ErrNotFound.
 func (h *Host) ByName(ctx context.Context, name string) (Info, error) {
-	var info Info
-	err := h.call(ctx, fmt.Sprintf("named %q", name), func(conn *libvirt.Connect) error {
-		dom, err := conn.LookupDomainByName(name)
-		if err != nil {
-			return err
-		}
-		defer dom.Free()
-		info, err = inspect(dom)
-		return err
+	info, err := ask(ctx, h, fmt.Sprintf("named %q", name), func(conn *libvirt.Connect) (Info, error) {
+		return inspect(func() (*libvirt.Domain, error) { return conn.LookupDomainByName(name) })
 	})
 	if err != nil {
 		return info, err
@@ -91,71 +76,38 @@ func (h *Host) ByName(ctx context.Context, name string) (Info, error) {
 	return h.settle(ctx, info)
 }
 
-// List gives all containers that libvirt knows, also those that others made.
-func (h *Host) List(ctx context.Context) ([]Info, error) {
-	var list []Info
-	err := h.call(ctx, h.uri, func(conn *libvirt.Connect) error {
-		list = nil
-		doms, err := conn.ListAllDomains(0)
+// inspect gives what libvirt has of the domain that lookup finds. One that was started
+// between the look-up and the question for its state is looked up anew: its controller is
+// known by the look-up alone.
+func inspect(lookup func() (*libvirt.Domain, error)) (Info, error) {
+	for try := 1; ; try++ {
+		dom, err := lookup()
 		if err != nil {
-			return err
+			return Info{}, err
 		}
-		for i := range doms {
-			info, err := inspect(&doms[i])
-			doms[i].Free()
-			if err != nil && !isCode(err, libvirt.ERR_NO_DOMAIN) { // it may have gone meanwhile
-				return err
-			}
-			if err == nil {
-				list = append(list, info)
-			}
+		info, err := identify(dom)
+		var state libvirt.DomainState
+		var reason int
+		if err == nil {
+			state, reason, err = dom.GetState()
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	settled := list[:0]
-	for _, info := range list {
-		switch info, err := h.settle(ctx, info); {
-		case err == nil:
-			settled = append(settled, info)
-		case !errors.Is(err, ErrNotFound):
-			return nil, err
-		}
-	}
-	return settled, nil
-}
-
-func inspect(dom *libvirt.Domain) (info Info, err error) {
-	if info, err = identify(dom); err != nil {
-		return info, err
-	}
-	state, reason, err := dom.GetState()
-	if err != nil {
-		return info, err
-	}
-	info.State, info.Reason = stateWords(state, reason)
-	if info.Persistent, err = dom.IsPersistent(); err != nil {
-		return info, err
-	}
-	if info.Persistent {
-		if info.Autostart, err = dom.GetAutostart(); err != nil {
+		dom.Free()
+		if err != nil {
 			return info, err
 		}
-	}
-	switch {
-	case state == libvirt.DOMAIN_SHUTOFF || state == libvirt.DOMAIN_CRASHED:
-		info.PID = 0
-	case info.PID == 0: // it was started since it was looked up
-		info.State, info.Reason = Shutoff, "unknown"
-	default:
+		info.State, info.Reason = stateWords(state, reason)
+		if state == libvirt.DOMAIN_SHUTOFF || state == libvirt.DOMAIN_CRASHED {
+			info.PID = 0
+			return info, nil
+		}
 		if p, err := findInit(info.PID); err == nil {
 			info.InitPID = p.pid
 			p.Close()
 		}
+		if info.PID != 0 || try == 10 {
+			return info, nil
+		}
 	}
-	return info, nil
 }
 
 // identify gives what is known of a container without asking libvirtd: its controller is
@@ -207,7 +159,7 @@ func (h *Host) Define(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	return h.change(ctx, cfg.Name, func(conn *libvirt.Connect) error {
+	_, err = change(ctx, h, cfg.Name, valueless(func(conn *libvirt.Connect) error {
 		dom, err := conn.DomainDefineXML(desc)
 		if err == nil {
 			return dom.Free()
@@ -226,7 +178,8 @@ func (h *Host) Define(ctx context.Context, cfg Config) error {
 			}
 		}
 		return err
-	})
+	}))
+	return err
 }
 
 // Start starts a defined container and returns when libvirt has started it; WaitInit
@@ -246,27 +199,35 @@ func (h *Host) Start(ctx context.Context, id string) (Info, error) {
 
 // create has libvirt start a container once; fresh says that it did not run before.
 func (h *Host) create(ctx context.Context, id string) (info Info, fresh bool, err error) {
-	err = h.changeDomain(ctx, id, func(dom *libvirt.Domain) (err error) {
+	type created struct {
+		Info
+		fresh bool
+	}
+	c, err := change(ctx, h, id, withDomain(id, func(dom *libvirt.Domain) (c created, err error) {
 		if err = dom.Create(); err == nil {
-			info, err = identify(dom)
-			info.State, info.Reason, info.Persistent, fresh = Running, "booted", true, true
-			return err
+			c.Info, err = identify(dom)
+			c.State, c.Reason, c.fresh = Running, "booted", true
+			return c, err
 		}
 		var lv libvirt.Error
 		if disconnected(err) || !errors.As(err, &lv) || lv.Code == libvirt.ERR_NO_DOMAIN {
-			return err
+			return c, err
 		}
 		if lv.Code == libvirt.ERR_OPERATION_INVALID {
 			if active, e := dom.IsActive(); e == nil && active {
-				return nil
+				return c, nil
 			}
 		}
-		return errors.Join(startError(id, lv.Message), removeInterfaces(id))
-	})
-	if err == nil && !fresh { // it may have been started since it was looked up
-		info, err = h.inspect(ctx, id)
+		failed := startError(id, lv.Message)
+		if d, e := definition(dom); e == nil {
+			failed.found(d.obstacle())
+		}
+		return c, errors.Join(failed, removeInterfaces(id))
+	}))
+	if err == nil && !c.fresh { // it may have been started since it was looked up
+		c.Info, err = h.inspect(ctx, id)
 	}
-	return info, fresh, err
+	return c.Info, c.fresh, err
 }
 
 // WaitInit waits until a container that Start started runs its own init, and neither
@@ -279,7 +240,7 @@ func (h *Host) WaitInit(ctx context.Context, info Info) (Info, error) {
 	for {
 		if p, err := findInit(info.PID); err == nil {
 			defer p.Close()
-			switch up, err := p.waitTurned(ctx); {
+			switch up, err := p.waitTurned(ctx, info.PID); {
 			case err != nil:
 				return info, err
 			case up:
@@ -308,42 +269,12 @@ func (h *Host) WaitInit(ctx context.Context, info Info) (Info, error) {
 // whyEnded tells an init that ended at once, which is no failure, from one that
 // could not be run, of which libvirt says nothing.
 func (h *Host) whyEnded(ctx context.Context, id string) error {
-	var desc struct {
-		Filesystems []struct {
-			Source struct {
-				Dir string `xml:"dir,attr"`
-			} `xml:"source"`
-			Target struct {
-				Dir string `xml:"dir,attr"`
-			} `xml:"target"`
-		} `xml:"devices>filesystem"`
-	}
-	err := h.domain(ctx, id, func(dom *libvirt.Domain) error {
-		text, err := dom.GetXMLDesc(0)
-		if err != nil {
-			return err
-		}
-		return xml.Unmarshal([]byte(text), &desc)
-	})
+	d, err := h.definition(ctx, id)
 	if err != nil {
 		return err
 	}
-	var init, root string
-	for _, fs := range desc.Filesystems {
-		switch fs.Target.Dir {
-		case "/":
-			root = fs.Source.Dir
-		case launchTarget:
-			init = launchedInit(fs.Source.Dir)
-		}
-	}
-	dir, err := os.Open(root)
-	if err != nil || init == "" {
-		return nil
-	}
-	defer dir.Close()
-	if why := unrunnable(dir, init); why != "" {
-		return &StartError{ID: id, Reason: fmt.Sprintf("its init %s cannot be run: %s", tty.Line(init), why)}
+	if why := d.initObstacle(); why != "" {
+		return &StartError{ID: id, Reason: why}
 	}
 	return nil
 }
@@ -359,46 +290,39 @@ func (h *Host) Undefine(ctx context.Context, id string) error {
 		}
 		return err
 	})
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	return err
-}
-
-// SetAutostart says whether libvirtd starts the container when it starts itself.
-func (h *Host) SetAutostart(ctx context.Context, id string, on bool) error {
-	return h.changeDomain(ctx, id, func(dom *libvirt.Domain) error { return dom.SetAutostart(on) })
-}
-
-// Autostart tells what SetAutostart set.
-func (h *Host) Autostart(ctx context.Context, id string) (on bool, err error) {
-	err = h.domain(ctx, id, func(dom *libvirt.Domain) (err error) {
-		on, err = dom.GetAutostart()
-		return err
-	})
-	return on, err
+	return ignore(err, ErrNotFound)
 }
 
 // Destroy kills a container and returns when its processes, cgroups and network
 // interfaces are gone, so that what they held is free. One that is not running or not
-// known is done.
+// known is done; what one that ended by itself has left is removed.
 func (h *Host) Destroy(ctx context.Context, id string) error {
 	limited, cancel := context.WithTimeoutCause(ctx, goneLimit, fmt.Errorf("container %s: its processes are still there after %s: one of them waits for a device or filesystem that does not answer", id, goneLimit))
 	defer cancel()
 	info, err := h.inspect(limited, id)
-	if errors.Is(err, ErrNotFound) || err == nil && !info.Active() {
-		return removeInterfaces(id)
+	if errors.Is(err, ErrNotFound) {
+		return errors.Join(removeInterfaces(id), RemoveGroups(id, nil))
 	}
 	if err != nil {
 		return err
 	}
+	if info.Active() {
+		if err := h.kill(limited, info); err != nil {
+			return err
+		}
+	}
+	return errors.Join(removeInterfaces(id), h.removeGroups(limited, id))
+}
+
+// kill is Destroy for a container that runs.
+func (h *Host) kill(ctx context.Context, info Info) error {
 	remains := remainsOf(info)
 	defer remains.Close()
 	if p, err := findInit(info.PID); err == nil {
 		defer p.killLater()()
 	}
 	for {
-		err = h.domain(limited, id, func(dom *libvirt.Domain) error {
+		err := h.domain(ctx, info.ID, func(dom *libvirt.Domain) error {
 			err := dom.Destroy()
 			// It ended by itself in between.
 			if active, e := dom.IsActive(); e == nil && !active {
@@ -413,30 +337,53 @@ func (h *Host) Destroy(ctx context.Context, id string) error {
 			return err
 		}
 		// "Some processes refused to die": they were killed, and may need a while.
-		if e := wait.For(limited, 10*poll); e != nil {
+		if e := wait.For(ctx, 10*poll); e != nil {
 			return fmt.Errorf("%w (%v)", e, err)
 		}
 	}
 	fault.Point("lxc/destroy/destroyed")
-	if err := remains.wait(limited); err != nil {
-		return err
-	}
-	return removeInterfaces(id)
+	return remains.wait(ctx)
 }
 
-// WaitState waits until the container is in a state, and gives it. A container
-// that libvirt does not know any more is in state Shutoff.
-func (h *Host) WaitState(ctx context.Context, id, state string) (Info, error) {
+// removeGroups is RemoveGroups for a container that libvirt knows.
+func (h *Host) removeGroups(ctx context.Context, id string) error {
+	d, err := h.definition(ctx, id)
+	if err != nil {
+		return ignore(err, ErrNotFound)
+	}
+	return RemoveGroups(id, d.IDMap)
+}
+
+// definition is what libvirt keeps of a container.
+func (h *Host) definition(ctx context.Context, id string) (Domain, error) {
+	return ask(ctx, h, id, withDomain(id, definition))
+}
+
+func definition(dom *libvirt.Domain) (Domain, error) {
+	text, err := dom.GetXMLDesc(0)
+	if err != nil {
+		return Domain{}, err
+	}
+	return ParseDomain(text)
+}
+
+// waitOff waits until the container is off, or not known any more.
+func (h *Host) waitOff(ctx context.Context, id string) error {
 	for {
 		info, err := h.State(ctx, id)
-		if errors.Is(err, ErrNotFound) && state == Shutoff {
-			return Info{ID: id, State: Shutoff}, nil
-		}
-		if err != nil || info.State == state {
-			return info, err
+		if err != nil || info.State == Shutoff {
+			return ignore(err, ErrNotFound)
 		}
 		if err := wait.For(ctx, 5*poll); err != nil {
-			return info, err
+			return err
 		}
 	}
+}
+
+// ignore is nil for an error of a kind.
+func ignore(err, kind error) error {
+	if errors.Is(err, kind) {
+		return nil
+	}
+	return err
 }

@@ -237,7 +237,8 @@ func sealed(program string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	// F_SEAL_WRITE would say the same, and wait some milliseconds for who might be writing.
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_FUTURE_WRITE
 	f, err := inMemory(programName, data, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) { // Linux before 6.3, where all are executable
 		f, err = inMemory(programName, data, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)

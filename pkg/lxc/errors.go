@@ -58,22 +58,32 @@ var reasons = []struct {
 // startError makes a StartError of what libvirt said. libvirt's text repeats the
 // log of the container's controller, of which the last line holds the cause.
 func startError(id, text string) *StartError {
-	e := &StartError{ID: id, Detail: text}
+	e := &StartError{ID: id, Detail: text, Reason: cause(text)}
+	if e.Reason == "" {
+		e.Reason = "libvirt does not say why: its own log of the container may, or a second try"
+	}
 	for _, r := range reasons {
 		all := true
 		for _, p := range r.parts {
 			all = all && strings.Contains(text, p)
 		}
 		if all {
-			e.Reason = r.reason
-			if last := cause(text); last != "" {
-				e.Reason += " (" + last + ")"
-			}
-			return e
+			e.found(r.reason)
+			break
 		}
 	}
-	e.Reason = cause(text)
 	return e
+}
+
+// found puts what was seen to be wrong before what libvirt said.
+func (e *StartError) found(why string) {
+	if why == "" {
+		return
+	}
+	if last := cause(e.Detail); last != "" {
+		why += " (" + last + ")"
+	}
+	e.Reason = why
 }
 
 // prefixes say nothing to a reader of the sentence that follows them.
@@ -104,6 +114,8 @@ func cause(text string) string {
 		for _, p := range prefixes {
 			if s, ok := strings.CutPrefix(last, p); ok {
 				last, again = s, true
+			} else if last == strings.TrimSpace(p) { // nothing follows it
+				last = ""
 			}
 		}
 	}
@@ -119,8 +131,6 @@ func translate(err error, what string) error {
 	switch lv.Code {
 	case libvirt.ERR_NO_DOMAIN:
 		return fmt.Errorf("container %s: %w", what, ErrNotFound)
-	case libvirt.ERR_NO_CONNECT, libvirt.ERR_CONFIG_UNSUPPORTED:
-		return fmt.Errorf("%w (%s)", ErrNoDriver, cause(lv.Message))
 	case libvirt.ERR_AUTH_FAILED, libvirt.ERR_AUTH_CANCELLED, libvirt.ERR_AUTH_UNAVAILABLE, libvirt.ERR_ACCESS_DENIED:
 		return fmt.Errorf("libvirt refuses this user: run as root (%s)", cause(lv.Message))
 	}

@@ -38,19 +38,9 @@ type Host struct {
 	closed bool
 }
 
-// Open connects to libvirt; an empty uri is DefaultURI. It fails with ErrNoDaemon
-// or ErrNoDriver. The Host must be closed.
-func Open(ctx context.Context, uri string) (*Host, error) {
-	h := Dial(ctx, uri)
-	if err := h.Ready(ctx); err != nil {
-		h.Close()
-		return nil, err
-	}
-	return h, nil
-}
-
-// Dial is Open that does not wait: whatever is asked of the Host first waits for the
-// connection, and fails as Open would.
+// Dial connects to libvirt; an empty uri is DefaultURI. It does not wait: whatever is
+// asked of the Host first waits for the connection, and fails with ErrNoDaemon or
+// ErrNoDriver when there is none. The Host must be closed.
 func Dial(ctx context.Context, uri string) *Host {
 	if uri == "" {
 		uri = DefaultURI
@@ -60,7 +50,7 @@ func Dial(ctx context.Context, uri string) *Host {
 		defer close(h.ready)
 		ctx, cancel := context.WithTimeoutCause(ctx, openLimit, noAnswer(openLimit))
 		defer cancel()
-		h.failed = h.do(ctx, uri, func(conn *libvirt.Connect) error {
+		_, h.failed = do(ctx, h, uri, valueless(func(conn *libvirt.Connect) error {
 			if strings.HasPrefix(uri, "lxc:") {
 				return nil // libvirtd has chosen the driver by it
 			}
@@ -68,7 +58,7 @@ func Dial(ctx context.Context, uri string) *Host {
 				return errors.Join(err, fmt.Errorf("%w (%s is a connection to %s)", ErrNoDriver, uri, kind))
 			}
 			return nil
-		})
+		}))
 	}()
 	return h
 }
@@ -118,6 +108,11 @@ func (h *Host) connect(stale *libvirt.Connect) (*libvirt.Connect, error) {
 	}
 	h.mu.Unlock()
 	conn, err := libvirt.NewConnect(h.uri)
+	// Of another call, the same would say that something else is not supported.
+	var lv libvirt.Error
+	if errors.As(err, &lv) && (lv.Code == libvirt.ERR_NO_CONNECT || lv.Code == libvirt.ERR_CONFIG_UNSUPPORTED) {
+		return nil, fmt.Errorf("%w (%s)", ErrNoDriver, cause(lv.Message))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -130,75 +125,90 @@ func (h *Host) connect(stale *libvirt.Connect) (*libvirt.Connect, error) {
 	return conn, conn.Ref()
 }
 
-// call runs f with the connection until it is done or ctx is; libvirt's calls
-// know no context, so that f may go on by itself after that. When libvirtd was
-// restarted since, f runs a second time: it must bear that. what names in errors
-// the thing that is meant.
-func (h *Host) call(ctx context.Context, what string, f func(*libvirt.Connect) error) error {
+// ask runs f with the connection, and gives what it returns, until ctx ends; libvirt's
+// calls know no context, so that f may go on by itself after that: it writes nothing that
+// its caller reads. When libvirtd was restarted since, f runs a second time: it must bear
+// that. what names in errors the thing that is meant.
+func ask[T any](ctx context.Context, h *Host, what string, f func(*libvirt.Connect) (T, error)) (T, error) {
 	if err := h.Ready(ctx); err != nil {
-		return err
+		var none T
+		return none, err
 	}
-	return h.do(ctx, what, f)
+	return do(ctx, h, what, f)
 }
 
-// do is call, also for Dial itself.
-func (h *Host) do(ctx context.Context, what string, f func(*libvirt.Connect) error) error {
+// do is ask, also for Dial itself.
+func do[T any](ctx context.Context, h *Host, what string, f func(*libvirt.Connect) (T, error)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, callLimit, noAnswer(callLimit))
 	defer cancel()
 	if ctx.Err() != nil {
-		return timeout(ctx)
+		return answer{}.value, timeout(ctx)
 	}
-	done := make(chan error, 1)
+	done := make(chan answer, 1)
 	go func() {
 		var stale *libvirt.Connect
 		for try := 0; ; try++ {
-			conn, err := h.connect(stale)
-			if err == nil {
-				err = f(conn)
+			var a answer
+			var conn *libvirt.Connect
+			if conn, a.err = h.connect(stale); a.err == nil {
+				a.value, a.err = f(conn)
 				conn.Close()
 			}
-			if stale = conn; try == 1 || conn == nil || !disconnected(err) || ctx.Err() != nil {
-				done <- err
+			if stale = conn; try == 1 || conn == nil || !disconnected(a.err) || ctx.Err() != nil {
+				done <- a
 				return
 			}
 		}
 	}()
 	select {
-	case err := <-done:
-		return translate(err, what)
+	case a := <-done:
+		return a.value, translate(a.err, what)
 	case <-ctx.Done():
-		return timeout(ctx)
+		return answer{}.value, timeout(ctx)
 	}
 }
 
-// change is call for what changes something. Once begun it is waited for, whatever
+// change is ask for what changes something. Once begun it is waited for, whatever
 // becomes of ctx: left behind, it could still happen after it was undone.
-func (h *Host) change(ctx context.Context, what string, f func(*libvirt.Connect) error) error {
+func change[T any](ctx context.Context, h *Host, what string, f func(*libvirt.Connect) (T, error)) (T, error) {
 	if ctx.Err() != nil {
-		return timeout(ctx)
+		var none T
+		return none, timeout(ctx)
 	}
-	return h.call(context.WithoutCancel(ctx), what, f)
+	return ask(context.WithoutCancel(ctx), h, what, f)
 }
 
 // domain runs f with the domain of an id.
 func (h *Host) domain(ctx context.Context, id string, f func(*libvirt.Domain) error) error {
-	return h.call(ctx, id, withDomain(id, f))
+	_, err := ask(ctx, h, id, withDomain(id, valueless(f)))
+	return err
 }
 
-// changeDomain is change for the domain of an id.
+// changeDomain is domain for what changes something.
 func (h *Host) changeDomain(ctx context.Context, id string, f func(*libvirt.Domain) error) error {
-	return h.change(ctx, id, withDomain(id, f))
+	_, err := change(ctx, h, id, withDomain(id, valueless(f)))
+	return err
 }
 
-func withDomain(id string, f func(*libvirt.Domain) error) func(*libvirt.Connect) error {
-	return func(conn *libvirt.Connect) error {
+// withDomain makes a call of what wants the domain of an id.
+func withDomain[T any](id string, f func(*libvirt.Domain) (T, error)) func(*libvirt.Connect) (T, error) {
+	return func(conn *libvirt.Connect) (value T, err error) {
 		dom, err := conn.LookupDomainByUUIDString(id)
 		if err != nil {
-			return err
+			return value, err
 		}
 		defer dom.Free()
 		return f(dom)
 	}
+}
+
+// valueless gives what only succeeds or fails a value.
+func valueless[A any](f func(A) error) func(A) (struct{}, error) {
+	return func(a A) (struct{}, error) { return struct{}{}, f(a) }
 }
 
 // isCode says whether an error is libvirt's of that code.

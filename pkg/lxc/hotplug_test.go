@@ -31,7 +31,7 @@ func loopDevice(t *testing.T, word string) string {
 // disks gives the disks of the definition that runs, and of the one that is kept.
 func disks(t *testing.T, h *Host, id string) (live, kept []Disk) {
 	t.Helper()
-	must(t, h.domain(t.Context(), id, func(dom *libvirt.Domain) error {
+	must(t, h.domain(limited(t), id, func(dom *libvirt.Domain) error {
 		for _, def := range []struct {
 			flags libvirt.DomainXMLFlags
 			to    *[]Disk
@@ -82,13 +82,13 @@ func TestDisksByLink(t *testing.T) {
 	}
 	reads("vdb", "one\n")
 	for range 2 { // again is no error, and changes nothing
-		must(t, h.AttachDisk(t.Context(), cfg.UUID, vdc))
+		must(t, h.AttachDisk(limited(t), cfg.UUID, vdc))
 		same("attached", wantB, wantC)
 	}
 	reads("vdc", "two\n")
 
 	// What libvirt keeps is what the next start has, by where the links lead then.
-	must(t, h.Destroy(t.Context(), cfg.UUID))
+	must(t, h.Destroy(limited(t), cfg.UUID))
 	link("vdb", three)
 	link("vdc", one)
 	up(t, h, cfg)
@@ -96,7 +96,7 @@ func TestDisksByLink(t *testing.T) {
 	reads("vdc", "one\n")
 
 	for range 2 {
-		must(t, h.DetachDisk(t.Context(), cfg.UUID, vdc))
+		must(t, h.DetachDisk(limited(t), cfg.UUID, vdc))
 		same("detached", wantB)
 	}
 	if code, _, _ := c.run(t, ExecOptions{}, "head", "-n", "1", "/dev/vdc"); code == 0 {
@@ -104,7 +104,7 @@ func TestDisksByLink(t *testing.T) {
 	}
 
 	link("vdd", "/dev/lxcboot-none")
-	err := h.AttachDisk(t.Context(), cfg.UUID, Disk{Source: dir + "/vdd", Target: "vdd"})
+	err := h.AttachDisk(limited(t), cfg.UUID, Disk{Source: dir + "/vdd", Target: "vdd"})
 	if err == nil || !strings.Contains(err.Error(), "/vdd") {
 		t.Errorf("a link to nowhere was attached: %v", err)
 	}
@@ -115,22 +115,22 @@ func TestDisksByLink(t *testing.T) {
 	device := vdc.device()
 	text, err := device.Marshal()
 	must(t, err)
-	must(t, h.domain(t.Context(), cfg.UUID, func(dom *libvirt.Domain) error {
+	must(t, h.domain(limited(t), cfg.UUID, func(dom *libvirt.Domain) error {
 		return dom.AttachDeviceFlags(text, libvirt.DOMAIN_DEVICE_MODIFY_LIVE)
 	}))
-	must(t, h.AttachDisk(t.Context(), cfg.UUID, vdc))
+	must(t, h.AttachDisk(limited(t), cfg.UUID, vdc))
 	same("attached to the other", wantB, wantC)
-	must(t, h.domain(t.Context(), cfg.UUID, func(dom *libvirt.Domain) error {
+	must(t, h.domain(limited(t), cfg.UUID, func(dom *libvirt.Domain) error {
 		return dom.DetachDeviceFlags(text, libvirt.DOMAIN_DEVICE_MODIFY_CONFIG)
 	}))
-	must(t, h.DetachDisk(t.Context(), cfg.UUID, vdc))
+	must(t, h.DetachDisk(limited(t), cfg.UUID, vdc))
 	same("detached from the other", wantB)
 
 	// While it does not run, its definition alone is changed.
-	must(t, h.Destroy(t.Context(), cfg.UUID))
-	must(t, h.AttachDisk(t.Context(), cfg.UUID, vdc))
+	must(t, h.Destroy(limited(t), cfg.UUID))
+	must(t, h.AttachDisk(limited(t), cfg.UUID, vdc))
 	same("attached while off", wantB, wantC)
-	must(t, h.DetachDisk(t.Context(), cfg.UUID, vdc))
+	must(t, h.DetachDisk(limited(t), cfg.UUID, vdc))
 	same("detached while off", wantB)
 
 	link("vdb", "/dev/lxcboot-none")
@@ -151,7 +151,7 @@ func TestParseDomain(t *testing.T) {
 	want := Domain{
 		ID: cfg.UUID, Name: cfg.Name, Init: launchTarget + "/" + programName, IDMap: cfg.IDMap,
 		Disks:       []Disk{{"/dev/loop7", "vdb", false}, {"/dev/loop8", "vdc", true}},
-		Filesystems: []Filesystem{{cfg.Root, "/", true}, {cfg.Launch, launchTarget, false}, {"/srv/a", "/data", false}, {"/srv/b", "/data/b", true}},
+		Filesystems: []Filesystem{{cfg.Root, "/", true}, {"/srv/a", "/data", false}, {"/srv/b", "/data/b", true}, {cfg.Launch, launchTarget, true}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

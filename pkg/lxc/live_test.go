@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 // looks waits until Look says what ok wants.
 func looks(t *testing.T, name string, ok func(Live) bool) Live {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(limited(t), 20*time.Second)
 	defer cancel()
 	for {
 		live, err := Look(name)
@@ -43,11 +44,12 @@ func TestLook(t *testing.T) {
 	none("defined")
 
 	// While it is started: what is seen is what libvirt says after it.
+	cfg.mount(t)
 	started := make(chan error, 1)
-	go func() { _, err := h.Start(context.WithoutCancel(t.Context()), cfg.UUID); started <- err }()
+	go func() { _, err := h.Start(limited(t), cfg.UUID); started <- err }()
 	starting := looks(t, cfg.Name, func(l Live) bool { return l.Controller != 0 })
 	must(t, <-started)
-	info, err := h.State(t.Context(), cfg.UUID)
+	info, err := h.State(limited(t), cfg.UUID)
 	must(t, err)
 	if live, err := Look(cfg.Name); err != nil || live != (Live{info.PID, info.InitPID}) || starting.Controller != live.Controller {
 		t.Errorf("%+v while it started, %+v afterwards, and libvirt says %+v: %v", starting, live, info, err)
@@ -64,11 +66,12 @@ func TestLook(t *testing.T) {
 	looks(t, cfg.Name, func(l Live) bool { return l == Live{} })
 
 	// Killed, the controller leaves libvirtd to find that out.
-	again, err := h.Start(t.Context(), cfg.UUID)
+	cfg.mount(t)
+	again, err := h.Start(limited(t), cfg.UUID)
 	must(t, err)
 	must(t, unix.Kill(again.PID, unix.SIGKILL))
 	looks(t, cfg.Name, func(l Live) bool { return l == Live{} })
-	must(t, h.Destroy(t.Context(), cfg.UUID))
+	must(t, h.Destroy(limited(t), cfg.UUID))
 	none("destroyed")
 }
 
@@ -77,7 +80,8 @@ func TestLookStalePidFile(t *testing.T) {
 	h := open(t)
 	other := config(t, "")
 	define(t, h, other)
-	info, err := h.Start(t.Context(), other.UUID)
+	other.mount(t)
+	info, err := h.Start(limited(t), other.UUID)
 	must(t, err)
 	name := other.Name + "-stale"
 	file := filepath.Join(pidDir, name+".pid")
@@ -100,8 +104,9 @@ func TestLookStalePidFile(t *testing.T) {
 	}
 }
 
-// A libvirtd in a mount namespace of its own keeps its pid files where they are not seen.
-func TestLookPrivateLibvirtd(t *testing.T) {
+// privateLibvirtd starts a libvirtd in a mount namespace of its own, and gives its pid.
+func privateLibvirtd(t *testing.T) (*Host, int) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "lxcboot-ut-")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
@@ -116,13 +121,20 @@ func TestLookPrivateLibvirtd(t *testing.T) {
 	}
 	t.Cleanup(func() { tool("stop") })
 	tool("start")
-	h, err := Open(t.Context(), "lxc:///?socket="+dir+"/sock/libvirt-sock")
+	text, err := os.ReadFile(dir + "/pid")
 	must(t, err)
-	t.Cleanup(h.Close)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	must(t, err)
+	return dialTo(t, "lxc:///?socket="+dir+"/sock/libvirt-sock"), pid
+}
+
+// A libvirtd in a mount namespace of its own keeps its pid files where they are not seen.
+func TestLookPrivateLibvirtd(t *testing.T) {
+	h, _ := privateLibvirtd(t)
 	cfg := config(t, "")
 	define(t, h, cfg)
 	up(t, h, cfg)
-	info, err := h.State(t.Context(), cfg.UUID)
+	info, err := h.State(limited(t), cfg.UUID)
 	must(t, err)
 	if _, err := os.Lstat(filepath.Join(pidDir, cfg.Name+".pid")); err == nil {
 		t.Fatal("its pid file is seen here")
@@ -130,7 +142,7 @@ func TestLookPrivateLibvirtd(t *testing.T) {
 	if live, err := Look(cfg.Name); err != nil || live != (Live{info.PID, info.InitPID}) {
 		t.Errorf("%+v, %v, and libvirt says %+v", live, err, info)
 	}
-	must(t, h.Destroy(t.Context(), cfg.UUID))
+	must(t, h.Destroy(limited(t), cfg.UUID))
 	if live, err := Look(cfg.Name); live != (Live{}) || err != nil {
 		t.Errorf("destroyed: %+v, %v", live, err)
 	}

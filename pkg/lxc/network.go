@@ -15,23 +15,21 @@ type Network struct {
 
 // Network looks up a network by name or id; one that is not there is ErrInvalid.
 func (h *Host) Network(ctx context.Context, ref string) (Network, error) {
-	var n Network
-	err := h.call(ctx, fmt.Sprintf("network %q", ref), func(conn *libvirt.Connect) error {
+	return ask(ctx, h, fmt.Sprintf("network %q", ref), func(conn *libvirt.Connect) (n Network, err error) {
 		net, err := conn.LookupNetworkByName(ref)
 		if err != nil {
 			if net, err = conn.LookupNetworkByUUIDString(ref); err != nil {
-				return fmt.Errorf("%w: libvirt has no network %q (see: virsh net-list --all)", ErrInvalid, ref)
+				return n, fmt.Errorf("%w: libvirt has no network %q (see: virsh net-list --all)", ErrInvalid, ref)
 			}
 		}
 		defer net.Free()
 		if n.Name, err = net.GetName(); err != nil {
-			return err
+			return n, err
 		}
 		if n.ID, err = net.GetUUIDString(); err != nil {
-			return err
+			return n, err
 		}
 		n.Active, err = net.IsActive()
-		return err
+		return n, err
 	})
-	return n, err
 }

@@ -16,7 +16,7 @@ func TestEndUnnoticed(t *testing.T) {
 	cfg := config(t, "")
 	define(t, h, cfg)
 	up(t, h, cfg)
-	info, err := h.State(t.Context(), cfg.UUID)
+	info, err := h.State(limited(t), cfg.UUID)
 	must(t, err)
 	if !watched(cfg.Name) {
 		t.Error("libvirtd is not connected to the controller")
@@ -27,7 +27,7 @@ func TestEndUnnoticed(t *testing.T) {
 	defer init.Close()
 	must(t, init.signal(unix.SIGKILL))
 	for proc.Alive(init.pidfd) {
-		must(t, wait.For(t.Context(), poll))
+		must(t, wait.For(limited(t), poll))
 	}
 	ended := func(now Info, err error) {
 		t.Helper()
@@ -36,17 +36,10 @@ func TestEndUnnoticed(t *testing.T) {
 			t.Errorf("ended without notice: %+v", now)
 		}
 	}
-	ended(h.State(t.Context(), cfg.UUID))
-	ended(h.ByName(t.Context(), cfg.Name))
-	list, err := h.List(t.Context())
-	must(t, err)
-	for _, i := range list {
-		if i.ID == cfg.UUID {
-			ended(i, nil)
-		}
-	}
+	ended(h.State(limited(t), cfg.UUID))
+	ended(h.ByName(limited(t), cfg.Name))
 	up(t, h, cfg)
-	now, err := h.State(t.Context(), cfg.UUID)
+	now, err := h.State(limited(t), cfg.UUID)
 	must(t, err)
 	if now.State != Running || now.InitPID == 0 || now.InitPID == info.InitPID || !watched(cfg.Name) {
 		t.Errorf("started again: %+v", now)
@@ -68,7 +61,7 @@ func TestStartsAtOnce(t *testing.T) {
 				if !watched(cfg.Name) {
 					t.Errorf("%s runs unwatched", cfg.Name)
 				}
-				if err := h.Destroy(t.Context(), cfg.UUID); err != nil {
+				if err := h.Destroy(limited(t), cfg.UUID); err != nil {
 					t.Error(err)
 				}
 			}

@@ -23,8 +23,8 @@ import (
 // read of /proc is true of it if it is alive after.
 type initProc struct {
 	pid        int
+	controller int // its parent, where findInit found it
 	pidfd      *os.File
-	controller int // its parent, as findInit knows it
 }
 
 func (p *initProc) Close() { p.pidfd.Close() }
@@ -135,12 +135,12 @@ const (
 // sigRTMin is the C library's SIGRTMIN, from which systemd counts.
 const sigRTMin = unix.Signal(34)
 
-// request is how an init is asked to power off and to reboot; 0: no such signal.
-var request = map[Init]struct{ poweroff, reboot unix.Signal }{
-	Systemd: {sigRTMin + 4, sigRTMin + 5},
-	Busybox: {unix.SIGUSR2, unix.SIGTERM},
-	SysV:    {unix.SIGPWR, unix.SIGINT}, // if it does not listen to its control pipe
-	Other:   {unix.SIGTERM, 0},
+// powerOff is the signal that asks an init to power off.
+var powerOff = map[Init]unix.Signal{
+	Systemd: sigRTMin + 4,
+	Busybox: unix.SIGUSR2,
+	SysV:    unix.SIGPWR, // if it does not listen to its control pipe
+	Other:   unix.SIGTERM,
 }
 
 // kind tells the init by the program that runs.
@@ -175,8 +175,8 @@ func (p *initProc) mentions(text string) bool {
 // waitTurned waits until the process runs its own program, and no longer that of
 // libvirt's controller or lxcboot-init; false when it, or the controller, ended before.
 // The kernel has no event for that.
-func (p *initProc) waitTurned(ctx context.Context) (bool, error) {
-	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", p.controller))
+func (p *initProc) waitTurned(ctx context.Context, controller int) (bool, error) {
+	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/exe", controller))
 	if err != nil {
 		return false, nil
 	}
@@ -185,7 +185,7 @@ func (p *initProc) waitTurned(ctx context.Context) (bool, error) {
 		if !proc.Alive(p.pidfd) {
 			return false, nil
 		}
-		if err == nil && !os.SameFile(theirs, its) && !p.launching() {
+		if err == nil && !os.SameFile(theirs, its) && !p.launching() && p.executed() {
 			return true, nil
 		}
 		if err := wait.For(ctx, time.Millisecond/2); err != nil {
@@ -207,25 +207,38 @@ func (p *initProc) launching() bool {
 	return unix.Stat(exe, &st) == nil && unix.Statfs(exe, &fs) == nil && st.Uid == 0 && fs.Type == unix.TMPFS_MAGIC
 }
 
-// heeds says whether a signal may reach the process. A pid namespace's first
-// process never sees one that it does not handle, but for SIGKILL.
-func (p *initProc) heeds(sig unix.Signal) bool {
+// executed says whether no exec of the process is under way that has replaced its memory,
+// and with it what /proc shows as its program, but not yet its signal handlers. The new
+// program's auxiliary vector is written after both.
+func (p *initProc) executed() bool {
+	auxv, err := os.ReadFile(fmt.Sprintf("/proc/%d/auxv", p.pid))
+	return err == nil && len(bytes.Trim(auxv, "\x00")) > 0
+}
+
+// heeds says whether a signal reaches the process; sure: it is seen that it does, or that
+// it does not, now. A pid namespace's first process never sees one that it does not
+// handle, but for SIGKILL.
+func (p *initProc) heeds(sig unix.Signal) (heeds, sure bool) {
 	st, err := readStatus(p.pid)
-	if err != nil {
-		return false
+	if err != nil || !p.executed() {
+		return false, false
 	}
 	caught, err := strconv.ParseUint(st["SigCgt"], 16, 64)
 	if err != nil {
-		return false
+		return false, false
 	}
 	// What it blocks it may well read from a signalfd, as systemd does.
 	blocked, _ := strconv.ParseUint(st["SigBlk"], 16, 64)
 	if (caught|blocked)&(1<<(uint(sig)-1)) != 0 {
-		return true
+		return true, true
 	}
-	// The kernel shows nothing of the signals that sigtimedwait waits for.
+	// The kernel shows nothing of the signals that sigtimedwait waits for, and "0" of a
+	// process that runs, or where it shows no such thing.
 	wchan, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", p.pid))
-	return err != nil || len(wchan) < 2 || strings.Contains(string(wchan), "sigtimedwait")
+	if err != nil || len(wchan) < 2 {
+		return false, false
+	}
+	return strings.Contains(string(wchan), "sigtimedwait"), true
 }
 
 // signal sends to that process and no other.
@@ -253,60 +266,72 @@ func (p *initProc) killLater() (stop func()) {
 	}
 }
 
+// askAgain is when an init is asked again that may not have heard. An init handles
+// signals only some time after it was executed: one that is young is given deafLimit to
+// come to it.
+var (
+	askAgain  = time.Second
+	young     = 30 * time.Second
+	deafLimit = 3 * time.Second
+)
+
+var errAskAgain = errors.New("not heard")
+
 // Shutdown asks the container's init to power off, by the signal that its kind
-// obeys, and waits until the container has ended; ctx bounds that. One that is not
-// running is done. ErrUnheard: its init does not react to the signal.
+// obeys, until it is heard, and waits until the container has ended; ctx bounds that.
+// One that is not running is done. ErrUnheard: its init does not react to the signal.
 func (h *Host) Shutdown(ctx context.Context, id string) error {
-	err := h.ask(ctx, id, func(dom *libvirt.Domain) error {
-		return dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_INITCTL)
-	}, func(k Init) unix.Signal { return request[k].poweroff })
-	if err == nil {
-		_, err = h.WaitState(ctx, id, Shutoff)
-	}
-	if errors.Is(err, ErrNotRunning) || errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	return err
-}
-
-// Reboot asks the container's init to reboot and does not wait for it: libvirt
-// starts the container anew from its definition. ErrNotRunning, ErrUnheard.
-func (h *Host) Reboot(ctx context.Context, id string) error {
-	return h.ask(ctx, id, func(dom *libvirt.Domain) error {
-		return dom.Reboot(libvirt.DOMAIN_REBOOT_INITCTL)
-	}, func(k Init) unix.Signal { return request[k].reboot })
-}
-
-// Signal sends a signal to the container's init.
-func (h *Host) Signal(ctx context.Context, id string, sig unix.Signal) error {
-	return h.withInit(ctx, id, func(p *initProc) error {
-		if sig != unix.SIGKILL && !p.heeds(sig) {
-			return fmt.Errorf("container %s, %s: %w", id, unix.SignalName(sig), ErrUnheard)
+	begun := time.Now()
+	for {
+		heard, err := h.ask(ctx, id, time.Since(begun) > deafLimit)
+		if err == nil {
+			wait, cancel := ctx, context.CancelFunc(func() {})
+			if !heard {
+				wait, cancel = context.WithTimeoutCause(ctx, askAgain, errAskAgain)
+			}
+			err = h.waitOff(wait, id)
+			cancel()
 		}
-		return p.signal(sig)
-	})
+		if errors.Is(err, errAskAgain) {
+			continue
+		}
+		return ignore(ignore(err, ErrNotRunning), ErrNotFound)
+	}
 }
 
-func (h *Host) ask(ctx context.Context, id string, initctl func(*libvirt.Domain) error, pick func(Init) unix.Signal) error {
-	return h.withInit(ctx, id, func(p *initProc) error {
-		// What the first process runs before that would not hear it.
-		limited, cancel := context.WithTimeoutCause(ctx, execLimit, ErrUnheard)
+// ask asks the container's init to power off, once, and says whether it heard that.
+// Unless it was asked for long already, one that is young may be deaf.
+func (h *Host) ask(ctx context.Context, id string, long bool) (heard bool, err error) {
+	err = h.withInit(ctx, id, func(p *initProc) error {
+		short, cancel := context.WithTimeoutCause(ctx, askAgain, errAskAgain)
 		defer cancel()
-		if up, err := p.waitTurned(limited); err != nil {
-			return fmt.Errorf("container %s: %w", id, err)
+		if up, err := p.waitTurned(short, p.controller); err != nil {
+			return err
 		} else if !up {
-			return fmt.Errorf("container %s: %w", id, ErrNotRunning)
+			return ErrNotRunning
 		}
 		kind := p.kind()
-		if kind == SysV && h.domain(ctx, id, initctl) == nil {
+		if kind == SysV && h.domain(ctx, id, func(dom *libvirt.Domain) error { return dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_INITCTL) }) == nil {
+			heard = true
 			return nil
 		}
-		sig := pick(kind)
-		if sig == 0 || kind == Other && !p.heeds(sig) {
+		yes, sure := p.heeds(powerOff[kind])
+		if kind == Other && sure && !yes && (long || p.age() > young) {
 			return fmt.Errorf("container %s: %w", id, ErrUnheard)
 		}
-		return p.signal(sig)
+		heard = yes
+		return p.signal(powerOff[kind])
 	})
+	return heard, err
+}
+
+// age is how long ago the process was made.
+func (p *initProc) age() time.Duration {
+	it, err := proc.Of(p.pid)
+	if err != nil {
+		return 0
+	}
+	return it.Age()
 }
 
 func (h *Host) withInit(ctx context.Context, id string, f func(*initProc) error) error {

@@ -3,6 +3,7 @@ package lxc
 import (
 	"bytes"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,12 +21,36 @@ var machines = map[string][]elf.Machine{
 	"ppc64le": {elf.EM_PPC64}, "s390x": {elf.EM_S390}, "riscv64": {elf.EM_RISCV}, "loong64": {elf.EM_LOONGARCH},
 }
 
-// unrunnable says why a program below a root cannot be run; empty when nothing
-// speaks against it. Links are followed inside the root only.
-func unrunnable(root *os.File, name string) string {
-	fd, err := openIn(root, name, unix.O_RDONLY)
+// CheckInit says why a container with this root, a directory on this host, cannot run its
+// init, a path in the root; nil when nothing speaks against it. It does not depend on what
+// libvirt says of a start.
+func CheckInit(root, init string) error {
+	dir, err := os.Open(root)
 	if err != nil {
+		return fmt.Errorf("its root filesystem cannot be read: %w", err)
+	}
+	defer dir.Close()
+	if _, err := dir.Readdirnames(1); err == io.EOF {
+		return fmt.Errorf("its root filesystem %s is empty", root)
+	}
+	if why := unrunnable(dir, init, interpreters); why != "" {
+		return fmt.Errorf("its init %s cannot be run: %s", tty.Line(init), why)
+	}
+	return nil
+}
+
+// interpreters is how many of them the kernel follows from a script to a program.
+const interpreters = 5
+
+// unrunnable says why a program below a root cannot be run; empty when nothing speaks
+// against it. Links are followed inside the root only.
+func unrunnable(root *os.File, name string, interpreters int) string {
+	fd, err := openIn(root, name, unix.O_RDONLY)
+	switch {
+	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR):
 		return "it is not in the root filesystem"
+	case err != nil:
+		return fmt.Sprintf("it cannot be read: %v", err)
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
@@ -38,11 +63,17 @@ func unrunnable(root *os.File, name string) string {
 	}
 	head := make([]byte, 256)
 	n, _ := f.ReadAt(head, 0)
-	head = head[:n]
-	if script, ok := bytes.CutPrefix(head, []byte("#!")); ok {
+	if script, ok := bytes.CutPrefix(head[:n], []byte("#!")); ok {
 		line, _, _ := bytes.Cut(script, []byte("\n"))
-		if words := strings.Fields(string(line)); len(words) == 0 || !isFile(root, words[0]) {
+		words := strings.Fields(string(line))
+		switch {
+		case len(words) == 0 || !isFile(root, words[0]):
 			return fmt.Sprintf("its interpreter %s is not in the root filesystem", tty.Line(strings.TrimSpace(string(line))))
+		case interpreters == 0:
+			return "its interpreters are scripts themselves, too many of them"
+		}
+		if why := unrunnable(root, words[0], interpreters-1); why != "" {
+			return fmt.Sprintf("its interpreter %s cannot be run: %s", tty.Line(words[0]), why)
 		}
 		return ""
 	}

@@ -35,7 +35,7 @@ func (b box) mount(t *testing.T) {
 	t.Helper()
 	l := Launch{Program: initProgram, Init: b.Init, Args: b.InitArgs, Env: b.InitEnv, Hostname: b.Hostname, Privileged: b.Privileged, Unfiltered: b.Unfiltered}
 	must(t, l.Mount(b.Launch))
-	must(t, ReleaseInit(t.Context(), b.Launch))
+	must(t, ReleaseInit(limited(t), b.Launch))
 }
 
 // up starts a defined container and waits for its init.
@@ -47,9 +47,9 @@ func up(t *testing.T, h *Host, cfg box) {
 func tryUp(t *testing.T, h *Host, cfg box) error {
 	t.Helper()
 	cfg.mount(t)
-	info, err := h.Start(t.Context(), cfg.UUID)
+	info, err := h.Start(limited(t), cfg.UUID)
 	if err == nil {
-		_, err = h.WaitInit(t.Context(), info)
+		_, err = h.WaitInit(limited(t), info)
 	}
 	return err
 }
@@ -121,11 +121,24 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// limited is the test's context, with an end long before that of the whole suite.
+func limited(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 func open(t *testing.T) *Host {
 	t.Helper()
-	h, err := Open(t.Context(), "")
-	must(t, err)
+	return dialTo(t, "")
+}
+
+// dialTo connects to a libvirtd, which must be there.
+func dialTo(t *testing.T, uri string) *Host {
+	t.Helper()
+	h := Dial(limited(t), uri)
 	t.Cleanup(h.Close)
+	must(t, h.Ready(limited(t)))
 	return h
 }
 
@@ -174,7 +187,7 @@ func define(t *testing.T, h *Host, cfg box) {
 			t.Errorf("clean-up: its groups are left: %v", err)
 		}
 	})
-	must(t, h.Define(t.Context(), cfg.Config))
+	must(t, h.Define(limited(t), cfg.Config))
 }
 
 // container is one that runs, with its console served.
@@ -199,7 +212,7 @@ func serve(t *testing.T, h *Host, cfg box) *container {
 	dir := t.TempDir()
 	c := &container{Host: h, box: cfg, log: filepath.Join(dir, "console.log"), socket: filepath.Join(dir, "console.sock")}
 	var err error
-	c.Info, err = h.State(t.Context(), cfg.UUID)
+	c.Info, err = h.State(limited(t), cfg.UUID)
 	must(t, err)
 	c.console, err = c.keep(t)
 	must(t, err)
@@ -214,13 +227,23 @@ func serve(t *testing.T, h *Host, cfg box) *container {
 	return c
 }
 
-// TestMain lets the test's own program be the process that keeps a console.
+// TestMain lets the test's own program be the process that keeps a console, or one that
+// holds an init.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "console-serve" {
 		if err := console.Keep(os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
+		os.Exit(0)
+	}
+	if len(os.Args) > 2 && os.Args[1] == "hold-init" {
+		if _, err := HoldInit(os.Args[2]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println("held")
+		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}
 	os.Exit(run(m))
@@ -258,7 +281,7 @@ func (c *container) keep(t *testing.T) (proc.Process, error) {
 // waitLog waits until the log holds a text, and gives it.
 func (c *container) waitLog(t *testing.T, text string) string {
 	t.Helper()
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		log := c.readLog(t)
 		if strings.Contains(log, text) {
 			return log
@@ -290,7 +313,7 @@ func (c *container) try(t *testing.T, o ExecOptions, argv ...string) (int, strin
 	t.Helper()
 	var out, errs buffer
 	o.Argv, o.Stdout, o.Stderr, o.Program = argv, &out, &errs, initProgram
-	code, err := c.Exec(t.Context(), c.UUID, o)
+	code, err := c.Exec(limited(t), c.UUID, o)
 	return code, out.String(), errs.String(), err
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +34,19 @@ func Of(pid int) (Process, error) {
 	}
 	start, err := strconv.ParseUint(string(f[19]), 10, 64)
 	return Process{PID: pid, Start: start}, err
+}
+
+// ticks is how many clock ticks of /proc are in a second, on all of Linux's machines that
+// Go knows.
+const ticks = 100
+
+// Age is how long ago the process was started.
+func (p Process) Age() time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0
+	}
+	return time.Duration(now.Nano()) - time.Duration(p.Start)*(time.Second/ticks)
 }
 
 // Alive says whether that very process has not ended, as far as can be told.

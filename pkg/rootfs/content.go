@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// errRead marks an error of the device, against one of what is on it.
+// errRead marks a failure to read the device, as opposed to a fault in what is on it.
 var errRead = errors.New("cannot read the device")
 
 // headSize is how much of the start of a range is looked at: the marks lie within
@@ -70,8 +70,8 @@ func inspect(r io.ReaderAt, offset, size int64) (content, error) {
 	return c, nil
 }
 
-// standing is what can be believed, and lies on its device whole; marks at the end
-// come last.
+// standing are the marks that can be believed and whose filesystem fits on the device;
+// marks at the end of the range come last.
 func (c content) standing() (some []signature) {
 	for _, s := range c.found {
 		if s.flaw == "" && !s.weak && s.needs <= c.size {

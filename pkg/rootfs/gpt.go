@@ -63,8 +63,8 @@ func readGPT(r io.ReaderAt, size, sector int64) (*table, error) {
 			continue
 		}
 		p := partition{Number: i + 1, Type: gptType(e[:16])}
-		// The last sector belongs to it. What no device can have stays without a
-		// size, and is refused where it matters.
+		// The last sector is included. An entry that no device can have gets no size,
+		// and is refused if it turns out to be the first partition.
 		if first, last := le.Uint64(e[32:]), le.Uint64(e[40:]); first > 0 && first <= last && last < 1<<48 {
 			p.Offset, p.Size = int64(first)*sector, int64(last-first+1)*sector
 		}

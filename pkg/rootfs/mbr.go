@@ -22,9 +22,9 @@ func (e mbrEntry) partition(base, sector int64) partition {
 	return partition{Number: e.number, Offset: (base + int64(e.start)) * sector, Size: int64(e.count) * sector, Type: kind}
 }
 
-// mbrEntries reads the four entries of a boot record. It is no partition table when
-// an entry has a boot flag that there is not: then it is the boot sector of a
-// filesystem, whose code lies there.
+// mbrEntries reads the four entries of a boot record. An entry with an impossible boot
+// flag means that it is no partition table, but the boot sector of a filesystem with code
+// in that place.
 func mbrEntries(b []byte) (used []mbrEntry, isMBR bool) {
 	if b[510] != 0x55 || b[511] != 0xaa {
 		return nil, false
@@ -42,9 +42,10 @@ func mbrEntries(b []byte) (used []mbrEntry, isMBR bool) {
 	return used, true
 }
 
-// readMBR reads an MBR, which does not say what size its sectors have. A device's
-// own size counts, unless the first partition has something only under another; of
-// a file any may be right, but not two.
+// readMBR reads an MBR, which does not say what size its sectors have: all of sectors are
+// tried in order, and the one counts under which something stands on the first partition;
+// without any, the first. Where the first is known to be the device's own, the order
+// decides; of a file, something under two sizes is ambiguous.
 func readMBR(r io.ReaderAt, size int64, sectors []int, known bool, entries []mbrEntry) (*table, error) {
 	var best *table
 	var bestErr error
@@ -87,7 +88,7 @@ func readMBRWith(r io.ReaderAt, size, sector int64, entries []mbrEntry) (*table,
 	if len(used) > 0 || chain == nil {
 		return t, t.pick(r, append(used, containers...), size)
 	}
-	// An extended partition is a container, and no partition to hold a filesystem.
+	// An extended partition holds partitions, and no filesystem.
 	p, err := firstLogical(r, *chain, size, sector)
 	if err != nil {
 		return nil, err

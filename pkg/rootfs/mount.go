@@ -76,9 +76,9 @@ func Mount(ctx context.Context, device string, fsys Filesystem, target string, o
 		return fmt.Errorf("%w %s at %s: %w", ErrMount, device, target, err)
 	}
 	fault.Point("rootfs/mount/moved")
-	// Below a shared parent the mount became shared itself; that was what made it
-	// reach the namespaces that have to see it, and nothing more is to spread. The
-	// end of the mount still spreads: that goes by the parent.
+	// Below a shared parent the new mount is shared too: so it reached the namespaces
+	// that have to see it. What is mounted below it must not. Its end still reaches
+	// them, for that goes by the parent.
 	if err := unix.Mount("", target, "", unix.MS_PRIVATE, ""); err != nil {
 		return errors.Join(fmt.Errorf("%w %s: make it private: %w", ErrMount, device, err), Unmount(target))
 	}
@@ -188,9 +188,9 @@ func openType(kind string) (int, error) {
 
 type option struct{ key, value string }
 
-// options are the options of a type. Nothing on the filesystem may make the kernel
-// panic, nothing is replayed on what is not to be written, and volumes that were
-// made of one image, which have one UUID, are mounted side by side.
+// options are the mount options of a type. No filesystem can make the kernel panic, no
+// journal is replayed on a read-only one, and two of the same UUID can be mounted, as
+// volumes that were made of one image have it.
 func options(kind string, readOnly bool) (all []option) {
 	if readOnly {
 		all = append(all, option{key: "ro"})

@@ -145,11 +145,11 @@ func probe(r io.ReaderAt, size int64, sector int) (Filesystem, error) {
 	return fsys, nil
 }
 
-// choose decides between what is over the whole device and a partition table. A
-// table beside a filesystem over the whole is stale, for ext leaves the first
-// sector as it was; and a filesystem beside a table may be, for a new table leaves
-// all sectors but the first. So what counts is whether something stands on the
-// first partition too, and then whether a root directory can be reached.
+// choose decides between a filesystem over the whole device and a partition table, where
+// there are both. Either may be a left-over: mkfs.ext4 does not clear the first sector,
+// with the old table; and a new table leaves all other sectors, with the old filesystem.
+// So what counts is whether something stands on the first partition too, and then which
+// of the two root directories can be reached.
 func choose(whole content, t *table, tableErr error) (byTable bool, note string, err error) {
 	stands := whole.standing()
 	if t != nil {

@@ -182,7 +182,7 @@ func xfs(b []byte, r *io.SectionReader) (signature, bool) {
 	return s, true
 }
 
-// xfsSum holds the checksum of a superblock, which fills a sector.
+// xfsSum checks the checksum of a superblock, which fills a sector.
 func xfsSum(sector []byte) bool {
 	if sector == nil {
 		return false
@@ -235,8 +235,8 @@ func btrfs(b []byte, r *io.SectionReader) (signature, bool) {
 	return s, true
 }
 
-// btrfsSum holds the checksum of a block against the algorithm that the superblock
-// names. Of xxhash and blake2 the kernel has to tell.
+// btrfsSum checks a block's checksum, by the algorithm that the superblock names. xxhash
+// and blake2 are left to the kernel.
 func btrfsSum(sb, block []byte) bool {
 	switch le.Uint16(sb[196:]) {
 	case 0:
@@ -320,7 +320,7 @@ func erofs(b []byte, r *io.SectionReader) (signature, bool) {
 	return s, true
 }
 
-// erofsSum holds the checksum of a superblock, which covers its block.
+// erofsSum checks the checksum of a superblock, which covers its block.
 func erofsSum(b []byte, bits byte) bool {
 	length := 1 << bits
 	if length > 1024 {

@@ -81,8 +81,8 @@ func readTable(r io.ReaderAt, size int64, sector int) (*table, error) {
 	if err != nil || gpt == nil {
 		return t, err
 	}
-	// A GPT without protection is what an older table left, unless there is more to
-	// it than to the MBR.
+	// A GPT that no MBR protects was left by an older table, unless its first partition
+	// is another one with something on it.
 	if gpt.first.Offset != t.first.Offset && len(gpt.content.standing()) > 0 {
 		return nil, fmt.Errorf("%w: an MBR partition table and a GPT that is not protected by it have different first partitions; remove the stale one with wipefs", ErrAmbiguous)
 	}
@@ -96,9 +96,9 @@ func (t *table) look(r io.ReaderAt) (err error) {
 	return err
 }
 
-// pick sets the first partition: the used entry with the lowest number. Another
-// entry may share no sector with it: which of the two owns the data could not be
-// known. Otherwise the others are ignored, even where they are impossible.
+// pick sets the first partition: the used entry with the lowest number. One that shares
+// a sector with another entry is refused, for it cannot be known which of them owns the
+// data. Otherwise the others are ignored, even impossible ones.
 func (t *table) pick(r io.ReaderAt, used []partition, size int64) error {
 	if len(used) == 0 {
 		return &NotFoundError{Where: "the " + t.kind, Found: "no partition", Mend: allowed}

@@ -51,8 +51,8 @@ func Format(ctx context.Context, device, fstype string) error {
 	}
 }
 
-// mkfs.btrfs looks at every mounted loop device on the host, and gives up with this
-// when one of them, of whomever, goes away meanwhile.
+// mkfs.btrfs looks at every mounted loop device of the host, and fails with this message
+// when any of them goes away meanwhile.
 const (
 	mkfsBtrfsRace = "cannot check mount status"
 	formatTries   = 5
@@ -115,7 +115,7 @@ func Check(ctx context.Context, device string, fsys Filesystem) error {
 	}
 	out, code, err := tool(ctx, check.args[0], append(check.args[1:len(check.args):len(check.args)], source)...)
 	if err == nil && check.args[0] == "fsck.erofs" && strings.Contains(out, "<E>") {
-		err = errors.New("it reports errors") // and ends well all the same
+		err = errors.New("it reports errors") // although its exit code is 0
 	}
 	switch {
 	case err == nil:
@@ -136,7 +136,7 @@ var chatter = []string{"- ", "Phase ", "Pass ", "No modify flag set", "e2fsck 1"
 // tool runs a command that asks nothing, with a limit, and gives its exit code and
 // the end of its output. What it started ends with it.
 func tool(ctx context.Context, name string, args ...string) (output string, code int, err error) {
-	// The death signal comes with the end of the thread that starts the command.
+	// The death signal comes when this thread ends, and not only with the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, name, args...)

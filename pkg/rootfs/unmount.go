@@ -17,9 +17,8 @@ import (
 // unmountLimit is how long a busy mount is waited for.
 const unmountLimit = 10 * time.Second
 
-// mountsAt counts the mounts that are stacked at the directory, and gives its path
-// as the kernel has it. Mount points are asked for, and not devices, which may be
-// mounted twice.
+// mountsAt counts the mounts that are stacked at the directory, and gives its path as the
+// kernel has it.
 func mountsAt(target string) (string, int, error) {
 	dir, err := canonical(target)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
@@ -55,10 +54,9 @@ func canonical(target string) (string, error) {
 	return filepath.Join(parent, filepath.Base(abs)), nil
 }
 
-// Unmount removes every mount that is stacked at the directory. What was written is
-// brought to the device first. A busy mount is waited for, at most ten seconds, and
-// never let go of lazily: then the error wraps ErrBusy, and what is still used is
-// still there. A directory with no mount, or none at all, is no error.
+// Unmount removes every mount stacked at target. It waits for a busy one, at most ten
+// seconds, and never detaches it lazily: then the error wraps ErrBusy, and what is still
+// used is still there. No mount, or no directory, is no error.
 func Unmount(target string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), unmountLimit)
 	defer cancel()
@@ -71,7 +69,7 @@ func Unmount(target string) error {
 		switch {
 		case err == nil:
 			continue // there may be another below
-		case errors.Is(err, unix.EINVAL): // gone since, or not to be had from here
+		case errors.Is(err, unix.EINVAL): // gone meanwhile, or locked in this namespace
 			if _, now, err := mountsAt(target); err != nil || now == n {
 				return errors.Join(fmt.Errorf("cannot unmount %s: the mount is locked", target), err)
 			}

@@ -393,9 +393,9 @@ func (h *Held) Seed() ([]byte, error) {
 	return data, err
 }
 
-// ForgetSeed removes the seed, and what its files replaced, once the container has run.
+// ForgetSeed removes the seed once the container has run.
 func (h *Held) ForgetSeed() error {
-	return errors.Join(removeFiles(h.store.KeptDir(h.ID), ""), removeIfThere(filepath.Join(h.store.Dir(h.ID), seedFile)))
+	return removeIfThere(filepath.Join(h.store.Dir(h.ID), seedFile))
 }
 
 // Remove removes the record and everything in its directory.

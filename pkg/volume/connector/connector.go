@@ -48,6 +48,9 @@ type Options struct {
 	Timeout time.Duration
 	// Root is where /sys, /etc, /dev and /lib are; "/" when empty.
 	Root string
+	// Warn is told when a daemon stays in its caller's control groups, and ends when
+	// those are ended; nil: nobody.
+	Warn func(error)
 	// Run runs the kernel transports' tools; nil runs them for real.
 	Run Runner
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/moby/sys/mountinfo"
@@ -51,11 +52,12 @@ const (
 // It is known by its command line, which names that directory, never by its
 // number alone: so one whose number was lost in a crash is found as well.
 type daemon struct {
-	dir string // resolved, StateDir/attachments/ID
+	dir  string      // resolved, StateDir/attachments/ID
+	warn func(error) // Options.Warn
 }
 
 func (h *Host) daemon(attachment string) daemon {
-	return daemon{filepath.Join(h.stateDir(), "attachments", attachment)}
+	return daemon{filepath.Join(h.stateDir(), "attachments", attachment), h.o.Warn}
 }
 
 // stateDir is Options.StateDir with symlinks resolved, as mountinfo shows it.
@@ -139,14 +141,24 @@ func (d daemon) start(ctx context.Context) (int, *qmp, error) {
 		return 0, nil, err
 	}
 	defer log.Close()
-	cmd := exec.Command(exe, d.argv()...)
-	cmd.Dir = d.dir
-	// Nothing of the caller's environment, which may hold a cloud's password.
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	scope := host.Scope{
+		Name:   fmt.Sprintf("lxcboot-volume-%s-%d", filepath.Base(d.dir), time.Now().UnixMilli()),
+		Before: host.Service, // the containers end first: this serves what they have mounted
+	}
+	cmd, warning, err := host.StartApart(scope, func() *exec.Cmd {
+		cmd := exec.Command(exe, d.argv()...)
+		cmd.Dir = d.dir
+		// Nothing of the caller's environment, which may hold a cloud's password.
+		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+		cmd.Stdout, cmd.Stderr = log, log
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		return cmd
+	})
+	if err != nil {
 		return 0, nil, fmt.Errorf("starting %s: %w", storageDaemon, err)
+	}
+	if warning != nil && d.warn != nil {
+		d.warn(warning)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -280,7 +292,7 @@ func (d daemon) stop(ctx context.Context) error {
 		if err := d.idle(ctx); err != nil {
 			return err
 		}
-		// It ends when it is killed just now.
+		// A daemon that was just killed cannot flush either, but is about to end.
 		if err := d.flush(ctx); err != nil && proc.End(context.WithoutCancel(ctx), pidfd, proc.Push{Wait: time.Second}) != nil {
 			return fmt.Errorf("%w: %v; bring the storage back and try again, or kill process %d to give up what was not written", ErrNotFlushed, err, pid)
 		}
@@ -289,8 +301,8 @@ func (d daemon) stop(ctx context.Context) error {
 		if n, err := d.mounts(); err == nil && n == 0 {
 			grace = 2 * time.Second // it never served: it may hang in opening the volume
 		}
-		// Asked to end it closes the volume in order. Once it is told to, there is no way
-		// back: also beyond the end of ctx.
+		// On SIGTERM it closes the volume in order. There is no way back then, and so the
+		// wait for its end does not end with ctx.
 		err := proc.End(context.WithoutCancel(ctx), pidfd, proc.Push{Signal: unix.SIGTERM, Wait: grace}, proc.Push{Signal: unix.SIGKILL, Wait: killLimit})
 		if err != nil {
 			return fmt.Errorf("ending process %d (%s): %w", pid, storageDaemon, err)
@@ -365,7 +377,7 @@ func (d daemon) lastWords() string {
 
 // process finds the daemon and takes hold of it; pidfd is nil when there is none.
 func (d daemon) process() (pid int, pidfd *os.File, err error) {
-	entries, err := os.ReadDir("/proc") // of which an error must not pass for "none"
+	entries, err := os.ReadDir("/proc") // an error must not pass for "none"
 	if err != nil {
 		return 0, nil, fmt.Errorf("listing processes: %w", err)
 	}
@@ -395,6 +407,6 @@ func (d daemon) is(pid int) bool {
 	if err != nil {
 		return false
 	}
-	_, rest, ok := bytes.Cut(b, []byte{0})
-	return ok && string(rest) == strings.Join(d.argv(), "\x00")+"\x00"
+	// Also while systemd-run is about to become it.
+	return bytes.HasSuffix(b, []byte("\x00"+strings.Join(d.argv(), "\x00")+"\x00"))
 }

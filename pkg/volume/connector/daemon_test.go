@@ -3,16 +3,21 @@ package connector
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/host"
+	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 func TestNBD(t *testing.T) {
@@ -86,7 +91,7 @@ func nbdVolume(t testing.TB, size int64) (data map[string]any, img string) {
 // daemonPID finds the daemon that serves the device.
 func daemonPID(t testing.TB, dev Device) int {
 	t.Helper()
-	pid, pidfd, err := daemon{filepath.Dir(dev.Path)}.process()
+	pid, pidfd, err := daemon{dir: filepath.Dir(dev.Path)}.process()
 	if err != nil || pidfd == nil {
 		t.Fatalf("no daemon of %s: %v", dev.Path, err)
 	}
@@ -237,5 +242,60 @@ func TestUnreachable(t *testing.T) {
 		if !errors.Is(err, volume.ErrUnreachable) || !strings.Contains(err.Error(), addr) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A daemon has no descriptor and no control group of the command that started it.
+func TestDaemonIsApart(t *testing.T) {
+	h := newHost(t, Auto)
+	h.o.Warn = func(err error) { t.Errorf("a warning: %v", err) }
+	lock, err := os.Create(filepath.Join(t.TempDir(), "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if _, err := unix.FcntlInt(lock.Fd(), unix.F_SETFD, 0); err != nil { // as a shell's 9> is
+		t.Fatal(err)
+	}
+	if err := host.CloseOnExec(); err != nil { // as each command does at first
+		t.Fatal(err)
+	}
+	data, _ := nbdVolume(t, 64*MiB)
+	dev := connect(t, h, request("apart", "nbd", data))
+	pid, pidfd, err := daemon{dir: filepath.Dir(dev.Path)}.process()
+	if err != nil || pidfd == nil {
+		t.Fatal(pid, err)
+	}
+	defer pidfd.Close()
+	links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if err != nil || len(links) == 0 {
+		t.Fatal(links, err)
+	}
+	for _, l := range links {
+		if to, _ := os.Readlink(l); to == lock.Name() {
+			t.Error("the daemon holds what its caller had open")
+		}
+	}
+	its, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tops, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(ours)) {
+		path := strings.TrimSpace(line[strings.LastIndexByte(line, ':')+1:])
+		top := slices.ContainsFunc(tops, func(m *mountinfo.Info) bool { return m.Root == path })
+		if !top && strings.Contains(string(its), line) {
+			t.Errorf("the daemon is in its caller's group %s", line)
+		}
+	}
+	if err := h.Disconnect(t.Context(), dev); err != nil {
+		t.Fatal(err)
 	}
 }

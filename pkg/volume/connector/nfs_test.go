@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -295,25 +294,4 @@ func clearBackingFormat(t *testing.T, path string) {
 		}
 	}
 	t.Fatal("no backing format in the header")
-}
-
-func FuzzQcow2Header(f *testing.F) {
-	dir := f.TempDir()
-	for _, argv := range [][]string{{"1M"}, {"-o", "compat=0.10", "1M"}, {"-b", "base", "-F", "raw", "-u", "1M"}} {
-		argv = append([]string{"create", "-q", "-f", "qcow2"}, append(argv[:len(argv)-1:len(argv)-1], dir+"/img", argv[len(argv)-1])...)
-		if out, err := exec.Command("qemu-img", argv...).CombinedOutput(); err != nil {
-			f.Fatalf("%v: %s", err, out)
-		}
-		b, err := os.ReadFile(dir + "/img")
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(b[:4096])
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		h, err := readQcow2Header(strings.NewReader(string(b)))
-		if err == nil && len(h.Backing) > 1023 {
-			t.Errorf("a backing file's name of %d bytes", len(h.Backing))
-		}
-	})
 }

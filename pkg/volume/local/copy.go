@@ -28,7 +28,7 @@ func fill(ctx context.Context, dst, src *os.File, size, total int64, progress fu
 	}
 	err := reflink(dst, src, size)
 	if errors.Is(err, errNoReflink) {
-		// What is cut off while it is copied would pass for a hole.
+		// The rest of a file that is cut short meanwhile would pass for a hole.
 		if err = copyExtents(ctx, dst, src, size, progress); err == nil {
 			err = holds(src, size)
 		}
@@ -62,7 +62,7 @@ func reflink(dst, src *os.File, size int64) error {
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EIO) {
 			return fmt.Errorf("sharing blocks of %s: %w", src.Name(), err)
 		}
-		return errNoReflink // it has many words for it
+		return errNoReflink // the kernel has many error numbers for it
 	}
 	if err := holds(dst, size); err != nil {
 		return fmt.Errorf("%s became shorter while it was read: %w", src.Name(), err)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/qcow2"
 )
 
 // The formats of images. Anything else is refused.
@@ -66,8 +67,8 @@ func inspect(r io.ReaderAt, size int64) (inspection, error) {
 	return in, nil
 }
 
-// signatures are those of formats that must not pass for raw. An empty format
-// means that it is no format for images here, and about says what to do.
+// signatures are those of formats that must not pass for raw. Where format is empty, it
+// is no format for images here, and said and convert make the refusal.
 var signatures = []struct {
 	offset  int64 // from the end when negative
 	magic   string
@@ -75,9 +76,9 @@ var signatures = []struct {
 	said    string
 	convert string // qemu-img's name of a format that it can convert
 }{
-	{0, "QFI\xfb\x00\x00\x00\x02", formatQcow2, "", ""},
-	{0, "QFI\xfb\x00\x00\x00\x03", formatQcow2, "", ""},
-	{0, "QFI\xfb", "", "an old qcow image", "qcow"},
+	{0, qcow2.Magic + "\x00\x00\x00\x02", formatQcow2, "", ""},
+	{0, qcow2.Magic + "\x00\x00\x00\x03", formatQcow2, "", ""},
+	{0, qcow2.Magic, "", "an old qcow image", "qcow"},
 	{0, "KDMV", formatVMDK, "", ""},
 	{0, "vhdxfile", formatVHDX, "", ""},
 	{0x40, "\x7f\x10\xda\xbe", formatVDI, "", ""},
@@ -150,71 +151,6 @@ func field(r io.ReaderAt, offset int64, n int) ([]byte, error) {
 		return nil, err
 	}
 	return b, nil
-}
-
-// inspectQcow2 follows docs/interop/qcow2.rst of QEMU.
-func inspectQcow2(r io.ReaderAt) (int64, error) {
-	h, err := field(r, 0, 72)
-	if err != nil {
-		return 0, err
-	}
-	be := binary.BigEndian
-	if at := be.Uint64(h[8:]); at != 0 {
-		name, err := field(r, int64(min(at, 1<<62)), int(min(be.Uint32(h[16:]), 1023)))
-		if err != nil {
-			name = []byte("that can not be read")
-		}
-		return 0, failure.Invalid("it is a qcow2 overlay of the backing file %q, which is not part of it; flatten it with 'qemu-img convert -O qcow2 OLD NEW' first", name)
-	}
-	if be.Uint32(h[32:]) != 0 {
-		return 0, failure.Invalid("it is an encrypted qcow2 image, and there is no key to read it with; decrypt it first")
-	}
-	if bits := be.Uint32(h[20:]); bits < 9 || bits > 21 {
-		return 0, failure.Invalid("it is a qcow2 image with clusters of 2^%d bytes, which can not be", bits)
-	}
-	virtual := int64(be.Uint64(h[24:]))
-	if be.Uint32(h[4:]) < 3 {
-		return virtual, qcow2Extensions(r, 72)
-	}
-	h, err = field(r, 72, 32)
-	if err != nil {
-		return 0, err
-	}
-	const dirty, corrupt, dataFile, compression, extendedL2 = 1, 2, 4, 8, 16
-	switch features := be.Uint64(h); {
-	case features&dataFile != 0:
-		return 0, failure.Invalid("it is a qcow2 image with its data in another file; merge them with 'qemu-img convert -O qcow2 OLD NEW' first")
-	case features&corrupt != 0:
-		return 0, failure.Invalid("it is a qcow2 image marked as corrupt; mend it with 'qemu-img check -r all' first")
-	case features&^(dirty|compression|extendedL2) != 0:
-		return 0, failure.Invalid("it is a qcow2 image with unknown features (%#x)", features)
-	}
-	length := be.Uint32(h[28:])
-	if length < 104 || length > 1<<20 {
-		return 0, failure.Invalid("it is a qcow2 image with a header of %d bytes, which can not be", length)
-	}
-	return virtual, qcow2Extensions(r, int64(length))
-}
-
-// qcow2Extensions looks through the header extensions for the name of a file.
-func qcow2Extensions(r io.ReaderAt, at int64) error {
-	for range 64 {
-		h, err := field(r, at, 8)
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil // a file as short as its header
-		}
-		if err != nil {
-			return err
-		}
-		switch binary.BigEndian.Uint32(h) {
-		case 0:
-			return nil
-		case 0x44415441: // "DATA"
-			return failure.Invalid("it is a qcow2 image that names an external data file; merge them with 'qemu-img convert -O qcow2 OLD NEW' first")
-		}
-		at += 8 + (int64(binary.BigEndian.Uint32(h[4:]))+7)&^7
-	}
-	return failure.Invalid("it is a qcow2 image with more header extensions than there are")
 }
 
 var (

@@ -188,8 +188,8 @@ func (d demand) add(size int, typ string, types []volumetypes.VolumeType) {
 	}
 }
 
-// checkQuota holds a demand against what is left. A cloud may hide the quota from
-// its users: then Cinder itself will say.
+// checkQuota compares a demand with what is left of the quota. A cloud may hide that from
+// its users: then only Cinder's refusal will tell.
 func (s *Store) checkQuota(ctx context.Context, need demand) error {
 	if s.who.projectID == "" {
 		return nil

@@ -75,9 +75,9 @@ func findCredentials(cloud string) (credentials, error) {
 	return c, nil
 }
 
-// settle leaves one way to sign in, and says each thing once: what is said twice,
-// by name and by id, is refused by gophercloud or by Keystone. Domains that are not
-// given are the one that Keystone makes at first, as in the openstack command.
+// settle leaves one way to sign in, and each thing said once: gophercloud or Keystone
+// refuses what is given both by name and by id. A domain that is not given is Keystone's
+// default one, as in the openstack command.
 func settle(a *gophercloud.AuthOptions) {
 	switch {
 	case a.ApplicationCredentialSecret != "": // it has its own project

@@ -31,7 +31,7 @@ func find[T any](ctx context.Context, kind, ref string, get func(context.Context
 	if err != nil {
 		return zero, err
 	}
-	// A service may take a filter for less than exact, or leave it out.
+	// A service may match a filter loosely, or ignore it.
 	all = slices.DeleteFunc(all, func(v T) bool { _, name := face(v); return name != ref })
 	switch len(all) {
 	case 0:

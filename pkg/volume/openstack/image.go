@@ -69,7 +69,7 @@ func imageOf(i *images.Image) volume.Image {
 		Size: i.SizeBytes, VirtualSize: i.VirtualSize, MinDisk: i.MinDiskGigabytes, MinRAM: i.MinRAMMegabytes,
 		Properties: map[string]string{}, CreatedAt: i.CreatedAt,
 	}
-	// Glance knows it only of formats that it can look into; of raw it is plain.
+	// Glance tells it only of formats that it inspects. Of raw it is the size.
 	if img.VirtualSize == 0 && img.DiskFormat == "raw" {
 		img.VirtualSize = img.Size
 	}

@@ -18,9 +18,9 @@ import (
 )
 
 // retry does one thing with a service, again when it failed in a way that may
-// pass, and translates the error that remains. From the second time on op is told
-// how it failed the last time: the request may have had its effect although there
-// was no answer, and what is not the same when done twice must look first.
+// pass, and translates the error that remains. From the second attempt on, op gets the
+// last one's error: that request may have had its effect although no answer came, and an
+// op that must not be done twice has to look first.
 func retry[T any](ctx context.Context, s *Store, service, doing string, op func(last error) (T, error)) (T, error) {
 	if err := ctx.Err(); err != nil {
 		var zero T

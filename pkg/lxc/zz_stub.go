@@ -1,3 +1,0 @@
-package lxc
-
-func CheckInit(root, init string) error { return nil }
