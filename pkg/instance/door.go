@@ -189,7 +189,7 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 			if err := m.complete(undo, h); err != nil {
 				return err
 			}
-			return m.finished(h, op)
+			return m.finished(h)
 		}
 		if m.hasMounts(h) {
 			h.did = append(h.did, "unmounted on the host what its container has")
@@ -204,7 +204,7 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 		if err := m.redefine(undo, h); err != nil {
 			return err
 		}
-		return m.finished(h, op)
+		return m.finished(h)
 	}
 	if err := m.settle(undo, h); err != nil {
 		return err
@@ -214,16 +214,18 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 		h.Want = state.Down
 		fallthrough
 	case state.OpStart, state.OpReboot, state.OpLibvirt:
-		return m.finished(h, op)
+		return m.finished(h)
 	}
 	return nil
 }
 
-// finished saves that an operation that was cut short is over.
-func (m *Manager) finished(h *Handle, op string) error {
-	fault.Point("door/ended " + op)
+// finished saves that the operation that was cut short is over.
+func (m *Manager) finished(h *Handle) error { return m.over(h, "finished") }
+
+func (m *Manager) over(h *Handle, how string) error {
+	fault.Point("door/ended " + h.Op.Name)
+	h.did = append(h.did, how+" its "+h.Op.Name+", which had been interrupted")
 	h.Op, h.cut = nil, *h.Op
-	h.did = append(h.did, "finished its "+op+", which had been interrupted")
 	return h.SaveUndone()
 }
 
@@ -237,20 +239,22 @@ func (m *Manager) recoverVolume(ctx context.Context, h *Handle) error {
 	if err := m.sameStore(h); err != nil {
 		return err
 	}
-	i := h.Volume(h.Op.Volume)
-	if i < 0 {
-		return m.finished(h, op)
-	}
 	undo, cancel := m.undoContext(ctx)
 	defer cancel()
-	err := m.takeVolume(undo, h, i)
-	if err != nil && op == state.OpAttach && h.lives() {
-		err = m.giveVolume(undo, h, &h.Volumes[i])
+	how := "finished"
+	if i := h.Volume(h.Op.Volume); i >= 0 {
+		err := m.takeVolume(undo, h, i)
+		switch {
+		case err != nil && op == state.OpAttach && h.lives():
+			err = m.giveVolume(undo, h, &h.Volumes[i])
+		case op == state.OpAttach:
+			how = "undid"
+		}
+		if err != nil {
+			return fmt.Errorf("its %s, which had been interrupted, cannot be undone: %w", op, err)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("its %s, which had been interrupted, cannot be undone: %w", op, err)
-	}
-	return m.finished(h, op)
+	return m.over(h, how)
 }
 
 // settle releases what the host holds for a container that does not live, and notes
