@@ -18,7 +18,6 @@ import (
 type Handle struct {
 	*state.Held
 	live    lxc.Live        // what the door saw of the container, and what this process did to it
-	last    proc.Process    // that kept the console when the door was passed
 	cut     state.Operation // the one that the door found cut short, and ended
 	did     []string        // what the door did, in words
 	at      Step            // the step that this process has come to
@@ -67,7 +66,7 @@ func (m *Manager) openWithin(ctx context.Context, wait time.Duration, ref, op st
 		if err != nil {
 			return nil, err
 		}
-		h := &Handle{Held: held, last: held.Console}
+		h := &Handle{Held: held}
 		if err := m.ours(h); err != nil {
 			h.Close()
 			return nil, err
@@ -357,7 +356,7 @@ func (m *Manager) Ended(ctx context.Context, id string, status *uint32) error {
 		return err
 	}
 	self, err := proc.Of(os.Getpid())
-	if err == nil && h.last == self && !h.lives() {
+	if err == nil && h.Former == self && !h.lives() {
 		if status != nil {
 			h.Exit = &state.Exit{Status: *status, At: time.Now().UTC()}
 		}

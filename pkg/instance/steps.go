@@ -509,7 +509,7 @@ func (m *Manager) stopContainer(ctx context.Context, h *Handle) error {
 }
 
 // stopConsole ends the process that keeps the log, once its container has ended: its
-// last words are in the log then. One whose id was lost ends by itself.
+// last words are in the log then, and how the init ended it hands in later. One whose id was lost ends by itself.
 func (m *Manager) stopConsole(ctx context.Context, h *Handle) error {
 	h.letGo()
 	if m.hasConsole(&h.Record) {
@@ -517,7 +517,9 @@ func (m *Manager) stopConsole(ctx context.Context, h *Handle) error {
 			return err
 		}
 	}
-	h.Console = proc.Process{}
+	if h.Console != (proc.Process{}) {
+		h.Console, h.Former = proc.Process{}, h.Console
+	}
 	return nil
 }
 
