@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -86,23 +87,29 @@ func group(t *testing.T, dir string, owner int) bool {
 	return true
 }
 
+// ownRange is a range of host ids that no other run of the tests has at the same time.
+func ownRange() *IDMap {
+	return &IDMap{HostID: 900_000_000 + 65536*uint32(rand.IntN(10_000)), Count: 65536}
+}
+
 // What the root of a container made is told by its owner, and only what is empty goes.
 func TestRemoveGroups(t *testing.T) {
-	ids := &IDMap{HostID: 930_000_000, Count: 65536}
+	ids := ownRange()
+	first := int(ids.HostID)
 	id := uuid.NewString()
 	made := 0
 	for _, top := range hierarchies(t) {
 		name := filepath.Join(top, "lxcboot-ut-"+uuid.NewString()[:8])
-		if !group(t, name, 0) || !group(t, name+"/own", 930_000_000) {
+		if !group(t, name, 0) || !group(t, name+"/own", first) {
 			continue
 		}
 		made++
-		group(t, name+"/own/deep", 930_065_535)
-		group(t, name+"/others", 930_065_536)
+		group(t, name+"/own/deep", first+65535)
+		group(t, name+"/others", first+65536)
 		group(t, name+"/lxcboot-"+id, 0) // whoever it belongs to
 		group(t, name+"/lxcboot-"+id+"/deep", 0)
 		group(t, name+"/lxcboot-"+id+"-not", 0)
-		group(t, name+"/full", 930_000_000)
+		group(t, name+"/full", first)
 		full := exec.Command("sleep", "100")
 		must(t, full.Start())
 		t.Cleanup(func() { full.Process.Kill(); full.Wait() })
@@ -124,9 +131,9 @@ func TestRemoveGroups(t *testing.T) {
 // A container's root makes groups wherever it may; after its end none is left.
 func TestGroupsOfContainer(t *testing.T) {
 	h := open(t)
-	const owner = 931_000_000
+	ids := ownRange()
 	name := "lxcboot-ut-" + uuid.NewString()[:8]
-	cfg := boxOf(t, makeRoot(t, owner, "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do mkdir -p $d/"+name+"/deep && echo in $d; done; echo all made"), &IDMap{HostID: owner, Count: 65536})
+	cfg := boxOf(t, makeRoot(t, int(ids.HostID), "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do mkdir -p $d/"+name+"/deep && echo in $d; done; echo all made"), ids)
 	there := func() (dirs []string) {
 		for _, top := range hierarchies(t) {
 			filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
@@ -200,7 +207,7 @@ func TestLibvirtdInOtherGroups(t *testing.T) {
 
 func BenchmarkRemoveGroups(b *testing.B) {
 	for b.Loop() {
-		if err := RemoveGroups(testUUID, &IDMap{HostID: 930_000_000, Count: 65536}); err != nil {
+		if err := RemoveGroups(testUUID, ownRange()); err != nil {
 			b.Fatal(err)
 		}
 	}
