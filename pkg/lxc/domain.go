@@ -386,7 +386,7 @@ func (h *Host) Destroy(ctx context.Context, id string) error {
 	defer cancel()
 	info, err := h.inspect(limited, id)
 	if errors.Is(err, ErrNotFound) || err == nil && !info.Active() {
-		return removeInterfaces(id)
+		return errors.Join(removeInterfaces(id), removeOwnGroup(id))
 	}
 	if err != nil {
 		return err
@@ -420,7 +420,7 @@ func (h *Host) Destroy(ctx context.Context, id string) error {
 	if err := remains.wait(limited); err != nil {
 		return err
 	}
-	return removeInterfaces(id)
+	return errors.Join(removeInterfaces(id), removeOwnGroup(id))
 }
 
 // WaitState waits until the container is in a state, and gives it. A container
