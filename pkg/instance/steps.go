@@ -154,7 +154,7 @@ func (m *Manager) launch(h *Handle) error {
 	if err := m.Store.MakeMountpoint(dir); err != nil {
 		return err
 	}
-	return m.Kernel.Launch(dir, lxc.Launch{Init: init, Args: h.Spec.InitArgs, Env: h.Spec.Env, Hostname: h.Spec.Hostname,
+	return m.Kernel.Launch(dir, lxc.Launch{ID: h.ID, IDMap: h.IDMap(), Init: init, Args: h.Spec.InitArgs, Env: h.Spec.Env, Hostname: h.Spec.Hostname,
 		Privileged: h.Spec.Privileged, Unfiltered: h.Spec.Unfiltered})
 }
 
@@ -344,6 +344,9 @@ func (m *Manager) releaseRoot(ctx context.Context, h *Handle) error {
 		if err := m.detachLoop(h, &h.Volumes[i]); err != nil {
 			return err
 		}
+	}
+	if err := m.Kernel.RemoveGroup(h.ID); err != nil {
+		return err
 	}
 	// Only a process that was killed leaves it without anything in it.
 	return m.Store.RemovePath(h.ID, m.Store.RootDir(h.ID))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 	"io"
 	"net"
 	"path/filepath"
@@ -108,6 +109,6 @@ func TestLeftBehind(t *testing.T) {
 		return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("pkg/lxc.do["))
 	}
 	for ctx := limited(t); left(); {
-		must(t, pause(ctx, poll))
+		must(t, wait.For(ctx, poll))
 	}
 }
