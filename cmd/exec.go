@@ -10,7 +10,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
-	"github.com/lxcboot/lxcboot/pkg/report"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 func (a *App) newExecCmd() *cobra.Command {
@@ -48,7 +48,7 @@ exit code is the command's: 127 when it is not there, 126 when it cannot be exec
 				code, err := a.domains.Exec(ctx, v.ID, o)
 				switch {
 				case errors.Is(err, lxc.ErrNoProgram):
-					fmt.Fprintf(a.Err, "lxcboot: %s\n", report.Text(err.Error(), true))
+					fmt.Fprintf(a.Err, "lxcboot: %s\n", tty.Lines(err.Error()))
 					return exitError(code)
 				case err == nil && code != 0:
 					return exitError(code)

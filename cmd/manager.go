@@ -106,7 +106,7 @@ func (a *App) offlineManager() (*instance.Manager, error) {
 	return &instance.Manager{
 		Store: records, Devices: a.connectors(), Roots: instance.HostRoots{}, Loops: instance.HostLoops{},
 		Kernel:   instance.HostKernel{Init: func() (string, error) { return beside("lxcboot-init") }},
-		Consoles: instance.HostConsoles{Store: records, Keeper: func() (string, error) { return beside("lxcboot-console") }, Ended: append(itself, "ended"), LogBytes: a.settings.LogBytes},
+		Consoles: instance.HostConsoles{Store: records, Keeper: func() (string, error) { return beside("lxcboot-console") }, Ended: append(itself, "ended"), LogBytes: a.settings.LogBytes, Warn: a.warnOf},
 		Host:     here, Warn: a.warn, IDBase: a.settings.IDBase, MaxLocal: a.settings.MaxLocal,
 		UndoTimeout: a.settings.Timeout, StopTimeout: a.settings.StopTime, Stopping: hostStopping,
 	}, nil

@@ -121,6 +121,7 @@ type HostConsoles struct {
 	Keeper   func() (string, error) // the path of lxcboot-console
 	Ended    []string               // run with the instance's id when its container has ended: calls Manager.Ended
 	LogBytes int64                  // most of a console log, in bytes
+	Warn     func(error)            // as in console.Options
 }
 
 // Open is console.Open.
@@ -145,7 +146,7 @@ func (c hostConsole) Start(id string, init int) (proc.Process, error) {
 	}
 	return console.Start([]string{keeper}, c.Terminal, console.Options{
 		LogPath: c.Store.LogPath(id), MaxBytes: c.LogBytes, SocketPath: c.Store.SocketPath(id),
-		Init: init, Claim: c.Store.ClaimPath(id), Ended: append(slices.Clone(c.Ended), id),
+		Init: init, Claim: c.Store.ClaimPath(id), Warn: c.Warn, Ended: append(slices.Clone(c.Ended), id),
 	})
 }
 
