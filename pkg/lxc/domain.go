@@ -237,7 +237,7 @@ func (h *Host) Start(ctx context.Context, id string) (Info, error) {
 		if err != nil || try == startTries || watched(info.Name) && (fresh || !info.unnoticed()) {
 			return info, err
 		}
-		if err := h.Destroy(ctx, id); err != nil {
+		if err := h.end(ctx, id); err != nil {
 			return info, err
 		}
 	}
@@ -382,11 +382,20 @@ func (h *Host) Autostart(ctx context.Context, id string) (on bool, err error) {
 // interfaces are gone, so that what they held is free. One that is not running or not
 // known is done.
 func (h *Host) Destroy(ctx context.Context, id string) error {
+	if err := h.end(ctx, id); err != nil {
+		return err
+	}
+	return removeOwnGroup(id)
+}
+
+// end is Destroy of a container that is to be started again: what was made for its start
+// stays.
+func (h *Host) end(ctx context.Context, id string) error {
 	limited, cancel := context.WithTimeoutCause(ctx, goneLimit, fmt.Errorf("container %s: its processes are still there after %s: one of them waits for a device or filesystem that does not answer", id, goneLimit))
 	defer cancel()
 	info, err := h.inspect(limited, id)
 	if errors.Is(err, ErrNotFound) || err == nil && !info.Active() {
-		return errors.Join(removeInterfaces(id), removeOwnGroup(id))
+		return removeInterfaces(id)
 	}
 	if err != nil {
 		return err
@@ -420,7 +429,7 @@ func (h *Host) Destroy(ctx context.Context, id string) error {
 	if err := remains.wait(limited); err != nil {
 		return err
 	}
-	return errors.Join(removeInterfaces(id), removeOwnGroup(id))
+	return removeInterfaces(id)
 }
 
 // WaitState waits until the container is in a state, and gives it. A container
