@@ -361,7 +361,7 @@ func (m *Manager) Ended(ctx context.Context, id string, status *uint32) error {
 	}
 	self, err := proc.Of(os.Getpid())
 	if err == nil && h.Former == self && !h.lives() {
-		if status != nil {
+		if status != nil && h.Exit == nil {
 			h.Exit = &state.Exit{Status: *status, At: time.Now().UTC()}
 		}
 		if h.Op == nil && !m.stopping(ctx) {

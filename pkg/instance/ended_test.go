@@ -12,7 +12,8 @@ import (
 
 // TestExit has the process that kept a console hand in how the init ended, when that
 // ended by itself, and when a stop that had the lock has settled all else before: it is
-// in the record, but not in that of a life that another process keeps.
+// in the record, but not in that of a life that another process keeps. A stop that kills
+// it knows better.
 func TestExit(t *testing.T) {
 	ctx := context.Background()
 	self, err := proc.Of(os.Getpid())
@@ -20,15 +21,20 @@ func TestExit(t *testing.T) {
 		t.Fatal(err)
 	}
 	status := uint32(3 << 8)
-	for name, end := range map[string]func(*testing.T, *world, *Manager, string){
-		"by itself": func(_ *testing.T, w *world, _ *Manager, id string) {
-			w.domains[id].state = lxc.Shutoff
-		},
-		"by a stop": func(t *testing.T, _ *world, m *Manager, id string) {
-			if _, err := m.Stop(ctx, id, false); err != nil {
+	stop := func(force bool) func(*testing.T, *world, *Manager, string) {
+		return func(t *testing.T, _ *world, m *Manager, id string) {
+			if _, err := m.Stop(ctx, id, force); err != nil {
 				t.Fatal(err)
 			}
-		},
+		}
+	}
+	for name, c := range map[string]struct {
+		end          func(*testing.T, *world, *Manager, string)
+		told, untold int // exit codes; -1: none
+	}{
+		"by itself": {func(_ *testing.T, w *world, _ *Manager, id string) { w.domains[id].state = lxc.Shutoff }, 3, -1},
+		"by a stop": {stop(false), 3, -1},
+		"by force":  {stop(true), 137, 137},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store, err := state.Open(memDir(t), memDir(t))
@@ -68,15 +74,15 @@ func TestExit(t *testing.T) {
 				}
 			}
 			keeps(self)
-			end(t, w, m, v.ID)
-			ended(3)
+			c.end(t, w, m, v.ID)
+			ended(c.told)
 			// The next life is another's.
 			if _, err := m.Start(ctx, v.ID); err != nil {
 				t.Fatal(err)
 			}
 			ended(-1)
-			end(t, w, m, v.ID)
-			ended(-1)
+			c.end(t, w, m, v.ID)
+			ended(c.untold)
 		})
 	}
 }
