@@ -86,3 +86,53 @@ func TestExit(t *testing.T) {
 		})
 	}
 }
+
+// gated is a kernel and consoles that see whether the init is held while the process that
+// keeps its console is started.
+type gated struct {
+	kernelFake
+	Consoles
+	let, early bool
+}
+
+type gate func()
+
+func (g gate) Release() { g() }
+
+func (g *gated) Hold(string) (Gate, error) { return gate(func() { g.let = true }), nil }
+
+func (g *gated) Open(controller int) (Console, error) {
+	c, err := g.Consoles.Open(controller)
+	return gatedConsole{c, g}, err
+}
+
+type gatedConsole struct {
+	Console
+	*gated
+}
+
+func (c gatedConsole) Start(id string, init int) (proc.Process, error) {
+	c.early = c.let
+	return c.Console.Start(id, init)
+}
+
+func (c gatedConsole) Close() { c.Console.Close() }
+
+// TestInitIsHeld: an init that ends at once is seen to end, and so it is let go once
+// somebody looks.
+func TestInitIsHeld(t *testing.T) {
+	store, err := state.Open(memDir(t), memDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	m := w.manager(store)
+	g := &gated{kernelFake: kernelFake{w}, Consoles: m.Consoles}
+	m.Kernel, m.Consoles = g, g
+	if _, err := m.Boot(context.Background(), testPlan()); err != nil {
+		t.Fatal(err)
+	}
+	if g.early || !g.let {
+		t.Errorf("let go: %v, before somebody looked: %v", g.let, g.early)
+	}
+}
