@@ -615,3 +615,98 @@ func TestOwnGroup(t *testing.T) {
 	}
 	must(t, RemoveOwnGroup(first.UUID))
 }
+
+// cgroupV2 is where the hierarchy of cgroup v2 is mounted: by the host, or for this test.
+func cgroupV2(t *testing.T) string {
+	t.Helper()
+	dirs, err := cgroupDirs(map[string]string{"": "/"})
+	must(t, err)
+	if len(dirs) > 0 {
+		return dirs[0].dir
+	}
+	dir := t.TempDir()
+	must(t, unix.Mount("none", dir, "cgroup2", 0, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	return dir
+}
+
+// byHand runs lxcboot-init without libvirt, in a group of cgroup v2 and with that mounted
+// as libvirt does it where there is no other, on the root of this host.
+func byHand(t *testing.T, l Launch, group, mounted string) (string, error) {
+	t.Helper()
+	launch := t.TempDir()
+	must(t, l.Mount(launch))
+	defer func() { must(t, UnmountLaunch(launch)) }()
+	must(t, ReleaseInit(t.Context(), launch))
+	out, err := exec.CommandContext(within(t, 30*time.Second), "sh", "-ec", `echo $$ >"$1/cgroup.procs"
+exec unshare --mount --pid --fork --uts sh -ec '
+mount --bind "$2" "$3"
+umount -l /sys/fs/cgroup
+mount --move "$3" /sys/fs/cgroup
+mount -t tmpfs none /dev
+mkdir /dev/.lxcboot
+mount --bind "$1" /dev/.lxcboot
+mount -t proc none /proc
+exec /dev/.lxcboot/lxcboot-init' sh "$2" "$3" "$4"`, "sh", group, launch, mounted, t.TempDir()).CombinedOutput()
+	return string(out), err
+}
+
+// An init that cannot be run is told of in one line, with the exit code of a shell.
+func TestInitCannotRun(t *testing.T) {
+	mounted := cgroupV2(t)
+	for init, want := range map[string]struct {
+		code int
+		line string
+	}{
+		"/none/such":  {127, "lxcboot: cannot run /none/such: No such file or directory\n"},
+		"/etc/passwd": {126, "lxcboot: cannot run /etc/passwd: Permission denied\n"},
+		"/etc":        {126, "lxcboot: cannot run /etc: Permission denied\n"},
+	} {
+		out, err := byHand(t, Launch{Program: initProgram, Init: init, Privileged: true}, mounted, mounted)
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != want.code || out != want.line {
+			t.Errorf("%s: %q, %v", init, out, err)
+		}
+	}
+	h := open(t)
+	cfg := config(t, "")
+	cfg.Init = "/sbin/none"
+	var hold *Hold
+	info, _ := held(t, h, cfg, func() {
+		var err error
+		hold, err = HoldInit(cfg.Launch)
+		must(t, err)
+	})
+	c := serve(t, h, cfg)
+	hold.Release()
+	if _, err := h.WaitInit(within(t, 20*time.Second), info); err == nil || !strings.Contains(err.Error(), "/sbin/none cannot be run") {
+		t.Errorf("%v", err)
+	}
+	if log := c.waitLog(t, "lxcboot: cannot run /sbin/none: No such file or directory\n"); strings.Count(log, "\n") != 1 {
+		t.Errorf("%q", log)
+	}
+}
+
+// With cgroup v2 libvirt mounts the host's tree as a whole: here by hand, as no host has
+// both. The init sees its own group alone.
+func TestControlGroupsV2(t *testing.T) {
+	mounted := cgroupV2(t)
+	own := filepath.Join(mounted, fmt.Sprint("lxcboot-ut-", os.Getpid()))
+	must(t, os.MkdirAll(filepath.Join(own, "in", "below"), 0o755))
+	t.Cleanup(func() {
+		for _, dir := range []string{"in/below", "in", ""} {
+			must(t, rmdirGroup(filepath.Join(own, dir)))
+		}
+	})
+	out, err := byHand(t, Launch{
+		Program: initProgram, Init: "/bin/sh", Privileged: true,
+		Args: []string{"-c", "cat /proc/self/cgroup; echo :; ls -R /sys/fs/cgroup; echo :; grep ' - cgroup' /proc/self/mountinfo"},
+	}, own+"/in", mounted)
+	parts := strings.Split(out, "\n:\n")
+	if err != nil || len(parts) != 3 {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if !strings.HasSuffix(parts[0], "0::/") || strings.Contains(parts[1], filepath.Base(own)) || !strings.Contains(parts[1], "/below:") || strings.Count(parts[2], "\n") != 1 {
+		t.Errorf("%s", out)
+	}
+}
