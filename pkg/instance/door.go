@@ -71,7 +71,7 @@ func (m *Manager) openWithin(ctx context.Context, wait time.Duration, ref, op st
 			h.Close()
 			return nil, err
 		}
-		if err := m.look(h); err != nil {
+		if err := errors.Join(m.look(h), m.forget(h)); err != nil {
 			h.Close()
 			return nil, err
 		}

@@ -93,6 +93,7 @@ func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 		return View{}, m.rollback(ctx, h, err)
 	}
 	fault.Point("boot recorded")
+	_ = m.forget(h) // else the door does
 	return newView(h.Record, h.domain, false), nil
 }
 
