@@ -34,8 +34,8 @@ var (
 const (
 	recordFile = "record.json"
 	lockFile   = "lock"
-	seedFile   = "seed.json" // until the container has run
-	keptDir    = "kept"      // what the seed's files replaced, until the container has run
+	seedFile   = "seed.json" // until the instance is built
+	keptDir    = "kept"      // what the seed's files replaced, until then
 	claimFile  = "claim"     // locked by the console's process
 	logFile    = "console.log"
 	socketFile = "console.sock"
@@ -384,7 +384,7 @@ func (h *Held) SaveUndone() error {
 	return err
 }
 
-// Seed is the seed that the instance was booted with; nil when the container has run.
+// Seed is the seed that the instance was booted with; nil once it is built.
 func (h *Held) Seed() ([]byte, error) {
 	data, err := os.ReadFile(filepath.Join(h.store.Dir(h.ID), seedFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -393,7 +393,7 @@ func (h *Held) Seed() ([]byte, error) {
 	return data, err
 }
 
-// ForgetSeed removes the seed once the container has run.
+// ForgetSeed removes the seed.
 func (h *Held) ForgetSeed() error {
 	return removeIfThere(filepath.Join(h.store.Dir(h.ID), seedFile))
 }
