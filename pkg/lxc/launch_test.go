@@ -29,7 +29,7 @@ func compile(t *testing.T, root, name string) {
 // within gives a context for what must come soon on any machine.
 func within(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	ctx, cancel := context.WithTimeout(limited(t), d)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -114,7 +114,7 @@ func TestLaunchInvalid(t *testing.T) {
 	}
 	must(t, os.Remove(dir))
 	must(t, UnmountLaunch(dir))
-	must(t, ReleaseInit(t.Context(), dir))
+	must(t, ReleaseInit(limited(t), dir))
 }
 
 // A second Mount takes the place of the first, and one Unmount takes all away.
@@ -177,7 +177,7 @@ func held(t *testing.T, h *Host, cfg box, hold func()) (Info, *initProc) {
 	define(t, h, cfg)
 	must(t, Launch{ID: cfg.UUID, IDMap: cfg.IDMap, Program: initProgram, Init: cfg.Init, Args: cfg.InitArgs}.Mount(cfg.Launch))
 	hold()
-	info, err := h.Start(t.Context(), cfg.UUID)
+	info, err := h.Start(limited(t), cfg.UUID)
 	must(t, err)
 	for ctx := within(t, 20*time.Second); ; {
 		if p, err := findInit(info.PID); err == nil {
@@ -224,7 +224,7 @@ func TestHold(t *testing.T) {
 				}
 		},
 		"nobody": func(t *testing.T, dir string) (func(), func()) {
-			return func() {}, func() { must(t, ReleaseInit(t.Context(), dir)) }
+			return func() {}, func() { must(t, ReleaseInit(limited(t), dir)) }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -242,9 +242,9 @@ func TestHold(t *testing.T) {
 			if err != nil || up.InitPID != p.pid || p.launching() {
 				t.Errorf("let go: %+v, %v", up, err)
 			}
-			must(t, ReleaseInit(t.Context(), cfg.Launch)) // has gone
+			must(t, ReleaseInit(limited(t), cfg.Launch)) // has gone
 			must(t, UnmountLaunch(cfg.Launch))
-			must(t, ReleaseInit(t.Context(), cfg.Launch))
+			must(t, ReleaseInit(limited(t), cfg.Launch))
 			serve(t, h, cfg).waitLog(t, "up")
 		})
 	}
@@ -477,7 +477,7 @@ func TestExecSealed(t *testing.T) {
 	writer := make(chan string, 1)
 	var out buffer
 	go func() {
-		_, err := h.Exec(t.Context(), c.UUID, ExecOptions{Program: initProgram, Argv: []string{"/bin/writer"}, Stdout: &out})
+		_, err := h.Exec(limited(t), c.UUID, ExecOptions{Program: initProgram, Argv: []string{"/bin/writer"}, Stdout: &out})
 		writer <- fmt.Sprint(out.String(), err)
 	}()
 	ends := time.After(45 * time.Second)
@@ -552,14 +552,14 @@ func TestExecConflict(t *testing.T) {
 	// The program that enters is killed before it has come to run anything.
 	script := filepath.Join(t.TempDir(), "killed")
 	must(t, os.WriteFile(script, []byte("#!/bin/sh\nkill -9 $$\n"), 0o755))
-	_, err = h.Exec(t.Context(), c.UUID, ExecOptions{Program: script, Argv: []string{"true"}})
+	_, err = h.Exec(limited(t), c.UUID, ExecOptions{Program: script, Argv: []string{"true"}})
 	conflict("killed", err, "no memory")
 	// The init ends while it is entered.
 	in := make(chan error, 1)
 	slow := filepath.Join(t.TempDir(), "slow")
 	must(t, os.WriteFile(slow, fmt.Appendf(nil, "#!/bin/sh\necho on >%s.up\nwhile [ -d /proc/%d ]; do sleep 0.02; done\nexec %s enter\n", slow, c.InitPID, initProgram), 0o755))
 	go func() {
-		_, err := h.Exec(t.Context(), c.UUID, ExecOptions{Program: slow, Argv: []string{"true"}})
+		_, err := h.Exec(limited(t), c.UUID, ExecOptions{Program: slow, Argv: []string{"true"}})
 		in <- err
 	}()
 	for ctx := within(t, 20*time.Second); ; {
@@ -568,7 +568,7 @@ func TestExecConflict(t *testing.T) {
 		}
 		must(t, wait.For(ctx, poll))
 	}
-	must(t, h.Destroy(t.Context(), c.UUID))
+	must(t, h.Destroy(limited(t), c.UUID))
 	select {
 	case err := <-in:
 		conflict("ended", err, "ended or was started anew")
@@ -605,7 +605,8 @@ func TestOwnGroup(t *testing.T) {
 		}
 	}
 	for i, c := range []*container{first, second} {
-		must(t, h.Destroy(t.Context(), c.UUID))
+		must(t, h.Destroy(limited(t), c.UUID))
+		must(t, RemoveOwnGroup(c.UUID))
 		if _, err := os.Stat(filepath.Join(top, groupsName, c.UUID)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("its group is left: %v", err)
 		}
@@ -637,7 +638,7 @@ func byHand(t *testing.T, l Launch, group, mounted string) (string, error) {
 	launch := t.TempDir()
 	must(t, l.Mount(launch))
 	defer func() { must(t, UnmountLaunch(launch)) }()
-	must(t, ReleaseInit(t.Context(), launch))
+	must(t, ReleaseInit(limited(t), launch))
 	out, err := exec.CommandContext(within(t, 30*time.Second), "sh", "-ec", `echo $$ >"$1/cgroup.procs"
 exec unshare --mount --pid --fork --uts sh -ec '
 mount --bind "$2" "$3"
