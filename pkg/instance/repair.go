@@ -38,10 +38,7 @@ func (m *Manager) Autostart(ctx context.Context) (started []string, err error) {
 // container, or mounts of a running one, is released. What another process works on is
 // left to it. It says what it did.
 func (m *Manager) Repair(ctx context.Context) (did []string, err error) {
-	swept, err := m.Store.Sweep(ctx)
-	for _, id := range swept {
-		did = append(did, fmt.Sprintf("instance %s has no record: removed the rest of it", id))
-	}
+	did, err = m.Store.Sweep(ctx)
 	more, failed := m.each(func(r state.Record) (string, error) {
 		if !m.mine(&r) {
 			return "", nil
