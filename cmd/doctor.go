@@ -21,7 +21,7 @@ func (a *App) newDoctorCmd() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			checks := append(doctor.Host(a.settings.StateDir, checkState), doctor.HostID(a.settings.HostID, host.MachineID()),
 				doctor.Check{Name: "libvirt", Run: a.checkLibvirt}, doctor.Check{Name: "libvirt hook", Run: a.checkHook},
-				doctor.Check{Name: "console", Run: checkKeeper}, doctor.Check{Name: "volume store", Run: a.checkStore})
+				doctor.Check{Name: "init", Run: checkBeside("lxcboot-init")}, doctor.Check{Name: "console", Run: checkBeside("lxcboot-console")}, doctor.Check{Name: "volume store", Run: a.checkStore})
 			for _, s := range a.connectors().Supported() {
 				checks = append(checks, doctor.Check{Name: "transport " + s.Driver + " " + s.Transport, Run: func(context.Context) (string, error) {
 					if s.Missing != "" {
@@ -80,12 +80,15 @@ func (a *App) checkHook(context.Context) (string, error) {
 	return hookPath, nil
 }
 
-func checkKeeper(context.Context) (string, error) {
-	path, err := beside("lxcboot-console")
-	if err != nil {
-		return "", &doctor.Problem{Status: doctor.Failed, Detail: err.Error(), Mend: "install " + path + ", as this user, writable by that one alone (make install does)"}
+// checkBeside looks for a program that has to be installed beside this one.
+func checkBeside(name string) func(context.Context) (string, error) {
+	return func(context.Context) (string, error) {
+		path, err := beside(name)
+		if err != nil {
+			return "", &doctor.Problem{Status: doctor.Failed, Detail: err.Error(), Mend: "install " + path + ", as this user, writable by that one alone (make install does)"}
+		}
+		return path, nil
 	}
-	return path, nil
 }
 
 func (a *App) checkStore(ctx context.Context) (string, error) {

@@ -117,20 +117,15 @@ static int read_group_mounts(struct group_mount *all, int max)
 	return n;
 }
 
-// join_own_group makes a group for this container in the hierarchy of systemd, where
-// libvirt without systemd leaves all containers in its own. Its owner tells whose it was
-// when the container has ended. Where it cannot be, the container starts as it would have.
-static void join_own_group(const struct hierarchy *h, const struct group_mount *m)
+// join_group joins a group that the host has made in the hierarchy of systemd, which
+// libvirt has mounted as a whole.
+static void join_group(const struct group_mount *m, const char *group)
 {
-	char dir[4096], procs[sizeof dir + 16];
-	const char *id = getenv("LIBVIRT_LXC_UUID");
+	char procs[4096];
 
-	if (!id || strcmp(m->root, "/"))
-		return;
-	snprintf(dir, sizeof dir, "%s%s/lxcboot-%s", m->at, strcmp(h->path, "/") ? h->path : "", id);
-	snprintf(procs, sizeof procs, "%s/cgroup.procs", dir);
-	if (mkdir(dir, 0755) == 0 || errno == EEXIST)
-		write_file(procs, "0");
+	snprintf(procs, sizeof procs, "%s/%s/cgroup.procs", m->at, group);
+	if (write_file(procs, "0") < 0)
+		die(NOT_EXECUTABLE, "cannot join the control group %s", group);
 }
 
 // unmount_groups unmounts what libvirt has mounted. With cgroup v1 that is a mount for
@@ -152,24 +147,17 @@ static void unmount_groups(const struct group_mount *mounts, int n)
 
 // confine_groups hides the host's groups: this process's are the roots of all that it
 // sees, and what libvirt has mounted is mounted anew so.
-static void confine_groups(int privileged)
+static void confine_groups(const char *group)
 {
 	static struct hierarchy hierarchies[64];
 	static struct group_mount mounts[64];
 	int n = read_hierarchies(hierarchies, 64), k = read_group_mounts(mounts, 64);
-	const struct hierarchy *systemd = NULL, *memory = NULL;
 
 	if (n < 0 || k < 0)
 		die(NOT_EXECUTABLE, "cannot read where its control groups are");
-	for (int i = 0; i < n; i++) {
-		if (!strcmp(hierarchies[i].names, "name=systemd"))
-			systemd = &hierarchies[i];
-		if (has(hierarchies[i].names, "memory", 6))
-			memory = &hierarchies[i];
-	}
-	for (int i = 0; i < k && !privileged; i++)
-		if (systemd && memory && strcmp(systemd->path, memory->path) && shows(&mounts[i], systemd))
-			join_own_group(systemd, &mounts[i]);
+	for (int i = 0; i < k && *group; i++)
+		if (has(mounts[i].options, "name=systemd", 12))
+			join_group(&mounts[i], group);
 	if (unshare(CLONE_NEWCGROUP) < 0)
 		die(NOT_EXECUTABLE, "cannot make a namespace of control groups");
 	unmount_groups(mounts, k);
@@ -258,12 +246,12 @@ void run_init(void)
 	if (hold < 0 && errno != ENOENT)
 		die(NOT_EXECUTABLE, "cannot open %s", HERE "/hold");
 	int privileged = number(&o), filtered = number(&o);
-	char *hostname = text(&o), *program = text(&o), **argv = list(&o), **env = list(&o);
+	char *hostname = text(&o), *program = text(&o), **argv = list(&o), **env = list(&o), *group = text(&o);
 
 	// This program runs from there: the mount is gone with its last process.
 	if (umount2(HERE, MNT_DETACH) < 0 || rmdir(HERE) < 0)
 		die(NOT_EXECUTABLE, "cannot unmount %s", HERE);
-	confine_groups(privileged);
+	confine_groups(group);
 	if (*hostname && sethostname(hostname, strlen(hostname)) < 0)
 		die(NOT_EXECUTABLE, "cannot set the host name %s", hostname);
 	set_limits();

@@ -204,8 +204,8 @@ func (l *boundedLog) Close() error { return l.f.Close() }
 // ReadLog writes the last lines of a console log to w; with 0 all that is kept. A
 // log that is not there is empty. The bytes are the container's own: see Sanitize.
 func ReadLog(path string, lines int, w io.Writer) error {
-	_, err := readLog(path, lines, w)
-	return err
+	f, err := readLog(path, lines, w)
+	return errors.Join(err, closeFile(f))
 }
 
 // readLog also gives the log as far as it was read. It is nil when there is none.

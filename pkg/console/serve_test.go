@@ -338,24 +338,26 @@ func TestSlowClientAtTheEnd(t *testing.T) {
 		n, _ := conn.Read(make([]byte, 1))
 		return n > 0
 	})
-	for range 300 { // more than the socket holds, and less than makes it be let go
-		w.print(t, strings.Repeat("x", 1000))
-	}
 	done := make(chan struct{})
 	defer close(done)
-	go func() { // a byte now and then, which no limit of a single write would notice
+	go func() { // slow, and no single write takes long
 		for {
 			select {
 			case <-done:
 				return
 			case <-time.After(100 * time.Millisecond):
 				conn.SetReadDeadline(time.Now().Add(time.Second))
-				conn.Read(make([]byte, 1000))
+				conn.Read(make([]byte, 6000))
 			}
 		}
 	}()
+	w.print(t, strings.Repeat("x", 3<<20)) // 50 seconds' worth for it, and not enough to be let go
 	w.end()
+	since := time.Now()
 	w.ended(t)
+	if took := time.Since(since); took > 25*time.Second {
+		t.Errorf("it was held up for %v", took)
+	}
 }
 
 // The claim is held from Start to the end of what follows the container's, and another's
@@ -387,13 +389,16 @@ func TestClaim(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(w.dir, "release"), []byte("\n"), 0))
 	eventually(t, "the claim to be let go", free)
 
+	// It is held when Start returns, also where the process has not come up yet.
 	w = newWorld(t, "sleep 1000")
 	w.Claim = filepath.Join(w.dir, "claim")
-	w.start(t)
+	p, err := Start([]string{"/bin/sh", "-c", "read line <" + w.dir + "/never"}, w.terminal, w.Options)
+	must(t, err)
+	defer unix.Kill(p.PID, unix.SIGKILL)
 	if free() {
 		t.Error("the claim is free when Start has returned")
 	}
-	must(t, Stop(t.Context(), w.process))
+	must(t, Stop(t.Context(), p))
 	if !free() {
 		t.Error("the claim is held by nobody, and not free")
 	}
@@ -436,10 +441,16 @@ func TestExitStatus(t *testing.T) {
 // A process that is not the controller's child is not taken for the init, and what is not
 // known is not said.
 func TestNotTheInit(t *testing.T) {
-	for _, pid := range []int{0, os.Getpid(), 1<<22 + 1} {
+	other := exec.Command("sleep", "1000")
+	must(t, other.Start())
+	for _, pid := range []int{0, other.Process.Pid, 1<<22 + 1} {
 		w := newWorld(t, "sleep 1000")
 		w.Init = pid
 		w.start(t)
+		if pid == other.Process.Pid {
+			other.Process.Kill()
+			other.Wait()
+		}
 		w.end()
 		if args := w.ended(t); strings.Contains(args, "--status") {
 			t.Errorf("of the init %d: %q", pid, args)

@@ -18,7 +18,6 @@ import (
 type Handle struct {
 	*state.Held
 	live    lxc.Live        // what the door saw of the container, and what this process did to it
-	last    proc.Process    // that kept the console when the door was passed
 	cut     state.Operation // the one that the door found cut short, and ended
 	did     []string        // what the door did, in words
 	at      Step            // the step that this process has come to
@@ -67,7 +66,7 @@ func (m *Manager) openWithin(ctx context.Context, wait time.Duration, ref, op st
 		if err != nil {
 			return nil, err
 		}
-		h := &Handle{Held: held, last: held.Console}
+		h := &Handle{Held: held}
 		if err := m.ours(h); err != nil {
 			h.Close()
 			return nil, err
@@ -190,7 +189,7 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 			if err := m.complete(undo, h); err != nil {
 				return err
 			}
-			return m.finished(h, op)
+			return m.finished(h)
 		}
 		if m.hasMounts(h) {
 			h.did = append(h.did, "unmounted on the host what its container has")
@@ -205,7 +204,7 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 		if err := m.redefine(undo, h); err != nil {
 			return err
 		}
-		return m.finished(h, op)
+		return m.finished(h)
 	}
 	if err := m.settle(undo, h); err != nil {
 		return err
@@ -215,16 +214,18 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 		h.Want = state.Down
 		fallthrough
 	case state.OpStart, state.OpReboot, state.OpLibvirt:
-		return m.finished(h, op)
+		return m.finished(h)
 	}
 	return nil
 }
 
-// finished saves that an operation that was cut short is over.
-func (m *Manager) finished(h *Handle, op string) error {
-	fault.Point("door/ended " + op)
+// finished saves that the operation that was cut short is over.
+func (m *Manager) finished(h *Handle) error { return m.over(h, "finished") }
+
+func (m *Manager) over(h *Handle, how string) error {
+	fault.Point("door/ended " + h.Op.Name)
+	h.did = append(h.did, how+" its "+h.Op.Name+", which had been interrupted")
 	h.Op, h.cut = nil, *h.Op
-	h.did = append(h.did, "finished its "+op+", which had been interrupted")
 	return h.SaveUndone()
 }
 
@@ -238,20 +239,22 @@ func (m *Manager) recoverVolume(ctx context.Context, h *Handle) error {
 	if err := m.sameStore(h); err != nil {
 		return err
 	}
-	i := h.Volume(h.Op.Volume)
-	if i < 0 {
-		return m.finished(h, op)
-	}
 	undo, cancel := m.undoContext(ctx)
 	defer cancel()
-	err := m.takeVolume(undo, h, i)
-	if err != nil && op == state.OpAttach && h.lives() {
-		err = m.giveVolume(undo, h, &h.Volumes[i])
+	how := "finished"
+	if i := h.Volume(h.Op.Volume); i >= 0 {
+		err := m.takeVolume(undo, h, i)
+		switch {
+		case err != nil && op == state.OpAttach && h.lives():
+			err = m.giveVolume(undo, h, &h.Volumes[i])
+		case op == state.OpAttach:
+			how = "undid"
+		}
+		if err != nil {
+			return fmt.Errorf("its %s, which had been interrupted, cannot be undone: %w", op, err)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("its %s, which had been interrupted, cannot be undone: %w", op, err)
-	}
-	return m.finished(h, op)
+	return m.over(h, how)
 }
 
 // settle releases what the host holds for a container that does not live, and notes
@@ -357,7 +360,7 @@ func (m *Manager) Ended(ctx context.Context, id string, status *uint32) error {
 		return err
 	}
 	self, err := proc.Of(os.Getpid())
-	if err == nil && h.last == self && !h.lives() {
+	if err == nil && h.Former == self && !h.lives() {
 		if status != nil {
 			h.Exit = &state.Exit{Status: *status, At: time.Now().UTC()}
 		}

@@ -48,6 +48,13 @@ func TestOtherStore(t *testing.T) {
 			t.Errorf("%s changed\n%s\nto\n%s", name, before, after)
 		}
 	}
+	// What is not to run needs no store.
+	if _, err := m.Stop(ctx, "web1", true); err != nil {
+		t.Error(err)
+	}
+	if _, err := m.Autostart(ctx); err != nil {
+		t.Errorf("autostart: %v", err)
+	}
 	m.Volumes = here
 	if _, err := m.Delete(ctx, "web1"); err != nil {
 		t.Error(err)

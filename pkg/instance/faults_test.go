@@ -22,7 +22,7 @@ func testPlan() Plan {
 	zero := 0
 	return Plan{
 		Name: "web1",
-		Spec: state.Spec{Hostname: "web1", Fsck: true, Seed: seed.Seed{Hostname: "web1"}},
+		Spec: state.Spec{Hostname: "web1", Flavor: flavor.Flavor{Name: "small", MemoryMiB: 64, VCPUs: 1}, Fsck: true, Seed: seed.Seed{Hostname: "web1"}},
 		Mappings: []bdm.Mapping{
 			{Source: bdm.SourceImage, Dest: bdm.DestVolume, ID: "img", Size: 1, BootIndex: &zero, DeviceName: "/dev/vda"},
 			{Source: bdm.SourceVolume, Dest: bdm.DestVolume, ID: "mine", Size: 2, DeviceName: "/dev/vdb"},

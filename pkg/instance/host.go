@@ -106,6 +106,9 @@ func (k HostKernel) Launch(dir string, l lxc.Launch) (err error) {
 // Unlaunch is lxc.UnmountLaunch.
 func (HostKernel) Unlaunch(dir string) error { return lxc.UnmountLaunch(dir) }
 
+// RemoveGroup is lxc.RemoveOwnGroup.
+func (HostKernel) RemoveGroup(id string) error { return lxc.RemoveOwnGroup(id) }
+
 // Hold is lxc.HoldInit.
 func (HostKernel) Hold(dir string) (Gate, error) { return lxc.HoldInit(dir) }
 

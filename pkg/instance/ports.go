@@ -88,10 +88,12 @@ type Kernel interface {
 	Look(name string) (lxc.Live, error)
 	// CheckInit says why an init below a root cannot be run.
 	CheckInit(root, init string) error
-	// Launch puts lxcboot-init and what it is told at a mountpoint; Unlaunch takes
-	// both away.
+	// Launch puts lxcboot-init and what it is told at a mountpoint, and may make a
+	// control group; Unlaunch takes the former away, and RemoveGroup, when the container
+	// has ended, the latter.
 	Launch(dir string, l lxc.Launch) error
 	Unlaunch(dir string) error
+	RemoveGroup(id string) error
 	// Hold keeps the init from running until its Gate is released or this process
 	// ends; Release lets one go that nobody holds.
 	Hold(dir string) (Gate, error)

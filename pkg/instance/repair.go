@@ -15,7 +15,7 @@ import (
 // the others are started all the same.
 func (m *Manager) Autostart(ctx context.Context) (started []string, err error) {
 	return m.each(func(r state.Record) (string, error) {
-		if !m.mine(&r) || r.Phase != state.Built || r.Caller.Name == state.CallerRun {
+		if !m.mine(&r) || r.Phase != state.Built || r.Want != state.Up || r.Caller.Name == state.CallerRun {
 			return "", nil
 		}
 		h, err := m.open(ctx, r.ID, state.OpStart)

@@ -154,7 +154,7 @@ func (m *Manager) launch(h *Handle) error {
 	if err := m.Store.MakeMountpoint(dir); err != nil {
 		return err
 	}
-	return m.Kernel.Launch(dir, lxc.Launch{Init: init, Args: h.Spec.InitArgs, Env: h.Spec.Env, Hostname: h.Spec.Hostname,
+	return m.Kernel.Launch(dir, lxc.Launch{ID: h.ID, IDMap: h.IDMap(), Init: init, Args: h.Spec.InitArgs, Env: h.Spec.Env, Hostname: h.Spec.Hostname,
 		Privileged: h.Spec.Privileged, Unfiltered: h.Spec.Unfiltered})
 }
 
@@ -345,6 +345,9 @@ func (m *Manager) releaseRoot(ctx context.Context, h *Handle) error {
 			return err
 		}
 	}
+	if err := m.Kernel.RemoveGroup(h.ID); err != nil {
+		return err
+	}
 	// Only a process that was killed leaves it without anything in it.
 	return m.Store.RemovePath(h.ID, m.Store.RootDir(h.ID))
 }
@@ -509,7 +512,7 @@ func (m *Manager) stopContainer(ctx context.Context, h *Handle) error {
 }
 
 // stopConsole ends the process that keeps the log, once its container has ended: its
-// last words are in the log then. One whose id was lost ends by itself.
+// last words are in the log then, and how the init ended it hands in later. One whose id was lost ends by itself.
 func (m *Manager) stopConsole(ctx context.Context, h *Handle) error {
 	h.letGo()
 	if m.hasConsole(&h.Record) {
@@ -517,7 +520,9 @@ func (m *Manager) stopConsole(ctx context.Context, h *Handle) error {
 			return err
 		}
 	}
-	h.Console = proc.Process{}
+	if h.Console != (proc.Process{}) {
+		h.Console, h.Former = proc.Process{}, h.Console
+	}
 	return nil
 }
 

@@ -177,6 +177,8 @@ func (w kernelFake) Unlaunch(dir string) error {
 	})
 }
 
+func (w kernelFake) RemoveGroup(string) error { return nil }
+
 func (w kernelFake) Hold(string) (Gate, error) { return gateFake{}, nil }
 
 func (w kernelFake) Release(context.Context, string) error { return nil }

@@ -3,7 +3,6 @@ package lxc
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/proc"
 )
@@ -130,76 +128,6 @@ func commonPath(a, b string) string {
 		n++
 	}
 	return "/" + strings.Trim(strings.Join(x[:n], "/"), "/")
-}
-
-// RemoveGroups removes the control groups that were made inside a container, which has
-// ended. libvirt removes its own with all that is in them, but where it runs without
-// systemd on cgroup v1 it makes none in the hierarchy name=systemd, and gives its own
-// group there to the container's root. What that made is told by its name, lxcboot- and
-// the container's id, or by its owner: no two containers have a range of host ids in
-// common. ids is nil for a container without a user namespace. A group with processes in
-// it stays.
-func RemoveGroups(id string, ids *IDMap) error {
-	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
-	if err != nil {
-		return fmt.Errorf("cannot read where cgroups are mounted: %w", err)
-	}
-	their := func(dir string) bool {
-		return strings.Contains(dir+"/", "/lxcboot-"+id+"/") || ids != nil && owner(dir)-ids.HostID < ids.Count
-	}
-	var errs []error
-	for _, m := range mounts {
-		var theirs []string
-		filepath.WalkDir(m.Mountpoint, func(dir string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() && dir != m.Mountpoint && their(dir) {
-				theirs = append(theirs, dir)
-			}
-			return nil
-		})
-		for _, dir := range slices.Backward(theirs) { // what is below others first
-			removed, err := removeGroup(dir)
-			errs = append(errs, err)
-			// At each start libvirt gives what is right below its own group to the new
-			// container, whoever made it.
-			for up := filepath.Dir(dir); removed && up != m.Mountpoint && owner(up) != 0; up = filepath.Dir(up) {
-				removed, err = removeGroup(up)
-				errs = append(errs, err)
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// owner is the user that a directory belongs to; root where it is gone.
-func owner(dir string) uint32 {
-	var st unix.Stat_t
-	unix.Lstat(dir, &st)
-	return st.Uid
-}
-
-// busyLimit is how long the kernel may take until a group that nothing is in can go.
-const busyLimit = 5 * time.Second
-
-// removeGroup removes a group unless something is in it.
-func removeGroup(dir string) (removed bool, err error) {
-	for end := time.Now().Add(busyLimit); ; time.Sleep(time.Millisecond) {
-		err := unix.Rmdir(dir)
-		switch {
-		case err == nil || err == unix.ENOENT:
-			return true, nil
-		case err == unix.EBUSY && !vacant(dir):
-			return false, nil
-		case err != unix.EBUSY || time.Now().After(end):
-			return false, fmt.Errorf("a control group of the container is left: %w", &os.PathError{Op: "rmdir", Path: dir, Err: err})
-		}
-	}
-}
-
-// vacant says whether a group has neither processes nor groups in it.
-func vacant(dir string) bool {
-	entries, err := os.ReadDir(dir)
-	procs, err2 := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	return err == nil && err2 == nil && len(procs) == 0 && !slices.ContainsFunc(entries, fs.DirEntry.IsDir)
 }
 
 // Usage is what a container uses now, from its cgroups. What the host does not

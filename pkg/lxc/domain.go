@@ -301,7 +301,7 @@ func (h *Host) Destroy(ctx context.Context, id string) error {
 	defer cancel()
 	info, err := h.inspect(limited, id)
 	if errors.Is(err, ErrNotFound) {
-		return errors.Join(removeInterfaces(id), RemoveGroups(id, nil))
+		return errors.Join(removeInterfaces(id), RemoveOwnGroup(id))
 	}
 	if err != nil {
 		return err
@@ -311,7 +311,7 @@ func (h *Host) Destroy(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	return errors.Join(removeInterfaces(id), h.removeGroups(limited, id))
+	return errors.Join(removeInterfaces(id), RemoveOwnGroup(id))
 }
 
 // kill is Destroy for a container that runs.
@@ -343,15 +343,6 @@ func (h *Host) kill(ctx context.Context, info Info) error {
 	}
 	fault.Point("lxc/destroy/destroyed")
 	return remains.wait(ctx)
-}
-
-// removeGroups is RemoveGroups for a container that libvirt knows.
-func (h *Host) removeGroups(ctx context.Context, id string) error {
-	d, err := h.definition(ctx, id)
-	if err != nil {
-		return ignore(err, ErrNotFound)
-	}
-	return RemoveGroups(id, d.IDMap)
 }
 
 // definition is what libvirt keeps of a container.

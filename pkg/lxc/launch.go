@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
 
@@ -56,6 +57,8 @@ func FindProgram() (string, error) {
 // Launch is what the container's first process, lxcboot-init, is told: what it makes
 // of the container, and which init it executes then.
 type Launch struct {
+	ID         string // the container's; empty: it gets no control group from us
+	IDMap      *IDMap // as its Config has it
 	Program    string // lxcboot-init on this host
 	Init       string // absolute path inside the root
 	Args       []string
@@ -66,12 +69,26 @@ type Launch struct {
 }
 
 // Mount mounts a small filesystem with the program and its orders at dir, which
-// exists, in place of one that is there already. The orders hold the environment: none but the
-// container's root may reach dir. A failed Mount leaves nothing.
+// exists, in place of one that is there already. The orders hold the environment: none
+// but the container's root may reach dir. A failed Mount mounts nothing. Where libvirt
+// makes no control group for systemd in the container, Mount does, and Destroy removes it.
 func (l Launch) Mount(dir string) error {
 	orders, err := l.orders()
 	if err != nil {
 		return err
+	}
+	if l.ID != "" {
+		owner := 0
+		if l.IDMap != nil {
+			owner = int(l.IDMap.HostID)
+		}
+		group, err := makeOwnGroup(l.ID, owner)
+		if err != nil {
+			return err
+		}
+		orders.text(group)
+	} else {
+		orders.text("")
 	}
 	program, err := os.ReadFile(l.Program)
 	if err != nil {
@@ -87,7 +104,7 @@ func (l Launch) Mount(dir string) error {
 	defer mnt.Close()
 	err = errors.Join(
 		createAt(mnt, programName, program, 0o555),
-		createAt(mnt, ordersName, orders, 0o444),
+		createAt(mnt, ordersName, orders.Bytes(), 0o444),
 		unix.Mknodat(int(mnt.Fd()), holdName, unix.S_IFIFO|0o600, 0),
 		unix.Fchmodat(int(mnt.Fd()), holdName, 0o444, 0),
 	)
@@ -194,8 +211,8 @@ func ReleaseInit(_ context.Context, dir string) error {
 	return err
 }
 
-// orders are what run_init in cmd/lxcboot-init reads.
-func (l Launch) orders() ([]byte, error) {
+// orders are what run_init in cmd/lxcboot-init reads, but for the group at their end.
+func (l Launch) orders() (*orders, error) {
 	if !path.IsAbs(l.Init) {
 		return nil, invalid("the init must be an absolute path, not %q", l.Init)
 	}
@@ -209,6 +226,9 @@ func (l Launch) orders() ([]byte, error) {
 		}
 		env = append(env, name+"="+l.Env[name])
 	}
+	if l.ID != "" && uuid.Validate(l.ID) != nil {
+		return nil, invalid("the instance id %q is not a UUID", l.ID)
+	}
 	if slices.ContainsFunc(slices.Concat([]string{l.Init, l.Hostname}, l.Args, env), func(s string) bool { return strings.ContainsRune(s, 0) }) {
 		return nil, invalid("the init, its arguments and its environment cannot hold a zero byte")
 	}
@@ -219,7 +239,7 @@ func (l Launch) orders() ([]byte, error) {
 	o.text(l.Init)
 	o.list(append([]string{l.Init}, l.Args...))
 	o.list(env)
-	return o.Bytes(), nil
+	return &o, nil
 }
 
 // launchedInit is the init that the launch at dir names; empty when that is not mounted.

@@ -175,7 +175,7 @@ func TestFindProgram(t *testing.T) {
 func held(t *testing.T, h *Host, cfg box, hold func()) (Info, *initProc) {
 	t.Helper()
 	define(t, h, cfg)
-	must(t, Launch{Program: initProgram, Init: cfg.Init, Args: cfg.InitArgs}.Mount(cfg.Launch))
+	must(t, Launch{ID: cfg.UUID, IDMap: cfg.IDMap, Program: initProgram, Init: cfg.Init, Args: cfg.InitArgs}.Mount(cfg.Launch))
 	hold()
 	info, err := h.Start(t.Context(), cfg.UUID)
 	must(t, err)
@@ -387,9 +387,8 @@ func TestControlGroups(t *testing.T) {
 			// What is mounted is the container's own: a group that the host makes below it is
 			// seen, and the host's own are not.
 			_, tree, _ := c.run(t, ExecOptions{}, "ls", "-R", "/sys/fs/cgroup")
-			for _, word := range []string{"machine", "libvirt-lxc", "system.slice", "lxcboot-"} {
-				// Without systemd libvirt has no group in its hierarchy for a container.
-				if shared := word == "lxcboot-" && !private; strings.Contains(tree, word) && !shared {
+			for _, word := range []string{"machine", "libvirt-lxc", "system.slice", groupsName} {
+				if strings.Contains(tree, word) {
 					t.Errorf("%s is seen", word)
 				}
 			}
@@ -576,4 +575,43 @@ func TestExecConflict(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Error("it does not end")
 	}
+}
+
+// Where libvirt makes no group for systemd in a container, the container has one of its
+// own, which neither its start nor its end shares with another's.
+func TestOwnGroup(t *testing.T) {
+	h := open(t)
+	top, err := systemdHierarchy()
+	must(t, err)
+	if top == "" { // libvirt has one for each
+		if group, err := makeOwnGroup(testUUID, 0); group != "" || err != nil {
+			t.Errorf("%q, %v", group, err)
+		}
+		return
+	}
+	first := start(t, h, config(t, ""))
+	if code, _, errs := first.run(t, ExecOptions{}, "mkdir", "-p", "/sys/fs/cgroup/systemd/a/b"); code != 0 {
+		t.Errorf("no group can be made: %s", errs)
+	}
+	// libvirt gives the next container what is right below its own group.
+	second := start(t, h, boxOf(t, makeRoot(t, testIDs+65536, ""), &IDMap{HostID: testIDs + 65536, Count: 65536}))
+	for _, c := range []*container{first, second} {
+		if code, _, errs := c.run(t, ExecOptions{}, "mkdir", "/sys/fs/cgroup/systemd/later"); code != 0 {
+			t.Errorf("no group can be made after another container's start: %s", errs)
+		}
+		groups, err := membership(c.InitPID)
+		if want := "/" + groupsName + "/" + c.UUID; err != nil || groups["name=systemd"] != want {
+			t.Errorf("it is in %q instead of %s, %v", groups["name=systemd"], want, err)
+		}
+	}
+	for i, c := range []*container{first, second} {
+		must(t, h.Destroy(t.Context(), c.UUID))
+		if _, err := os.Stat(filepath.Join(top, groupsName, c.UUID)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("its group is left: %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(top, groupsName, second.UUID)); (err == nil) != (i == 0) {
+			t.Errorf("the other's group after %d ends: %v", i+1, err)
+		}
+	}
+	must(t, RemoveOwnGroup(first.UUID))
 }

@@ -292,10 +292,15 @@ func (h *Host) Shutdown(ctx context.Context, id string) error {
 			err = h.waitOff(wait, id)
 			cancel()
 		}
-		if errors.Is(err, errAskAgain) {
-			continue
+		if errors.Is(err, ErrNotRunning) { // its init has ended, which libvirt may not know yet
+			var info Info
+			if info, err = h.State(ctx, id); err == nil && info.Active() {
+				err = errAskAgain
+			}
 		}
-		return ignore(ignore(err, ErrNotRunning), ErrNotFound)
+		if !errors.Is(err, errAskAgain) {
+			return ignore(err, ErrNotFound)
+		}
 	}
 }
 

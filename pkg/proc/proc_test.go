@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"slices"
 	"testing"
+	"time"
 )
 
 func TestProcess(t *testing.T) {
@@ -15,6 +16,12 @@ func TestProcess(t *testing.T) {
 	p, err := Of(cmd.Process.Pid)
 	if err != nil || !p.Alive() {
 		t.Fatalf("%+v: %v", p, err)
+	}
+	if age := p.Age(); age < 0 || age > time.Minute {
+		t.Errorf("it is %s old", age)
+	}
+	if age := (Process{Start: p.Start - 60*ticks}).Age(); age < time.Minute || age > 2*time.Minute {
+		t.Errorf("one that was started a minute before it is %s old", age)
 	}
 	if !slices.Contains(All(), p.PID) || !slices.Contains(All(), os.Getpid()) {
 		t.Error("it is not among all")

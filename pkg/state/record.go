@@ -55,6 +55,8 @@ type Record struct {
 	// the process that keeps its console since.
 	BootID  string       `json:"boot_id,omitempty"`
 	Console proc.Process `json:"console,omitzero"`
+	// Former is the process that kept the console last: it hands in how the init ended.
+	Former proc.Process `json:"former_console,omitzero"`
 	// Exit is how the container's init ended last; nil: it runs, or nobody knows.
 	Exit *Exit `json:"exit,omitempty"`
 }

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"encoding/json"
 	"time"
 
@@ -63,11 +64,11 @@ func upgrade(data []byte) (Record, error) {
 	r.Volumes = nil
 	for _, v := range old.Volumes {
 		v.Store = old.StoreID
-		if v.Moving && r.Op != nil {
+		if v.Moving && (name == OpAttach || name == OpDetach) {
 			r.Op.Volume = v.VolumeID
 		}
 		if v.Formatted && v.Filesystem == nil {
-			v.Filesystem = &rootfs.Filesystem{Type: v.Mapping.GuestFormat}
+			v.Filesystem = &rootfs.Filesystem{Type: cmp.Or(v.Mapping.GuestFormat, "ext4")}
 		}
 		r.Volumes = append(r.Volumes, v.Volume)
 	}
