@@ -11,7 +11,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
-	"github.com/lxcboot/lxcboot/pkg/report"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 func (a *App) newAdoptCmd() *cobra.Command {
@@ -58,7 +58,7 @@ they belong to must not run them any more; what it visibly still claims is refus
 
 // confirm asks whoever is at the terminal, and is nil when that one says yes.
 func (a *App) confirm(ctx context.Context, format string, args ...any) error {
-	question := report.Text(fmt.Sprintf(format, args...), false)
+	question := tty.Line(fmt.Sprintf(format, args...))
 	if !isTerminal(a.In) || !isTerminal(a.Err) {
 		return failure.Invalid("there is no terminal to ask on; --yes says yes to: %s", question)
 	}

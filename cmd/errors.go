@@ -14,9 +14,9 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/flavor"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
-	"github.com/lxcboot/lxcboot/pkg/report"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
 	"github.com/lxcboot/lxcboot/pkg/state"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
 )
@@ -104,7 +104,7 @@ func (a *App) report(err error) (code int, ours bool) {
 		if code == 0 || c == exitIncomplete {
 			code = c
 		}
-		fmt.Fprintf(a.Err, "lxcboot: %s\n", report.Text(message(one), true))
+		fmt.Fprintf(a.Err, "lxcboot: %s\n", tty.Lines(message(one)))
 		if h, ok := errors.AsType[*hintError](one); ok {
 			hint = h.hint
 		}
@@ -114,7 +114,7 @@ func (a *App) report(err error) (code int, ours bool) {
 	}
 	for _, hint := range hints {
 		if !a.quiet {
-			fmt.Fprintf(a.Err, "hint: %s\n", report.Text(hint, true))
+			fmt.Fprintf(a.Err, "hint: %s\n", tty.Lines(hint))
 		}
 	}
 	return code, true

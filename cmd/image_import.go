@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
-	"github.com/lxcboot/lxcboot/pkg/report"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -63,7 +63,7 @@ func (a *App) progress(what string) (step func(done, total int64), finish func()
 	return func(done, total int64) {
 			if percent := done * 100 / max(total, 1); percent != last {
 				last = percent
-				fmt.Fprintf(a.Err, "%s%s: %d%%", clear, report.Text(what, false), percent)
+				fmt.Fprintf(a.Err, "%s%s: %d%%", clear, tty.Line(what), percent)
 			}
 		}, func() {
 			fmt.Fprint(a.Err, clear)

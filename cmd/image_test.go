@@ -7,7 +7,6 @@ import (
 
 	"github.com/creack/pty"
 
-	"github.com/lxcboot/lxcboot/pkg/report"
 )
 
 // TestProgress holds that a terminal sees how far it is, and nothing of it afterwards.
@@ -34,7 +33,7 @@ func TestProgress(t *testing.T) {
 		}
 		got.Write(buf[:n])
 	}
-	what := report.Text("importing a\x1bb", false)
+	what := "importing a\\x1bb"
 	if want := clear + what + ": 50%" + clear + what + ": 0%" + clear + end; got.String() != want || strings.Contains(what, "\x1b") {
 		t.Errorf("got %q, want %q", got.String(), want)
 	}

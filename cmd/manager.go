@@ -14,6 +14,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/onhost"
 	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
 )
@@ -104,9 +105,9 @@ func (a *App) offlineManager() (*instance.Manager, error) {
 	}
 	records.Wait = a.settings.Timeout
 	return &instance.Manager{
-		Store: records, Devices: a.connectors(), Roots: instance.HostRoots{}, Loops: instance.HostLoops{},
-		Kernel:   instance.HostKernel{Init: func() (string, error) { return beside("lxcboot-init") }},
-		Consoles: instance.HostConsoles{Store: records, Keeper: func() (string, error) { return beside("lxcboot-console") }, Ended: append(itself, "ended"), LogBytes: a.settings.LogBytes},
+		Store: records, Devices: a.connectors(), Roots: onhost.Roots{}, Loops: onhost.Loops{},
+		Kernel:   onhost.Kernel{Init: func() (string, error) { return beside("lxcboot-init") }},
+		Consoles: onhost.Consoles{Store: records, Keeper: func() (string, error) { return beside("lxcboot-console") }, Ended: append(itself, "ended"), LogBytes: a.settings.LogBytes, Warn: a.warnOf},
 		Host:     here, Warn: a.warn, IDBase: a.settings.IDBase, MaxLocal: a.settings.MaxLocal,
 		UndoTimeout: a.settings.Timeout, StopTimeout: a.settings.StopTime, Stopping: hostStopping,
 	}, nil

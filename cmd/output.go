@@ -7,6 +7,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lxcboot/lxcboot/pkg/report"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 type (
@@ -31,12 +32,15 @@ func isTerminal(w io.Writer) bool {
 
 // warn tells a person what they should know, on stderr, also when that is to be quiet.
 func (a *App) warn(format string, args ...any) {
-	fmt.Fprintln(a.Err, "warning: "+report.Text(fmt.Sprintf(format, args...), true))
+	fmt.Fprintln(a.Err, "warning: "+tty.Lines(fmt.Sprintf(format, args...)))
 }
+
+// warnOf is warn for an error.
+func (a *App) warnOf(err error) { a.warn("%v", err) }
 
 // say tells a person what happens, on stderr: progress and hints.
 func (a *App) say(format string, args ...any) {
 	if !a.quiet {
-		fmt.Fprintln(a.Err, report.Text(fmt.Sprintf(format, args...), true))
+		fmt.Fprintln(a.Err, tty.Lines(fmt.Sprintf(format, args...)))
 	}
 }

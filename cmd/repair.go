@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/instance"
-	"github.com/lxcboot/lxcboot/pkg/report"
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 func (a *App) newRepairCmd() *cobra.Command {
@@ -26,7 +26,7 @@ released. It prints what it did.`,
 				did, err = append(did, more...), errors.Join(err, e)
 			}
 			for _, d := range did {
-				fmt.Fprintln(a.Out, report.Text(d, false))
+				fmt.Fprintln(a.Out, tty.Line(d))
 			}
 			return err
 		}),

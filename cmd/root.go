@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/report"
 )
@@ -52,7 +53,7 @@ func Main() int {
 // hold what the caller had open: a lock, or a pipe whose end somebody waits for.
 func begin() {
 	unix.Umask(0o022)
-	_ = unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC)
+	_ = host.CloseOnExec() // a kernel without it is too old for a boot
 }
 
 // Run runs one command line and returns its exit code. An interrupt cancels the

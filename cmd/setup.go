@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
+	"github.com/lxcboot/lxcboot/pkg/durable"
 	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
@@ -104,5 +104,5 @@ func install(path, text string, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	return renameio.WriteFile(path, []byte(text), mode, renameio.IgnoreUmask())
+	return durable.WriteFile(path, []byte(text), mode)
 }

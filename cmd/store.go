@@ -39,7 +39,7 @@ func (a *App) choose() (backend, why string) {
 
 // connectors makes connections into paths on this host.
 func (a *App) connectors() *connector.Host {
-	return connector.New(connector.Options{StateDir: a.settings.StateDir, Transport: a.settings.Transport, Timeout: a.settings.Timeout})
+	return connector.New(connector.Options{StateDir: a.settings.StateDir, Transport: a.settings.Transport, Timeout: a.settings.Timeout, Warn: a.warnOf})
 }
 
 // openStore opens the volume store, once.

@@ -23,8 +23,8 @@
 #define NOT_EXECUTABLE 126 // as shells have it
 #define NOT_FOUND 127
 
-// die says on the console, in a line of its own, why the container does not start.
-__attribute__((format(printf, 2, 3))) static _Noreturn void die(int code, const char *format, ...)
+// say says on the console, in a line of its own, what failed.
+__attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
 {
 	int err = errno;
 	char line[4096];
@@ -34,8 +34,10 @@ __attribute__((format(printf, 2, 3))) static _Noreturn void die(int code, const 
 	vsnprintf(line, sizeof line, format, args);
 	va_end(args);
 	fprintf(stderr, "lxcboot: %s: %s\n", line, strerror(err));
-	_exit(code);
 }
+
+// die is for what the container does not start without.
+#define die(code, ...) (say(__VA_ARGS__), _exit(code))
 
 // wait_release waits until the host lets the container go: it removes the FIFO, or its
 // end of it is closed, by its death too.
@@ -118,14 +120,14 @@ static int read_group_mounts(struct group_mount *all, int max)
 }
 
 // join_group joins a group that the host has made in the hierarchy of systemd, which
-// libvirt has mounted as a whole.
+// libvirt has mounted as a whole. Without it most containers work, and systemd says more.
 static void join_group(const struct group_mount *m, const char *group)
 {
 	char procs[4096];
 
 	snprintf(procs, sizeof procs, "%s/%s/cgroup.procs", m->at, group);
 	if (write_file(procs, "0") < 0)
-		die(NOT_EXECUTABLE, "cannot join the control group %s", group);
+		say("cannot join the control group %s", group);
 }
 
 // unmount_groups unmounts what libvirt has mounted. With cgroup v1 that is a mount for

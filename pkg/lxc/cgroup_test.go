@@ -116,6 +116,7 @@ func TestGroupsOfContainer(t *testing.T) {
 	must(t, h.Shutdown(limited(t), cfg.UUID))
 	t.Logf("left by the end: %q", there())
 	must(t, h.Destroy(limited(t), cfg.UUID))
+	must(t, RemoveOwnGroup(cfg.UUID))
 	if left := there(); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}

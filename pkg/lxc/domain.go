@@ -295,13 +295,13 @@ func (h *Host) Undefine(ctx context.Context, id string) error {
 
 // Destroy kills a container and returns when its processes, cgroups and network
 // interfaces are gone, so that what they held is free. One that is not running or not
-// known is done; what one that ended by itself has left is removed.
+// known is done.
 func (h *Host) Destroy(ctx context.Context, id string) error {
 	limited, cancel := context.WithTimeoutCause(ctx, goneLimit, fmt.Errorf("container %s: its processes are still there after %s: one of them waits for a device or filesystem that does not answer", id, goneLimit))
 	defer cancel()
 	info, err := h.inspect(limited, id)
 	if errors.Is(err, ErrNotFound) {
-		return errors.Join(removeInterfaces(id), RemoveOwnGroup(id))
+		return removeInterfaces(id)
 	}
 	if err != nil {
 		return err
@@ -311,7 +311,7 @@ func (h *Host) Destroy(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	return errors.Join(removeInterfaces(id), RemoveOwnGroup(id))
+	return removeInterfaces(id)
 }
 
 // kill is Destroy for a container that runs.

@@ -130,7 +130,7 @@ func TestExec(t *testing.T) {
 	})
 	t.Run("cancel", func(t *testing.T) {
 		for _, argv := range [][]string{{"sleep", "60"}, {"sh", "-c", "trap '' TERM; while true; do sleep 1; done"}} {
-			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+			ctx, cancel := context.WithTimeout(limited(t), 500*time.Millisecond)
 			began := time.Now()
 			_, err := h.Exec(ctx, c.UUID, ExecOptions{Program: initProgram, Argv: argv})
 			cancel()
@@ -147,7 +147,7 @@ func TestExec(t *testing.T) {
 		for i := range 16 {
 			go func() {
 				var out buffer
-				code, err := h.Exec(t.Context(), c.UUID, ExecOptions{Program: initProgram, Argv: []string{"sh", "-c", fmt.Sprintf("echo %d; exit %d", i, i)}, Stdout: &out})
+				code, err := h.Exec(limited(t), c.UUID, ExecOptions{Program: initProgram, Argv: []string{"sh", "-c", fmt.Sprintf("echo %d; exit %d", i, i)}, Stdout: &out})
 				if code != i || out.String() != fmt.Sprintln(i) {
 					err = fmt.Errorf("%d: %d %q %v", i, code, out.String(), err)
 				}
@@ -180,7 +180,7 @@ func TestExecTerminal(t *testing.T) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		code, err := h.Exec(t.Context(), c.UUID, ExecOptions{
+		code, err := h.Exec(limited(t), c.UUID, ExecOptions{
 			Program: initProgram, Argv: []string{"sh", "-c", "tty; ls -l $(tty); stty size; echo ready; read x; echo got $x; n=0; until [ \"$(stty size)\" = '20 60' ] || [ $n = 100 ]; do n=$((n+1)); sleep 0.1; done; stty size; exit 5"},
 			User: "bob", TTY: true, Stdin: slave, Stdout: &out, Env: map[string]string{"TERM": "vt100"},
 		})
@@ -246,13 +246,13 @@ func TestExecHostile(t *testing.T) {
 		t.Log(err)
 	}
 	// A container that has ended cannot be entered, nor can what has its number.
-	must(t, h.Destroy(t.Context(), c.UUID))
+	must(t, h.Destroy(limited(t), c.UUID))
 	for _, pid := range []int{c.InitPID, os.Getpid()} {
 		if _, err := openInit(pid); !errors.Is(err, ErrNotRunning) {
 			t.Error(err)
 		}
 	}
-	if _, err := h.Exec(t.Context(), c.UUID, ExecOptions{Program: initProgram, Argv: []string{"true"}}); !errors.Is(err, ErrNotRunning) {
+	if _, err := h.Exec(limited(t), c.UUID, ExecOptions{Program: initProgram, Argv: []string{"true"}}); !errors.Is(err, ErrNotRunning) {
 		t.Error(err)
 	}
 }

@@ -60,8 +60,8 @@ func makeOwnGroup(id string, owner int) (string, error) {
 	return group, nil
 }
 
-// RemoveOwnGroup removes what makeOwnGroup made, and the groups that the container made in it.
-// It has ended; one that is not there is done.
+// RemoveOwnGroup removes the control group that Launch.Mount made for a container, with
+// those that the container, which has ended, made in it. One that is not there is done.
 func RemoveOwnGroup(id string) error {
 	top, err := systemdHierarchy()
 	if err != nil || top == "" {

@@ -29,7 +29,7 @@ func compile(t *testing.T, root, name string) {
 // within gives a context for what must come soon on any machine.
 func within(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	ctx, cancel := context.WithTimeout(limited(t), d)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -114,7 +114,7 @@ func TestLaunchInvalid(t *testing.T) {
 	}
 	must(t, os.Remove(dir))
 	must(t, UnmountLaunch(dir))
-	must(t, ReleaseInit(t.Context(), dir))
+	must(t, ReleaseInit(limited(t), dir))
 }
 
 // A second Mount takes the place of the first, and one Unmount takes all away.
@@ -177,7 +177,7 @@ func held(t *testing.T, h *Host, cfg box, hold func()) (Info, *initProc) {
 	define(t, h, cfg)
 	must(t, Launch{ID: cfg.UUID, IDMap: cfg.IDMap, Program: initProgram, Init: cfg.Init, Args: cfg.InitArgs}.Mount(cfg.Launch))
 	hold()
-	info, err := h.Start(t.Context(), cfg.UUID)
+	info, err := h.Start(limited(t), cfg.UUID)
 	must(t, err)
 	for ctx := within(t, 20*time.Second); ; {
 		if p, err := findInit(info.PID); err == nil {
@@ -224,7 +224,7 @@ func TestHold(t *testing.T) {
 				}
 		},
 		"nobody": func(t *testing.T, dir string) (func(), func()) {
-			return func() {}, func() { must(t, ReleaseInit(t.Context(), dir)) }
+			return func() {}, func() { must(t, ReleaseInit(limited(t), dir)) }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -242,9 +242,9 @@ func TestHold(t *testing.T) {
 			if err != nil || up.InitPID != p.pid || p.launching() {
 				t.Errorf("let go: %+v, %v", up, err)
 			}
-			must(t, ReleaseInit(t.Context(), cfg.Launch)) // has gone
+			must(t, ReleaseInit(limited(t), cfg.Launch)) // has gone
 			must(t, UnmountLaunch(cfg.Launch))
-			must(t, ReleaseInit(t.Context(), cfg.Launch))
+			must(t, ReleaseInit(limited(t), cfg.Launch))
 			serve(t, h, cfg).waitLog(t, "up")
 		})
 	}
@@ -477,7 +477,7 @@ func TestExecSealed(t *testing.T) {
 	writer := make(chan string, 1)
 	var out buffer
 	go func() {
-		_, err := h.Exec(t.Context(), c.UUID, ExecOptions{Program: initProgram, Argv: []string{"/bin/writer"}, Stdout: &out})
+		_, err := h.Exec(limited(t), c.UUID, ExecOptions{Program: initProgram, Argv: []string{"/bin/writer"}, Stdout: &out})
 		writer <- fmt.Sprint(out.String(), err)
 	}()
 	ends := time.After(45 * time.Second)
@@ -552,14 +552,14 @@ func TestExecConflict(t *testing.T) {
 	// The program that enters is killed before it has come to run anything.
 	script := filepath.Join(t.TempDir(), "killed")
 	must(t, os.WriteFile(script, []byte("#!/bin/sh\nkill -9 $$\n"), 0o755))
-	_, err = h.Exec(t.Context(), c.UUID, ExecOptions{Program: script, Argv: []string{"true"}})
+	_, err = h.Exec(limited(t), c.UUID, ExecOptions{Program: script, Argv: []string{"true"}})
 	conflict("killed", err, "no memory")
 	// The init ends while it is entered.
 	in := make(chan error, 1)
 	slow := filepath.Join(t.TempDir(), "slow")
 	must(t, os.WriteFile(slow, fmt.Appendf(nil, "#!/bin/sh\necho on >%s.up\nwhile [ -d /proc/%d ]; do sleep 0.02; done\nexec %s enter\n", slow, c.InitPID, initProgram), 0o755))
 	go func() {
-		_, err := h.Exec(t.Context(), c.UUID, ExecOptions{Program: slow, Argv: []string{"true"}})
+		_, err := h.Exec(limited(t), c.UUID, ExecOptions{Program: slow, Argv: []string{"true"}})
 		in <- err
 	}()
 	for ctx := within(t, 20*time.Second); ; {
@@ -568,7 +568,7 @@ func TestExecConflict(t *testing.T) {
 		}
 		must(t, wait.For(ctx, poll))
 	}
-	must(t, h.Destroy(t.Context(), c.UUID))
+	must(t, h.Destroy(limited(t), c.UUID))
 	select {
 	case err := <-in:
 		conflict("ended", err, "ended or was started anew")
@@ -605,7 +605,8 @@ func TestOwnGroup(t *testing.T) {
 		}
 	}
 	for i, c := range []*container{first, second} {
-		must(t, h.Destroy(t.Context(), c.UUID))
+		must(t, h.Destroy(limited(t), c.UUID))
+		must(t, RemoveOwnGroup(c.UUID))
 		if _, err := os.Stat(filepath.Join(top, groupsName, c.UUID)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("its group is left: %v", err)
 		}
@@ -614,4 +615,99 @@ func TestOwnGroup(t *testing.T) {
 		}
 	}
 	must(t, RemoveOwnGroup(first.UUID))
+}
+
+// cgroupV2 is where the hierarchy of cgroup v2 is mounted: by the host, or for this test.
+func cgroupV2(t *testing.T) string {
+	t.Helper()
+	dirs, err := cgroupDirs(map[string]string{"": "/"})
+	must(t, err)
+	if len(dirs) > 0 {
+		return dirs[0].dir
+	}
+	dir := t.TempDir()
+	must(t, unix.Mount("none", dir, "cgroup2", 0, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	return dir
+}
+
+// byHand runs lxcboot-init without libvirt, in a group of cgroup v2 and with that mounted
+// as libvirt does it where there is no other, on the root of this host.
+func byHand(t *testing.T, l Launch, group, mounted string) (string, error) {
+	t.Helper()
+	launch := t.TempDir()
+	must(t, l.Mount(launch))
+	defer func() { must(t, UnmountLaunch(launch)) }()
+	must(t, ReleaseInit(limited(t), launch))
+	out, err := exec.CommandContext(within(t, 30*time.Second), "sh", "-ec", `echo $$ >"$1/cgroup.procs"
+exec unshare --mount --pid --fork --uts sh -ec '
+mount --bind "$2" "$3"
+umount -l /sys/fs/cgroup
+mount --move "$3" /sys/fs/cgroup
+mount -t tmpfs none /dev
+mkdir /dev/.lxcboot
+mount --bind "$1" /dev/.lxcboot
+mount -t proc none /proc
+exec /dev/.lxcboot/lxcboot-init' sh "$2" "$3" "$4"`, "sh", group, launch, mounted, t.TempDir()).CombinedOutput()
+	return string(out), err
+}
+
+// An init that cannot be run is told of in one line, with the exit code of a shell.
+func TestInitCannotRun(t *testing.T) {
+	mounted := cgroupV2(t)
+	for init, want := range map[string]struct {
+		code int
+		line string
+	}{
+		"/none/such":  {127, "lxcboot: cannot run /none/such: No such file or directory\n"},
+		"/etc/passwd": {126, "lxcboot: cannot run /etc/passwd: Permission denied\n"},
+		"/etc":        {126, "lxcboot: cannot run /etc: Permission denied\n"},
+	} {
+		out, err := byHand(t, Launch{Program: initProgram, Init: init, Privileged: true}, mounted, mounted)
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != want.code || out != want.line {
+			t.Errorf("%s: %q, %v", init, out, err)
+		}
+	}
+	h := open(t)
+	cfg := config(t, "")
+	cfg.Init = "/sbin/none"
+	var hold *Hold
+	info, _ := held(t, h, cfg, func() {
+		var err error
+		hold, err = HoldInit(cfg.Launch)
+		must(t, err)
+	})
+	c := serve(t, h, cfg)
+	hold.Release()
+	if _, err := h.WaitInit(within(t, 20*time.Second), info); err == nil || !strings.Contains(err.Error(), "/sbin/none cannot be run") {
+		t.Errorf("%v", err)
+	}
+	if log := c.waitLog(t, "lxcboot: cannot run /sbin/none: No such file or directory\n"); strings.Count(log, "\n") != 1 {
+		t.Errorf("%q", log)
+	}
+}
+
+// With cgroup v2 libvirt mounts the host's tree as a whole: here by hand, as no host has
+// both. The init sees its own group alone.
+func TestControlGroupsV2(t *testing.T) {
+	mounted := cgroupV2(t)
+	own := filepath.Join(mounted, fmt.Sprint("lxcboot-ut-", os.Getpid()))
+	must(t, os.MkdirAll(filepath.Join(own, "in", "below"), 0o755))
+	t.Cleanup(func() {
+		for _, dir := range []string{"in/below", "in", ""} {
+			must(t, rmdirGroup(filepath.Join(own, dir)))
+		}
+	})
+	out, err := byHand(t, Launch{
+		Program: initProgram, Init: "/bin/sh", Privileged: true,
+		Args: []string{"-c", "cat /proc/self/cgroup; echo :; ls -R /sys/fs/cgroup; echo :; grep ' - cgroup' /proc/self/mountinfo"},
+	}, own+"/in", mounted)
+	parts := strings.Split(out, "\n:\n")
+	if err != nil || len(parts) != 3 {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if !strings.HasSuffix(parts[0], "0::/") || strings.Contains(parts[1], filepath.Base(own)) || !strings.Contains(parts[1], "/below:") || strings.Count(parts[2], "\n") != 1 {
+		t.Errorf("%s", out)
+	}
 }

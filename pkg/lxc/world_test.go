@@ -182,6 +182,9 @@ func define(t *testing.T, h *Host, cfg box) {
 		if err := h.Undefine(ctx, cfg.UUID); err != nil {
 			t.Errorf("clean-up: %v", err)
 		}
+		if err := RemoveOwnGroup(cfg.UUID); err != nil {
+			t.Errorf("clean-up: %v", err)
+		}
 	})
 	must(t, h.Define(limited(t), cfg.Config))
 }

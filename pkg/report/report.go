@@ -9,16 +9,16 @@ import (
 	"io"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf16"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+
+	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
 // Formats are the formats there are.
@@ -192,20 +192,20 @@ func Cell(v any) string {
 	case nil:
 		return ""
 	case string:
-		return Text(v, false)
+		return tty.Line(v)
 	case []string:
-		return Text(strings.Join(v, ", "), false)
+		return tty.Line(strings.Join(v, ", "))
 	case map[string]string:
 		var pairs []string
 		for k, x := range v {
 			pairs = append(pairs, k+"='"+x+"'")
 		}
 		slices.Sort(pairs)
-		return Text(strings.Join(pairs, ", "), false)
+		return tty.Line(strings.Join(pairs, ", "))
 	case time.Time:
 		return v.UTC().Format(time.RFC3339)
 	case fmt.Stringer:
-		return Text(v.String(), false)
+		return tty.Line(v.String())
 	case bool, int, int64, uint64, float64:
 		return fmt.Sprint(v)
 	}
@@ -213,23 +213,7 @@ func Cell(v any) string {
 	if err != nil {
 		return fmt.Sprint(v)
 	}
-	return Text(string(data), false)
-}
-
-// Text escapes what could change a terminal: names and messages may come from
-// anywhere. Newlines are kept where asked for.
-func Text(s string, newlines bool) string {
-	var b strings.Builder
-	for _, r := range s {
-		switch {
-		case r == '\n' && newlines, unicode.IsPrint(r):
-			b.WriteRune(r)
-		default:
-			q := strconv.QuoteRune(r)
-			b.WriteString(q[1 : len(q)-1])
-		}
-	}
-	return b.String()
+	return tty.Line(string(data))
 }
 
 // MarshalJSON encodes the fields in order.
@@ -285,7 +269,7 @@ func (p *Printer) Encode(v any) error {
 
 // hidden says whether a rune has to be escaped: it cannot be printed, and could change
 // a terminal.
-func hidden(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
+func hidden(r rune) bool { return r != '\n' && !tty.Printable(r) }
 
 // escape escapes as JSON does it. All that is hidden is within its strings.
 func escape(s string) string {
@@ -337,8 +321,7 @@ func restyle(n *yaml.Node) error {
 	return nil
 }
 
-// escapeYAML escapes as YAML does it between double quotes, where all is that is
-// hidden: in what comes from JSON, and in what restyle was at.
+// escapeYAML escapes control characters for a double-quoted YAML scalar.
 func escapeYAML(s string) string {
 	var b strings.Builder
 	for _, r := range s {

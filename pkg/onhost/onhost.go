@@ -1,7 +1,10 @@
-package instance
+// Package onhost is this host as the Manager of instances needs it: its filesystems, its
+// loop devices, its kernel, and the processes that keep consoles.
+package onhost
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
 	"time"
@@ -9,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/console"
+	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
@@ -17,86 +21,86 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
-// HostRoots are the filesystems of this host.
-type HostRoots struct{}
+// Roots are the filesystems of this host.
+type Roots struct{}
 
 // Probe is rootfs.Probe.
-func (HostRoots) Probe(path string) (rootfs.Filesystem, error) { return rootfs.Probe(path) }
+func (Roots) Probe(path string) (rootfs.Filesystem, error) { return rootfs.Probe(path) }
 
 // Check is rootfs.Check.
-func (HostRoots) Check(ctx context.Context, device string, fs rootfs.Filesystem) error {
+func (Roots) Check(ctx context.Context, device string, fs rootfs.Filesystem) error {
 	return rootfs.Check(ctx, device, fs)
 }
 
 // Mount is rootfs.Mount.
-func (HostRoots) Mount(ctx context.Context, device string, fs rootfs.Filesystem, target string, o rootfs.MountOptions) error {
+func (Roots) Mount(ctx context.Context, device string, fs rootfs.Filesystem, target string, o rootfs.MountOptions) error {
 	return rootfs.Mount(ctx, device, fs, target, o)
 }
 
 // Unmount is rootfs.Unmount.
-func (HostRoots) Unmount(target string) error { return rootfs.Unmount(target) }
+func (Roots) Unmount(target string) error { return rootfs.Unmount(target) }
 
 // Mounted says whether something is mounted at a path.
-func (HostRoots) Mounted(target string) bool {
+func (Roots) Mounted(target string) bool {
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, target, unix.AT_SYMLINK_NOFOLLOW, 0, &st)
 	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // CheckMountpoint is rootfs.CheckMountpoint.
-func (HostRoots) CheckMountpoint(root, name string) error { return rootfs.CheckMountpoint(root, name) }
+func (Roots) CheckMountpoint(root, name string) error { return rootfs.CheckMountpoint(root, name) }
 
 // FindInit is rootfs.FindInit.
-func (HostRoots) FindInit(root, init string) (string, error) { return rootfs.FindInit(root, init) }
+func (Roots) FindInit(root, init string) (string, error) { return rootfs.FindInit(root, init) }
 
 // Format is rootfs.Format.
-func (HostRoots) Format(ctx context.Context, device, fstype string) error {
+func (Roots) Format(ctx context.Context, device, fstype string) error {
 	return rootfs.Format(ctx, device, fstype)
 }
 
 // WriteFile is rootfs.WriteFile.
-func (HostRoots) WriteFile(root string, f rootfs.File, ids *rootfs.IDMap) error {
+func (Roots) WriteFile(root string, f rootfs.File, ids *rootfs.IDMap) error {
 	return rootfs.WriteFile(root, f, ids)
 }
 
-// HostLoops are the loop devices of this host.
-type HostLoops struct{}
+// Loops are the loop devices of this host.
+type Loops struct{}
 
 // Attach is loop.Attach.
-func (HostLoops) Attach(ctx context.Context, path string, o loop.Options) (loop.Device, *os.File, error) {
+func (Loops) Attach(ctx context.Context, path string, o loop.Options) (loop.Device, *os.File, error) {
 	return loop.Attach(ctx, path, o)
 }
 
 // Keep is loop.Keep.
-func (HostLoops) Keep(f *os.File) error { return loop.Keep(f) }
+func (Loops) Keep(f *os.File) error { return loop.Keep(f) }
 
 // Detach is loop.Detach.
-func (HostLoops) Detach(dev loop.Device) error { return loop.Detach(dev) }
+func (Loops) Detach(dev loop.Device) error { return loop.Detach(dev) }
 
 // Keep is rootfs.Keep.
-func (HostRoots) Keep(root, path, into string, ids *rootfs.IDMap) error {
+func (Roots) Keep(root, path, into string, ids *rootfs.IDMap) error {
 	return rootfs.Keep(root, path, into, ids)
 }
 
 // Restore is rootfs.Restore.
-func (HostRoots) Restore(root, from string) error { return rootfs.Restore(root, from) }
+func (Roots) Restore(root, from string) error { return rootfs.Restore(root, from) }
 
 // Forget is rootfs.Forget.
-func (HostRoots) Forget(from string) error { return rootfs.Forget(from) }
+func (Roots) Forget(from string) error { return rootfs.Forget(from) }
 
-// HostKernel looks at this host's containers, and readies what runs first in them.
-type HostKernel struct {
+// Kernel looks at this host's containers, and readies what runs first in them.
+type Kernel struct {
 	Init func() (string, error) // the path of lxcboot-init
 }
 
 // Look is lxc.Look.
-func (HostKernel) Look(name string) (lxc.Live, error) { return lxc.Look(name) }
+func (Kernel) Look(name string) (lxc.Live, error) { return lxc.Look(name) }
 
 // CheckInit is lxc.CheckInit.
-func (HostKernel) CheckInit(root, init string) error { return lxc.CheckInit(root, init) }
+func (Kernel) CheckInit(root, init string) error { return lxc.CheckInit(root, init) }
 
 // Launch is lxc.Launch's Mount, with this host's lxcboot-init.
-func (k HostKernel) Launch(dir string, l lxc.Launch) (err error) {
+func (k Kernel) Launch(dir string, l lxc.Launch) (err error) {
 	if l.Program, err = k.Init(); err != nil {
 		return err
 	}
@@ -104,38 +108,42 @@ func (k HostKernel) Launch(dir string, l lxc.Launch) (err error) {
 }
 
 // Unlaunch is lxc.UnmountLaunch.
-func (HostKernel) Unlaunch(dir string) error { return lxc.UnmountLaunch(dir) }
+func (Kernel) Unlaunch(dir string) error { return lxc.UnmountLaunch(dir) }
 
 // RemoveGroup is lxc.RemoveOwnGroup.
-func (HostKernel) RemoveGroup(id string) error { return lxc.RemoveOwnGroup(id) }
+func (Kernel) RemoveGroup(id string) error { return lxc.RemoveOwnGroup(id) }
 
 // Hold is lxc.HoldInit.
-func (HostKernel) Hold(dir string) (Gate, error) { return lxc.HoldInit(dir) }
+func (Kernel) Hold(dir string) (instance.Gate, error) { return lxc.HoldInit(dir) }
 
 // Release is lxc.ReleaseInit.
-func (HostKernel) Release(ctx context.Context, dir string) error { return lxc.ReleaseInit(ctx, dir) }
+func (Kernel) Release(ctx context.Context, dir string) error { return lxc.ReleaseInit(ctx, dir) }
 
-// HostConsoles start the processes that keep the consoles of instances.
-type HostConsoles struct {
+// Consoles start the processes that keep the consoles of instances.
+type Consoles struct {
 	Store    *state.Store
 	Keeper   func() (string, error) // the path of lxcboot-console
 	Ended    []string               // run with the instance's id when its container has ended: calls Manager.Ended
 	LogBytes int64                  // most of a console log, in bytes
+	Warn     func(error)            // as in console.Options
 }
 
 // Open is console.Open.
-func (c HostConsoles) Open(controller int) (Console, error) {
+func (c Consoles) Open(controller int) (instance.Console, error) {
 	t, err := console.Open(controller)
-	return hostConsole{c, t}, ignore(err, console.ErrEnded)
+	if errors.Is(err, console.ErrEnded) {
+		err = nil
+	}
+	return keptConsole{c, t}, err
 }
 
-type hostConsole struct {
-	HostConsoles
+type keptConsole struct {
+	Consoles
 	*console.Terminal // nil: the container has ended
 }
 
 // Start is console.Start.
-func (c hostConsole) Start(id string, init int) (proc.Process, error) {
+func (c keptConsole) Start(id string, init int) (proc.Process, error) {
 	if c.Terminal == nil {
 		return proc.Process{}, nil
 	}
@@ -145,12 +153,12 @@ func (c hostConsole) Start(id string, init int) (proc.Process, error) {
 	}
 	return console.Start([]string{keeper}, c.Terminal, console.Options{
 		LogPath: c.Store.LogPath(id), MaxBytes: c.LogBytes, SocketPath: c.Store.SocketPath(id),
-		Init: init, Claim: c.Store.ClaimPath(id), Ended: append(slices.Clone(c.Ended), id),
+		Init: init, Claim: c.Store.ClaimPath(id), Warn: c.Warn, Ended: append(slices.Clone(c.Ended), id),
 	})
 }
 
 // Close lets go of the console.
-func (c hostConsole) Close() {
+func (c keptConsole) Close() {
 	if c.Terminal != nil {
 		c.Terminal.Close()
 	}
@@ -163,7 +171,7 @@ const lastWords = 2 * time.Second
 // Stop waits until the process that keeps a console has taken its socket away, as it does
 // when the log is whole: what it does then waits for the instance's lock, which the
 // caller has. One that does not is ended by console.Stop.
-func (c HostConsoles) Stop(ctx context.Context, id string, p proc.Process) error {
+func (c Consoles) Stop(ctx context.Context, id string, p proc.Process) error {
 	if self, err := proc.Of(os.Getpid()); err == nil && self == p {
 		return nil
 	}
@@ -180,4 +188,4 @@ func (c HostConsoles) Stop(ctx context.Context, id string, p proc.Process) error
 }
 
 // Alive is proc.Process.Alive.
-func (HostConsoles) Alive(p proc.Process) bool { return p.Alive() }
+func (Consoles) Alive(p proc.Process) bool { return p.Alive() }
