@@ -431,7 +431,7 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) (err error) {
 	if err := m.look(h); err != nil {
 		return err
 	}
-	if h.console, err = m.Consoles.Open(h.domain.PID); err != nil {
+	if h.console, err = m.Consoles.Open(h.live); err != nil {
 		return err
 	}
 	h.gate.Release()
@@ -439,7 +439,7 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) (err error) {
 	// What follows is done while the init comes up.
 	keeper := h.Console
 	err = together(h.Save, func() (err error) {
-		if keeper, err = h.console.Start(h.ID, h.live.Init); err != nil {
+		if keeper, err = h.console.Start(h.ID); err != nil {
 			return err
 		}
 		fault.Point("console started")
