@@ -29,12 +29,11 @@ type Options struct {
 	LogPath    string   // mode 0600; the part before it is kept as LogPath.1
 	MaxBytes   int64    // of both together; 0: DefaultLogBytes
 	SocketPath string   // mode 0600, for Attach; its directory is private
-	Ended      []string // what is run when the container has ended, to release what the host holds for it
+	// Ended is run when the container has ended, to release what the host holds for it.
+	// It is given the wait status of the init that Terminal.HoldInit took hold of, as
+	// --status N; not where that is not learnt.
+	Ended []string
 
-	// Init is the container's init by its number on the host. Ended is given the
-	// wait status that it ended with, as --status N; not where that is not learnt, or
-	// Init is 0.
-	Init int
 	// Claim is a file that the process holds an exclusive flock(2) on, through Ended to
 	// its end; empty: none. Where another has it, such as a process before this one, it
 	// is waited for, while the console is kept.
@@ -56,12 +55,29 @@ type Terminal struct {
 	tty.Ends
 	pid        int      // of libvirt_lxc
 	controller *os.File // its pidfd
+	init       *ending  // nil: nobody asked for it, or it has ended
+}
+
+// HoldInit takes hold of the container's init, by its number on the host, so that the
+// status that it ends with is learnt: it must not have been let go yet. 0, or one that
+// has ended, is none.
+func (t *Terminal) HoldInit(pid int) (err error) {
+	if pid != 0 {
+		t.init, err = holdInit(pid, t.pid)
+	}
+	if errors.Is(err, ErrEnded) {
+		return nil
+	}
+	return err
 }
 
 // Close lets go of the terminal.
 func (t *Terminal) Close() {
 	t.Ends.Close()
 	closeFile(t.controller)
+	if t.init != nil {
+		t.init.release()
+	}
 }
 
 // serve keeps the console of one container until that has ended: what it prints goes

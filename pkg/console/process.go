@@ -67,14 +67,8 @@ func Start(program []string, t *Terminal, o Options) (proc.Process, error) {
 	}
 	defer none.Close()
 	files := []*os.File{t.Host, t.controller, t.Master, socket, t.Inner, nil, nil, nil}
-	if o.Init != 0 {
-		switch i, err := holdInit(o.Init, t.pid); {
-		case err == nil:
-			defer i.release()
-			files[initFD-ttyFD], files[eventsFD-ttyFD] = i.pidfd, i.events
-		case !errors.Is(err, ErrEnded) && o.Warn != nil: // the console is worth more than the status
-			o.Warn(err)
-		}
+	if t.init != nil {
+		files[initFD-ttyFD], files[eventsFD-ttyFD] = t.init.pidfd, t.init.events
 	}
 	if o.Claim != "" {
 		claim, err := os.OpenFile(o.Claim, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)

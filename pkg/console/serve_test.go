@@ -85,7 +85,7 @@ func newWorld(t *testing.T, script string) *world {
 	w.master = os.NewFile(uintptr(fd), "master")
 	pidfd, err := unix.PidfdOpen(w.controller.Process.Pid, 0)
 	must(t, err)
-	w.terminal = &Terminal{tty.Ends{Host: slave, Master: master}, w.controller.Process.Pid, os.NewFile(uintptr(pidfd), "pidfd")}
+	w.terminal = &Terminal{tty.Ends{Host: slave, Master: master}, w.controller.Process.Pid, os.NewFile(uintptr(pidfd), "pidfd"), nil}
 	t.Cleanup(w.terminal.Close)
 	t.Cleanup(func() { w.master.Close() })
 	return w
@@ -421,7 +421,7 @@ func TestExitStatus(t *testing.T) {
 				oldKernel = way == "connector"
 				defer func() { oldKernel = false }()
 				w := newWorld(t, tt.script)
-				w.Init = w.init(t)
+				must(t, w.terminal.HoldInit(w.init(t)))
 				w.start(t)
 				if tt.script == "" { // as libvirt does it: the controller first
 					w.end()
@@ -445,7 +445,7 @@ func TestNotTheInit(t *testing.T) {
 	must(t, other.Start())
 	for _, pid := range []int{0, other.Process.Pid, 1<<22 + 1} {
 		w := newWorld(t, "sleep 1000")
-		w.Init = pid
+		must(t, w.terminal.HoldInit(pid))
 		w.start(t)
 		if pid == other.Process.Pid {
 			other.Process.Kill()

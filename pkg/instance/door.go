@@ -312,12 +312,12 @@ func (m *Manager) keepConsole(h *Handle) (err error) {
 	if m.hasConsole(&h.Record) {
 		return nil
 	}
-	c, err := m.Consoles.Open(h.live.Controller)
+	c, err := m.Consoles.Open(h.live)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	h.Console, err = c.Start(h.ID, h.live.Init)
+	h.Console, err = c.Start(h.ID)
 	h.BootID = m.Host.BootID
 	return err
 }

@@ -261,13 +261,13 @@ var errConsole = errors.New("no console")
 
 type brokenConsoles struct{ Consoles }
 
-func (brokenConsoles) Open(int) (Console, error) { return brokenConsole{}, nil }
+func (brokenConsoles) Open(lxc.Live) (Console, error) { return brokenConsole{}, nil }
 
 type brokenConsole struct{}
 
 func (brokenConsole) Close() {}
 
-func (brokenConsole) Start(string, int) (proc.Process, error) { return proc.Process{}, errConsole }
+func (brokenConsole) Start(string) (proc.Process, error) { return proc.Process{}, errConsole }
 
 func TestStopFaults(t *testing.T) {
 	stop := func(ctx context.Context, m *Manager) error {

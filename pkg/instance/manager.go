@@ -116,7 +116,10 @@ func (m *Manager) rollback(ctx context.Context, h *Handle, cause error) error {
 	ctx, cancel := m.undoContext(ctx)
 	defer cancel()
 	h.Phase, h.Ran = state.Deleting, false
-	err := m.unwalk(ctx, h, StepCreate)
+	err := h.MakeRoom()
+	if err == nil {
+		err = m.unwalk(ctx, h, StepCreate)
+	}
 	if err == nil {
 		err = h.Remove()
 	}
@@ -160,7 +163,8 @@ func (m *Manager) Undo(ctx context.Context, ref string) error {
 	return m.delete(ctx, h)
 }
 
-// delete needs no space on the disk: what was undone is "not there" the next time.
+// delete needs no space on the disk but the spare: what was undone is "not there" the
+// next time.
 func (m *Manager) delete(ctx context.Context, h *Handle) error {
 	if h.Phase != state.Deleting {
 		// A container that ran without its start having been recorded has run all
@@ -170,6 +174,9 @@ func (m *Manager) delete(ctx context.Context, h *Handle) error {
 			return err
 		}
 		h.Phase = state.Deleting
+	}
+	if err := h.MakeRoom(); err != nil {
+		return err
 	}
 	h.Op = state.NewOperation(state.OpDelete)
 	if err := h.SaveUndone(); err != nil {

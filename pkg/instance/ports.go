@@ -103,11 +103,11 @@ type Kernel interface {
 // Gate holds a container's init.
 type Gate interface{ Release() }
 
-// Consoles keeps containers' consoles. Open takes hold of one before anything of it can
-// be lost, by the container's controller. Stop waits until the process that keeps it has
+// Consoles keeps containers' consoles. Open takes hold of one, and of how the init ends,
+// before anything of either can be lost. Stop waits until the process that keeps it has
 // written the container's last words, and ends it when it does not.
 type Consoles interface {
-	Open(controller int) (Console, error)
+	Open(container lxc.Live) (Console, error)
 	Stop(ctx context.Context, id string, p proc.Process) error
 	Alive(p proc.Process) bool
 }
@@ -115,6 +115,6 @@ type Consoles interface {
 // Console is an open console. Start starts the process that keeps it from then on; the
 // zero process where the container has ended. It must be closed.
 type Console interface {
-	Start(id string, init int) (proc.Process, error)
+	Start(id string) (proc.Process, error)
 	Close()
 }

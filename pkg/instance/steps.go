@@ -443,13 +443,13 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) (err error) {
 	if err := m.look(h); err != nil {
 		return err
 	}
-	if h.console, err = m.Consoles.Open(h.domain.PID); err != nil {
+	if h.console, err = m.Consoles.Open(h.live); err != nil {
 		return err
 	}
 	h.Ran, h.Exit, h.BootID = true, nil, m.Host.BootID
 	keeper := h.Console
 	err = together(h.Save, func() (err error) {
-		if keeper, err = h.console.Start(h.ID, h.live.Init); err != nil {
+		if keeper, err = h.console.Start(h.ID); err != nil {
 			return err
 		}
 		fault.Point("console started")

@@ -116,7 +116,7 @@ func (w domainsFake) CanLimitSwap() error { return nil }
 
 type consolesFake struct{ *world }
 
-func (w consolesFake) Open(int) (Console, error) {
+func (w consolesFake) Open(lxc.Live) (Console, error) {
 	return consoleFake(w), w.do(context.Background(), "open console", func() error { return nil })
 }
 
@@ -124,7 +124,7 @@ type consoleFake struct{ *world }
 
 func (w consoleFake) Close() {}
 
-func (w consoleFake) Start(id string, _ int) (p proc.Process, err error) {
+func (w consoleFake) Start(id string) (p proc.Process, err error) {
 	err = w.do(context.Background(), "start console", func() error {
 		w.next++
 		w.console[w.next] = id

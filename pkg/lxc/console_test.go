@@ -274,7 +274,7 @@ func TestExitStatus(t *testing.T) {
 				LogPath: filepath.Join(dir, "log"), SocketPath: filepath.Join(dir, "sock"),
 				Ended: []string{"/bin/sh", "-c", "echo $0 $* >" + dir + "/ended"},
 			}
-			must(t, h.withInit(t.Context(), cfg.UUID, func(p *initProc) error { o.Init = p.pid; return nil }))
+			must(t, h.withInit(t.Context(), cfg.UUID, func(p *initProc) error { return terminal.HoldInit(p.pid) }))
 			keeper, err := console.Start([]string{os.Args[0], "console-serve"}, terminal, o)
 			must(t, err)
 			if tt.name == "destroyed" {

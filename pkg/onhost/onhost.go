@@ -128,9 +128,14 @@ type Consoles struct {
 	Warn     func(error)            // as in console.Options
 }
 
-// Open is console.Open.
-func (c Consoles) Open(controller int) (instance.Console, error) {
-	t, err := console.Open(controller)
+// Open is console.Open. The console is worth more than how the init ends.
+func (c Consoles) Open(container lxc.Live) (instance.Console, error) {
+	t, err := console.Open(container.Controller)
+	if err == nil {
+		if err := t.HoldInit(container.Init); err != nil && c.Warn != nil {
+			c.Warn(err)
+		}
+	}
 	if errors.Is(err, console.ErrEnded) {
 		err = nil
 	}
@@ -143,7 +148,7 @@ type keptConsole struct {
 }
 
 // Start is console.Start.
-func (c keptConsole) Start(id string, init int) (proc.Process, error) {
+func (c keptConsole) Start(id string) (proc.Process, error) {
 	if c.Terminal == nil {
 		return proc.Process{}, nil
 	}
@@ -153,7 +158,7 @@ func (c keptConsole) Start(id string, init int) (proc.Process, error) {
 	}
 	return console.Start([]string{keeper}, c.Terminal, console.Options{
 		LogPath: c.Store.LogPath(id), MaxBytes: c.LogBytes, SocketPath: c.Store.SocketPath(id),
-		Init: init, Claim: c.Store.ClaimPath(id), Warn: c.Warn, Ended: append(slices.Clone(c.Ended), id),
+		Claim: c.Store.ClaimPath(id), Warn: c.Warn, Ended: append(slices.Clone(c.Ended), id),
 	})
 }
 

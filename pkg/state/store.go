@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,7 @@ const (
 	seedFile   = "seed.json" // until the instance is built
 	keptDir    = "kept"      // what the seed's files replaced, until then
 	claimFile  = "claim"     // locked by the console's process
+	spareFile  = "spare"     // room for what a delete has to write on a full disk
 	logFile    = "console.log"
 	socketFile = "console.sock"
 )
@@ -207,8 +209,18 @@ func (s *Store) Create(ctx context.Context, rec Record, base uint32, seed []byte
 	if err := h.Save(); err != nil {
 		return nil, err
 	}
+	// Not brought to disk: without it a delete may have to wait for room, and no more.
+	_ = os.WriteFile(filepath.Join(s.Dir(rec.ID), spareFile), bytes.Repeat([]byte("room\n"), spareSize/5), 0o600)
 	return h, durable.SyncDir(s.dir)
 }
+
+// spareSize is enough for the records of some volumes: one is written anew when its
+// attachment goes.
+const spareSize = 32 << 10
+
+// MakeRoom gives the disk back what was kept from it, for a delete: an instance that
+// filled the disk can be deleted.
+func (h *Held) MakeRoom() error { return removeIfThere(filepath.Join(h.store.Dir(h.ID), spareFile)) }
 
 // Rename gives the held record another name and saves it; a taken one is ErrExists.
 func (s *Store) Rename(ctx context.Context, h *Held, name string) error {
@@ -330,6 +342,7 @@ func (r *Record) busy() error {
 // interrupted: a read of the record alone does not tell, as an operation may have ended
 // between that and the look at its lock.
 func (s *Store) Watch(rec Record) (now Record, busy bool, err error) {
+	fault.Point("record read")
 	for {
 		if s.Held(rec.ID) {
 			return rec, true, nil

@@ -129,14 +129,19 @@ func held(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// smallfs SIZE DIR: a filesystem of its own at DIR, gone at the script's end.
+// smallfs SIZE DIR [tmpfs]: a filesystem of its own at DIR, ext4 unless it is said, gone at
+// the script's end.
 func smallfs(ts *testscript.TestScript, neg bool, args []string) {
 	h, dir := of(ts), ts.MkAbs(args[1])
 	image := filepath.Join(h.work, filepath.Base(dir)+".fs")
 	ts.Check(os.MkdirAll(dir, 0o700))
-	ts.Check(ts.Exec("truncate", "--size", args[0], image))
-	ts.Check(ts.Exec("mke2fs", "-q", "-t", "ext4", "-m", "0", image))
-	ts.Check(ts.Exec("mount", "-o", "loop", image, dir))
+	if slices.Contains(args[2:], "tmpfs") {
+		ts.Check(ts.Exec("mount", "-t", "tmpfs", "-o", "size="+args[0], image, dir))
+	} else {
+		ts.Check(ts.Exec("truncate", "--size", args[0], image))
+		ts.Check(ts.Exec("mke2fs", "-q", "-t", "ext4", "-m", "0", image))
+		ts.Check(ts.Exec("mount", "-o", "loop", image, dir))
+	}
 	h.undo = append(h.undo, func() { exec.Command("umount", dir).Run() })
 	h.small = append(h.small, dir)
 	state, err := host.Look(context.Background())

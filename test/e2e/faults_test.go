@@ -20,48 +20,70 @@ import (
 // hangLimit is how long a command may take in a world that has changed under it.
 const hangLimit = 5 * time.Minute
 
+// A stopped command has stopped itself at a point.
+type stopped struct {
+	w    *world
+	args []string
+	at   string
+	cmd  *exec.Cmd
+	out  *bytes.Buffer
+	done chan error
+}
+
+// stopAt runs lxcboot to a point where it stops itself.
+func (w *world) stopAt(point string, args ...string) *stopped {
+	w.t.Helper()
+	s := &stopped{w: w, args: args, at: point, out: &bytes.Buffer{}, done: make(chan error, 1)}
+	s.cmd = exec.Command("lxcboot-faults", w.words(args)...)
+	s.cmd.Env = append(w.env(), "LXCBOOT_FAULT="+point+"=stop")
+	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
+	if err := s.cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	go func() { s.done <- s.cmd.Wait() }()
+	limit := time.After(hangLimit)
+	for state := ""; state != "T"; {
+		select {
+		case err := <-s.done:
+			w.t.Fatalf("%s does not stop at %s: %v\n%s", args[0], point, err, s.out)
+		case <-limit:
+			s.cmd.Process.Kill()
+			w.t.Fatalf("%s does not come to %s", args[0], point)
+		case <-time.After(5 * time.Millisecond):
+			state = statOf(s.cmd.Process.Pid)
+		}
+	}
+	return s
+}
+
+// goOn lets it go on to its end, and gives the exit code and what was printed.
+func (s *stopped) goOn() (int, string) {
+	s.w.t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		s.w.t.Fatal(err)
+	}
+	select {
+	case err := <-s.done:
+		code, err := exitCode(err)
+		if err != nil {
+			s.w.t.Fatal(err)
+		}
+		return code, s.out.String()
+	case <-time.After(hangLimit):
+		s.cmd.Process.Kill()
+		<-s.done
+		s.w.t.Errorf("%s hangs after %s: it has not ended after %v\n%s", s.args[0], s.at, hangLimit, s.out)
+		return -1, ""
+	}
+}
+
 // halt runs lxcboot to a point where it stops itself, changes the world, and lets it
 // go on. It gives the exit code and what was printed.
 func (w *world) halt(point string, change func(), args ...string) (int, string) {
 	w.t.Helper()
-	cmd := exec.Command("lxcboot-faults", w.words(args)...)
-	cmd.Env = append(w.env(), "LXCBOOT_FAULT="+point+"=stop")
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	limit := time.After(hangLimit)
-	for state := ""; state != "T"; {
-		select {
-		case err := <-done:
-			w.t.Fatalf("%s does not stop at %s: %v\n%s", args[0], point, err, &out)
-		case <-limit:
-			cmd.Process.Kill()
-			w.t.Fatalf("%s does not come to %s", args[0], point)
-		case <-time.After(5 * time.Millisecond):
-			state = statOf(cmd.Process.Pid)
-		}
-	}
+	s := w.stopAt(point, args...)
 	change()
-	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
-		w.t.Fatal(err)
-	}
-	select {
-	case err := <-done:
-		code, err := exitCode(err)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		return code, out.String()
-	case <-time.After(hangLimit):
-		cmd.Process.Kill()
-		<-done
-		w.t.Errorf("%s hangs after %s: it has not ended after %v\n%s", args[0], point, hangLimit, &out)
-		return -1, ""
-	}
+	return s.goOn()
 }
 
 // statOf is the letter of a process's state.
