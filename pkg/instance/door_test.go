@@ -563,3 +563,27 @@ func TestSeedKept(t *testing.T) {
 		}
 	})
 }
+
+// TestAutostop: what is stopped because the host goes down is started when it comes up.
+func TestAutostop(t *testing.T) {
+	w, m := booted(t)
+	for range 2 { // the second time there is nothing to stop
+		if _, err := m.Autostop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		rec := find(t, m)
+		if s := w.String(); strings.Contains(s, lxc.Running) || strings.Contains(s, "loop ") || rec.Want != state.Up || rec.Pending() != "" {
+			t.Fatalf("wanted %s, %q:\n%s", rec.Want, rec.Pending(), s)
+		}
+		m.Host.BootID += " and again"
+	}
+	if started, err := m.Autostart(t.Context()); err != nil || len(started) != 1 {
+		t.Errorf("started %q, %v", started, err)
+	}
+	if _, err := m.Stop(t.Context(), "web1", true); err != nil {
+		t.Fatal(err)
+	}
+	if stopped, err := m.Autostop(t.Context()); err != nil || len(stopped) != 0 || find(t, m).Want != state.Down {
+		t.Errorf("stopped %q, %v", stopped, err)
+	}
+}

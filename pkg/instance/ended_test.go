@@ -101,8 +101,8 @@ func (g gate) Release() { g() }
 
 func (g *gated) Hold(string) (Gate, error) { return gate(func() { g.let = true }), nil }
 
-func (g *gated) Open(controller int) (Console, error) {
-	c, err := g.Consoles.Open(controller)
+func (g *gated) Open(container lxc.Live) (Console, error) {
+	c, err := g.Consoles.Open(container)
 	return gatedConsole{c, g}, err
 }
 
@@ -111,9 +111,9 @@ type gatedConsole struct {
 	*gated
 }
 
-func (c gatedConsole) Start(id string, init int) (proc.Process, error) {
+func (c gatedConsole) Start(id string) (proc.Process, error) {
 	c.early = c.let
-	return c.Console.Start(id, init)
+	return c.Console.Start(id)
 }
 
 func (c gatedConsole) Close() { c.Console.Close() }
