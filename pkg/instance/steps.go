@@ -185,7 +185,7 @@ func (m *Manager) checkMountpoints(h *Handle) error {
 
 // inject writes the seed into the root, before the first start only: what the
 // container makes of its files afterwards is its own. On a volume that the user brought,
-// what stood there is kept until the container has run.
+// what stood there is kept until the boot went well.
 func (m *Manager) inject(h *Handle) error {
 	data, err := h.Seed()
 	if err != nil || data == nil {
