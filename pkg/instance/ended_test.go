@@ -87,8 +87,8 @@ func TestExit(t *testing.T) {
 	}
 }
 
-// gated is a kernel and consoles that see whether the init is held while the process that
-// keeps its console is started.
+// gated is a kernel and consoles that see whether the init is held while its console is
+// opened, and with it the look at how it ends.
 type gated struct {
 	kernelFake
 	Consoles
@@ -102,21 +102,9 @@ func (g gate) Release() { g() }
 func (g *gated) Hold(string) (Gate, error) { return gate(func() { g.let = true }), nil }
 
 func (g *gated) Open(container lxc.Live) (Console, error) {
-	c, err := g.Consoles.Open(container)
-	return gatedConsole{c, g}, err
+	g.early = g.let
+	return g.Consoles.Open(container)
 }
-
-type gatedConsole struct {
-	Console
-	*gated
-}
-
-func (c gatedConsole) Start(id string) (proc.Process, error) {
-	c.early = c.let
-	return c.Console.Start(id)
-}
-
-func (c gatedConsole) Close() { c.Console.Close() }
 
 // TestInitIsHeld: an init that ends at once is seen to end, and so it is let go once
 // somebody looks.

@@ -446,14 +446,15 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) (err error) {
 	if h.console, err = m.Consoles.Open(h.live); err != nil {
 		return err
 	}
+	h.gate.Release() // its end is seen by now, and with it its exit status
 	h.Ran, h.Exit, h.BootID = true, nil, m.Host.BootID
+	// What follows is done while the init comes up.
 	keeper := h.Console
 	err = together(h.Save, func() (err error) {
 		if keeper, err = h.console.Start(h.ID); err != nil {
 			return err
 		}
 		fault.Point("console started")
-		h.gate.Release() // its end is seen by now, and with it its exit status
 		h.domain, err = m.Domains.WaitInit(ctx, h.domain)
 		return err
 	})
