@@ -25,7 +25,7 @@ func TestImports(t *testing.T) {
 		"pkg/rootfs":            {"pkg/loop", "pkg/fault", "pkg/tty", "pkg/inroot"},
 		"pkg/loop":              {"pkg/fault"},
 		"pkg/durable":           {"pkg/fault"},
-		"pkg/lxc":               {"pkg/tty", "pkg/proc", "pkg/fault", "pkg/inroot"},
+		"pkg/lxc":               {"pkg/host", "pkg/tty", "pkg/proc", "pkg/fault", "pkg/inroot"},
 		"pkg/console":           {"pkg/tty", "pkg/proc", "pkg/host"},
 		"pkg/tty":               nil,
 		"pkg/proc":              nil,

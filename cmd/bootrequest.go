@@ -56,6 +56,7 @@ func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (ins
 	}
 	s.Hostname, s.Description = o.hostname, o.description
 	s.Init, s.InitArgs, s.Privileged, s.Fsck = o.init, o.initArgs, o.privileged, o.fsck
+	s.Unfiltered = a.settings.Seccomp == "off"
 	req.Blocks = o.blocks
 	if req.Blocks.Files, err = jsonFiles(ctx, o.blocks.BlockDevices); err != nil {
 		return req, err

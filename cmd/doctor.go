@@ -83,7 +83,7 @@ func (a *App) checkHook(context.Context) (string, error) {
 // checkBeside looks for a program that has to be installed beside this one.
 func checkBeside(name string) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) {
-		path, err := beside(name)
+		path, err := host.Program(name)
 		if err != nil {
 			return "", &doctor.Problem{Status: doctor.Failed, Detail: err.Error(), Mend: "install " + path + ", as this user, writable by that one alone (make install does)"}
 		}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/creack/pty"
-
 )
 
 // TestProgress holds that a terminal sees how far it is, and nothing of it afterwards.

@@ -4,13 +4,9 @@ import (
 	"context"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
@@ -106,8 +102,8 @@ func (a *App) offlineManager() (*instance.Manager, error) {
 	records.Wait = a.settings.Timeout
 	return &instance.Manager{
 		Store: records, Devices: a.connectors(), Roots: onhost.Roots{}, Loops: onhost.Loops{},
-		Kernel:   onhost.Kernel{Init: func() (string, error) { return beside("lxcboot-init") }},
-		Consoles: onhost.Consoles{Store: records, Keeper: func() (string, error) { return beside("lxcboot-console") }, Ended: append(itself, "ended"), LogBytes: a.settings.LogBytes, Warn: a.warnOf},
+		Kernel:   onhost.Kernel{Init: func() (string, error) { return host.Program("lxcboot-init") }},
+		Consoles: onhost.Consoles{Store: records, Keeper: func() (string, error) { return host.Program("lxcboot-console") }, Ended: append(itself, "ended"), LogBytes: a.settings.LogBytes, Warn: a.warnOf},
 		Host:     here, Warn: a.warn, IDBase: a.settings.IDBase, MaxLocal: a.settings.MaxLocal,
 		UndoTimeout: a.settings.Timeout, StopTimeout: a.settings.StopTime, Stopping: hostStopping,
 	}, nil
@@ -124,24 +120,6 @@ func (a *App) itself() ([]string, error) {
 		words = append(words, "--host-id", a.settings.HostID)
 	}
 	return words, err
-}
-
-// beside is the path of a program that is installed in the directory of this one. What
-// another user could have put there is not to be run.
-func beside(name string) (string, error) {
-	exe, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(filepath.Dir(exe), name)
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return path, failure.Of(exec.ErrNotFound, "%s is not installed beside %s: %w", name, exe, err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0 || st.Mode&0o022 != 0 || int(st.Uid) != os.Geteuid() {
-		return path, failure.Of(exec.ErrNotFound, "%s is not a program that its owner alone can write, or not of this user", path)
-	}
-	return path, nil
 }
 
 // hostStopping asks systemd, where there is one, whether the host is going down.

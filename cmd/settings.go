@@ -36,6 +36,7 @@ type Settings struct {
 	StopTime  time.Duration
 	HostID    string
 	HostName  string
+	Seccomp   string
 	LogBytes  int64
 	IDBase    uint32
 	MaxLocal  int
@@ -60,6 +61,7 @@ var settings = []setting{
 	{"connect", "LXCBOOT_CONNECT", lxc.DefaultURI, "libvirt to connect to", func(s *Settings) any { return &s.Connect }},
 	{"host-id", "LXCBOOT_HOST_ID", "", "what tells this host from others (default: its machine id)", func(s *Settings) any { return &s.HostID }},
 	{"host", "LXCBOOT_HOST", "", "", func(s *Settings) any { return &s.HostName }},
+	{"seccomp", "LXCBOOT_SECCOMP", "on", "", func(s *Settings) any { return &s.Seccomp }},
 	{"timeout", "LXCBOOT_TIMEOUT", "10m", "how long to wait for volumes, and for another process that works on an instance", func(s *Settings) any { return &s.Timeout }},
 	{"stop-timeout", "LXCBOOT_STOP_TIMEOUT", "60s", "", func(s *Settings) any { return &s.StopTime }},
 	{"console-log-bytes", "LXCBOOT_CONSOLE_LOG_BYTES", console.DefaultLogBytes, "", func(s *Settings) any { return &s.LogBytes }},
@@ -71,6 +73,7 @@ var settings = []setting{
 var choices = map[string][]string{
 	"backend":   {"auto", "local", "openstack"},
 	"transport": {"auto", "kernel", "userspace"},
+	"seccomp":   {"on", "off"},
 }
 
 const (
@@ -211,7 +214,7 @@ func assign(to, value any) error {
 
 // check holds the settings to what they can be.
 func (s Settings) check() error {
-	for name, value := range map[string]string{"backend": s.Backend, "transport": s.Transport} {
+	for name, value := range map[string]string{"backend": s.Backend, "transport": s.Transport, "seccomp": s.Seccomp} {
 		if !slices.Contains(choices[name], value) {
 			return failure.Invalid("%s %q is not one of %s", name, value, strings.Join(choices[name], ", "))
 		}

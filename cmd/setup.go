@@ -38,10 +38,13 @@ After=libvirtd.service network-online.target local-fs.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-# The processes that keep the consoles are started here, and outlive it.
 KillMode=process
-ExecStart=%s autostart
+ExecStartPre=-%[1]s repair
+ExecStart=%[1]s autostart
 TimeoutStartSec=infinity
+# What keeps the consoles and the volumes has scopes of its own, which end after this.
+ExecStop=%[1]s autostart --stop
+TimeoutStopSec=3min
 
 [Install]
 WantedBy=multi-user.target

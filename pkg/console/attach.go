@@ -17,9 +17,6 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
-// DetachKey is the usual key that ends Attach: Ctrl-], as with virsh.
-const DetachKey = 0x1d
-
 // ErrNotServed says that no process serves a console: the container has ended, or
 // that process was killed.
 var ErrNotServed = errors.New("the console is not served: the container has ended, or its console process has")

@@ -26,9 +26,9 @@ import (
 
 // Options say where a container's console goes.
 type Options struct {
-	LogPath    string   // mode 0600; the part before it is kept as LogPath.1
-	MaxBytes   int64    // of both together; 0: DefaultLogBytes
-	SocketPath string   // mode 0600, for Attach; its directory is private
+	LogPath    string // mode 0600; the part before it is kept as LogPath.1
+	MaxBytes   int64  // of both together; 0: DefaultLogBytes
+	SocketPath string // mode 0600, for Attach; its directory is private
 	// Ended is run when the container has ended, to release what the host holds for it.
 	// It is given the wait status of the init that Terminal.HoldInit took hold of, as
 	// --status N; not where that is not learnt.

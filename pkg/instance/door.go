@@ -71,7 +71,7 @@ func (m *Manager) openWithin(ctx context.Context, wait time.Duration, ref, op st
 			h.Close()
 			return nil, err
 		}
-		if err := m.look(h); err != nil {
+		if err := errors.Join(m.look(h), m.forget(h)); err != nil {
 			h.Close()
 			return nil, err
 		}
@@ -361,7 +361,7 @@ func (m *Manager) Ended(ctx context.Context, id string, status *uint32) error {
 	}
 	self, err := proc.Of(os.Getpid())
 	if err == nil && h.Former == self && !h.lives() {
-		if status != nil {
+		if status != nil && h.Exit == nil {
 			h.Exit = &state.Exit{Status: *status, At: time.Now().UTC()}
 		}
 		if h.Op == nil && !m.stopping(ctx) {

@@ -529,7 +529,7 @@ func TestFullDisk(t *testing.T) {
 }
 
 // TestSeedKept: what the seed's files replaced on a volume that the user brought comes
-// back when the boot fails, or was killed, before the container has run; not later.
+// back when the boot fails, however far it came, or was killed before the container ran.
 func TestSeedKept(t *testing.T) {
 	plan := testPlan()
 	plan.Mappings = plan.Mappings[1:2]
@@ -555,11 +555,35 @@ func TestSeedKept(t *testing.T) {
 			}
 		}
 		w.die()
-		if len(w.kept) != 0 && !ran {
-			t.Errorf("not put back: %v", w.kept)
+		if len(w.kept) != 0 || w.forgot && (!ran && crashed || !crashed && err != nil) {
+			t.Errorf("not put back, and forgotten: %v; kept: %v", w.forgot, w.kept)
 		}
 		if got := w.String(); got != before {
 			t.Errorf("left behind:\n%s\nwant\n%s", got, before)
 		}
 	})
+}
+
+// TestAutostop: what is stopped because the host goes down is started when it comes up.
+func TestAutostop(t *testing.T) {
+	w, m := booted(t)
+	for range 2 { // the second time there is nothing to stop
+		if _, err := m.Autostop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		rec := find(t, m)
+		if s := w.String(); strings.Contains(s, lxc.Running) || strings.Contains(s, "loop ") || rec.Want != state.Up || rec.Pending() != "" {
+			t.Fatalf("wanted %s, %q:\n%s", rec.Want, rec.Pending(), s)
+		}
+		m.Host.BootID += " and again"
+	}
+	if started, err := m.Autostart(t.Context()); err != nil || len(started) != 1 {
+		t.Errorf("started %q, %v", started, err)
+	}
+	if _, err := m.Stop(t.Context(), "web1", true); err != nil {
+		t.Fatal(err)
+	}
+	if stopped, err := m.Autostop(t.Context()); err != nil || len(stopped) != 0 || find(t, m).Want != state.Down {
+		t.Errorf("stopped %q, %v", stopped, err)
+	}
 }

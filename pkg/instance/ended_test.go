@@ -12,7 +12,8 @@ import (
 
 // TestExit has the process that kept a console hand in how the init ended, when that
 // ended by itself, and when a stop that had the lock has settled all else before: it is
-// in the record, but not in that of a life that another process keeps.
+// in the record, but not in that of a life that another process keeps. A stop that kills
+// it knows better.
 func TestExit(t *testing.T) {
 	ctx := context.Background()
 	self, err := proc.Of(os.Getpid())
@@ -20,15 +21,20 @@ func TestExit(t *testing.T) {
 		t.Fatal(err)
 	}
 	status := uint32(3 << 8)
-	for name, end := range map[string]func(*testing.T, *world, *Manager, string){
-		"by itself": func(_ *testing.T, w *world, _ *Manager, id string) {
-			w.domains[id].state = lxc.Shutoff
-		},
-		"by a stop": func(t *testing.T, _ *world, m *Manager, id string) {
-			if _, err := m.Stop(ctx, id, false); err != nil {
+	stop := func(force bool) func(*testing.T, *world, *Manager, string) {
+		return func(t *testing.T, _ *world, m *Manager, id string) {
+			if _, err := m.Stop(ctx, id, force); err != nil {
 				t.Fatal(err)
 			}
-		},
+		}
+	}
+	for name, c := range map[string]struct {
+		end          func(*testing.T, *world, *Manager, string)
+		told, untold int // exit codes; -1: none
+	}{
+		"by itself": {func(_ *testing.T, w *world, _ *Manager, id string) { w.domains[id].state = lxc.Shutoff }, 3, -1},
+		"by a stop": {stop(false), 3, -1},
+		"by force":  {stop(true), 137, 137},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store, err := state.Open(memDir(t), memDir(t))
@@ -68,15 +74,65 @@ func TestExit(t *testing.T) {
 				}
 			}
 			keeps(self)
-			end(t, w, m, v.ID)
-			ended(3)
+			c.end(t, w, m, v.ID)
+			ended(c.told)
 			// The next life is another's.
 			if _, err := m.Start(ctx, v.ID); err != nil {
 				t.Fatal(err)
 			}
 			ended(-1)
-			end(t, w, m, v.ID)
-			ended(-1)
+			c.end(t, w, m, v.ID)
+			ended(c.untold)
 		})
+	}
+}
+
+// gated is a kernel and consoles that see whether the init is held while the process that
+// keeps its console is started.
+type gated struct {
+	kernelFake
+	Consoles
+	let, early bool
+}
+
+type gate func()
+
+func (g gate) Release() { g() }
+
+func (g *gated) Hold(string) (Gate, error) { return gate(func() { g.let = true }), nil }
+
+func (g *gated) Open(container lxc.Live) (Console, error) {
+	c, err := g.Consoles.Open(container)
+	return gatedConsole{c, g}, err
+}
+
+type gatedConsole struct {
+	Console
+	*gated
+}
+
+func (c gatedConsole) Start(id string) (proc.Process, error) {
+	c.early = c.let
+	return c.Console.Start(id)
+}
+
+func (c gatedConsole) Close() { c.Console.Close() }
+
+// TestInitIsHeld: an init that ends at once is seen to end, and so it is let go once
+// somebody looks.
+func TestInitIsHeld(t *testing.T) {
+	store, err := state.Open(memDir(t), memDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	m := w.manager(store)
+	g := &gated{kernelFake: kernelFake{w}, Consoles: m.Consoles}
+	m.Kernel, m.Consoles = g, g
+	if _, err := m.Boot(context.Background(), testPlan()); err != nil {
+		t.Fatal(err)
+	}
+	if g.early || !g.let {
+		t.Errorf("let go: %v, before somebody looked: %v", g.let, g.early)
 	}
 }

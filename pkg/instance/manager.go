@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/host"
@@ -91,6 +93,7 @@ func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 		return View{}, m.rollback(ctx, h, err)
 	}
 	fault.Point("boot recorded")
+	_ = m.forget(h) // else the door does
 	return newView(h.Record, h.domain, false), nil
 }
 
@@ -247,9 +250,15 @@ func (m *Manager) stop(ctx context.Context, h *Handle, force bool) error {
 			return fmt.Errorf("%w: the container was asked to end and may yet do so; stop it again, or start it", context.Cause(ctx))
 		}
 		fault.Point("shutdown asked")
+		if err := m.look(h); err != nil {
+			return err
+		}
 	}
 	if err := m.Domains.Destroy(ctx, h.ID); err != nil {
 		return err
+	}
+	if h.lives() { // for who hands in its status, a kill by us may look like a power-off
+		h.Exit = &state.Exit{Status: uint32(unix.SIGKILL), At: time.Now().UTC()}
 	}
 	h.live = lxc.Live{}
 	fault.Point("domain destroyed")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/state"
@@ -33,15 +34,56 @@ func (m *Manager) Autostart(ctx context.Context) (started []string, err error) {
 	})
 }
 
+// Autostop ends the containers of this host, all side by side, before it goes down. They
+// stay wanted: the next Autostart starts them.
+func (m *Manager) Autostop(ctx context.Context) (stopped []string, err error) {
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	_, err = m.each(func(r state.Record) (string, error) {
+		if m.mine(&r) && r.Phase == state.Built {
+			all.Go(func() {
+				ended, failed := m.autostop(ctx, r.ID)
+				mu.Lock()
+				defer mu.Unlock()
+				if ended {
+					stopped = append(stopped, r.Name)
+				}
+				if failed != nil {
+					err = errors.Join(err, fmt.Errorf("instance %q: %w", r.Name, failed))
+				}
+			})
+		}
+		return "", nil
+	})
+	all.Wait()
+	return stopped, err
+}
+
+func (m *Manager) autostop(ctx context.Context, id string) (ended bool, err error) {
+	h, err := m.open(ctx, id, state.OpStop)
+	if err != nil {
+		return false, ignore(err, state.ErrNotFound)
+	}
+	defer m.close(ctx, h)
+	if !h.lives() {
+		return false, nil
+	}
+	// No operation is on record: one that is cut short here, by the host's end, is no
+	// stop that its user asked for.
+	want := h.Want
+	if err := m.stop(ctx, h, false); err != nil {
+		return false, err
+	}
+	h.Want = want
+	return true, h.SaveUndone()
+}
+
 // Repair finishes what was interrupted: a boot or a delete that was cut short is
 // undone, a start, stop or reboot is ended, and what the host holds for an ended
 // container, or mounts of a running one, is released. What another process works on is
 // left to it. It says what it did.
 func (m *Manager) Repair(ctx context.Context) (did []string, err error) {
-	swept, err := m.Store.Sweep(ctx)
-	for _, id := range swept {
-		did = append(did, fmt.Sprintf("instance %s has no record: removed the rest of it", id))
-	}
+	did, err = m.Store.Sweep(ctx)
 	more, failed := m.each(func(r state.Record) (string, error) {
 		if !m.mine(&r) {
 			return "", nil

@@ -185,7 +185,7 @@ func (m *Manager) checkMountpoints(h *Handle) error {
 
 // inject writes the seed into the root, before the first start only: what the
 // container makes of its files afterwards is its own. On a volume that the user brought,
-// what stood there is kept until the container has run.
+// what stood there is kept until the boot went well.
 func (m *Manager) inject(h *Handle) error {
 	data, err := h.Seed()
 	if err != nil || data == nil {
@@ -225,9 +225,21 @@ func (m *Manager) inject(h *Handle) error {
 	return nil
 }
 
-// restore puts back on the root what the seed's files replaced, when the container has
-// not run.
+// forget removes the seed of a built instance, and what its files replaced: what the
+// container made of them is its own.
+func (m *Manager) forget(h *Handle) error {
+	if h.Phase != state.Built {
+		return nil
+	}
+	return errors.Join(m.Roots.Forget(m.Store.KeptDir(h.ID)), h.ForgetSeed())
+}
+
+// restore puts back on the root what the seed's files replaced, when the boot did not go
+// well.
 func (m *Manager) restore(ctx context.Context, h *Handle) error {
+	if h.Phase == state.Built {
+		return nil
+	}
 	kept := m.Store.KeptDir(h.ID)
 	if _, err := os.Lstat(kept); errors.Is(err, fs.ErrNotExist) || h.Root().Device == nil {
 		return nil
@@ -434,26 +446,19 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) (err error) {
 	if h.console, err = m.Consoles.Open(h.live); err != nil {
 		return err
 	}
-	h.gate.Release()
 	h.Ran, h.Exit, h.BootID = true, nil, m.Host.BootID
-	// What follows is done while the init comes up.
 	keeper := h.Console
 	err = together(h.Save, func() (err error) {
 		if keeper, err = h.console.Start(h.ID); err != nil {
 			return err
 		}
 		fault.Point("console started")
+		h.gate.Release() // its end is seen by now, and with it its exit status
 		h.domain, err = m.Domains.WaitInit(ctx, h.domain)
 		return err
 	})
 	h.Console = keeper
-	if err != nil {
-		return err
-	}
-	if err := m.Roots.Forget(m.Store.KeptDir(h.ID)); err != nil {
-		return err
-	}
-	return h.ForgetSeed()
+	return err
 }
 
 // config is an instance's domain. It names nothing but paths of the instance's own, so

@@ -45,6 +45,7 @@ type world struct {
 	domains  map[string]*domain
 	launched map[string]bool // mounted launch directories
 	kept     map[string]bool // paths that were kept
+	forgot   bool            // some were, and not put back
 	console  map[int]string  // pid -> instance
 	next     int
 	// badMountpoint is what CheckMountpoint refuses: a device, and a path in it.
@@ -385,6 +386,7 @@ func (w rootsFake) Restore(root, from string) error {
 }
 
 func (w rootsFake) Forget(from string) error {
+	w.forgot = w.forgot || len(w.kept) > 0
 	clear(w.kept)
 	return os.RemoveAll(from)
 }

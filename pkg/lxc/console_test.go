@@ -107,7 +107,7 @@ func TestAttachConsole(t *testing.T) {
 	for i := range seen {
 		r, w := io.Pipe()
 		ends[i] = w
-		go func() { done <- console.Attach(limited(t), c.socket, r, &seen[i], console.DetachKey) }()
+		go func() { done <- console.Attach(limited(t), c.socket, r, &seen[i], 0x1d) }()
 	}
 	sees := func(client int, text string) {
 		t.Helper()

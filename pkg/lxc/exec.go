@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/host"
+
 	"github.com/lxcboot/lxcboot/pkg/proc"
 )
 
@@ -42,7 +44,7 @@ type ExecOptions struct {
 	Stdout io.Writer         // nil: dropped
 	Stderr io.Writer         // nil: dropped; with TTY all goes to Stdout
 
-	Program string // lxcboot-init on this host; empty: the one of FindProgram
+	Program string // lxcboot-init on this host; empty: the one of host.Program
 }
 
 // Exec runs a program in all namespaces and cgroups of the running container of an id,
@@ -72,7 +74,7 @@ func (h *Host) Exec(ctx context.Context, id string, o ExecOptions) (int, error) 
 	}
 	defer p.Close()
 	if o.Program == "" {
-		if o.Program, err = FindProgram(); err != nil {
+		if o.Program, err = host.Program(programName); err != nil {
 			return -1, err
 		}
 	}

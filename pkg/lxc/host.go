@@ -19,8 +19,8 @@ const DefaultURI = "lxc:///"
 // context says: a libvirtd that hangs must not hang us.
 const callLimit = 2 * time.Minute
 
-// openLimit and closeLimit are the same for the first call and for the last.
-var openLimit, closeLimit = 30 * time.Second, 5 * time.Second
+// openLimit is the same for the first call.
+var openLimit = 30 * time.Second
 
 var errNoAnswer = errors.New("no answer")
 
@@ -33,14 +33,13 @@ type Host struct {
 	ready  chan struct{} // closed when Dial has come to an end
 	failed error         // then: why it failed
 
-	mu     sync.Mutex // not held while libvirt is waited for
-	conn   *libvirt.Connect
-	closed bool
+	mu   sync.Mutex // not held while libvirt is waited for
+	conn *libvirt.Connect
 }
 
 // Dial connects to libvirt; an empty uri is DefaultURI. It does not wait: whatever is
 // asked of the Host first waits for the connection, and fails with ErrNoDaemon or
-// ErrNoDriver when there is none. The Host must be closed.
+// ErrNoDriver when there is none.
 func Dial(ctx context.Context, uri string) *Host {
 	if uri == "" {
 		uri = DefaultURI
@@ -73,27 +72,6 @@ func (h *Host) Ready(ctx context.Context) error {
 	}
 }
 
-// Close ends the connection. What still waits for libvirt is left behind, and so is
-// the connection when libvirtd does not answer any more.
-func (h *Host) Close() {
-	h.mu.Lock()
-	conn := h.conn
-	h.conn, h.closed = nil, true
-	h.mu.Unlock()
-	if conn == nil {
-		return
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		conn.Close()
-	}()
-	select {
-	case <-done:
-	case <-time.After(closeLimit):
-	}
-}
-
 // connect gives the connection with a reference of its own. Unless it is stale, it
 // is the one that was there.
 func (h *Host) connect(stale *libvirt.Connect) (*libvirt.Connect, error) {
@@ -118,7 +96,7 @@ func (h *Host) connect(stale *libvirt.Connect) (*libvirt.Connect, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.conn != nil || h.closed { // another call was faster, or nobody wants it any more
+	if h.conn != nil { // another call was faster
 		return conn, nil
 	}
 	h.conn = conn

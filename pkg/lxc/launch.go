@@ -30,30 +30,6 @@ const (
 	holdName   = "hold" // a FIFO; the init is let go when it is not there, or its writers are gone
 )
 
-// FindProgram finds lxcboot-init: beside the program that runs, or in
-// ../libexec/lxcboot. One that another user could have put there is not run.
-func FindProgram() (string, error) {
-	exe, err := os.Executable()
-	if err != nil {
-		return "", fmt.Errorf("cannot find %s: %w", programName, err)
-	}
-	dir := filepath.Dir(exe)
-	places := []string{filepath.Join(dir, programName), filepath.Join(dir, "../libexec/lxcboot", programName)}
-	for _, p := range places {
-		var st unix.Stat_t
-		if err := unix.Lstat(p, &st); errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-			continue
-		} else if err != nil {
-			return "", fmt.Errorf("cannot look at %s: %w", p, err)
-		}
-		if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o022 != 0 || st.Mode&0o111 == 0 || int(st.Uid) != os.Geteuid() {
-			return "", fmt.Errorf("%s is not run: it must be an executable file of this user (%d) that no other can write", p, os.Geteuid())
-		}
-		return p, nil
-	}
-	return "", fmt.Errorf("%s is missing: install it as %s", programName, strings.Join(places, " or "))
-}
-
 // Launch is what the container's first process, lxcboot-init, is told: what it makes
 // of the container, and which init it executes then.
 type Launch struct {

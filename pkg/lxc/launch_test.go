@@ -145,32 +145,6 @@ func TestLaunchUmask(t *testing.T) {
 	start(t, h, cfg).waitLog(t, "up")
 }
 
-func TestFindProgram(t *testing.T) {
-	exe, err := os.Executable()
-	must(t, err)
-	place := filepath.Join(filepath.Dir(exe), programName)
-	if _, err := FindProgram(); err == nil || !strings.Contains(err.Error(), "missing") || !strings.Contains(err.Error(), place) {
-		t.Errorf("none: %v", err)
-	}
-	must(t, os.WriteFile(place, nil, 0o755))
-	defer os.Remove(place)
-	must(t, os.Chmod(place, 0o755))
-	if got, err := FindProgram(); err != nil || got != place {
-		t.Errorf("%q, %v", got, err)
-	}
-	for _, spoil := range []func() error{
-		func() error { return os.Chmod(place, 0o775) },
-		func() error { return os.Chmod(place, 0o644) },
-		func() error { return errors.Join(os.Chmod(place, 0o755), os.Chown(place, 1, 0)) },
-		func() error { return errors.Join(os.Remove(place), os.Symlink(initProgram, place)) },
-	} {
-		must(t, spoil())
-		if _, err := FindProgram(); err == nil || !strings.Contains(err.Error(), place) {
-			t.Errorf("%v", err)
-		}
-	}
-}
-
 // held starts a container whose init is held, and waits until it is lxcboot-init.
 func held(t *testing.T, h *Host, cfg box, hold func()) (Info, *initProc) {
 	t.Helper()

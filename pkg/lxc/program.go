@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/inroot"
 	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
@@ -45,14 +46,13 @@ const interpreters = 5
 // unrunnable says why a program below a root cannot be run; empty when nothing speaks
 // against it. Links are followed inside the root only.
 func unrunnable(root *os.File, name string, interpreters int) string {
-	fd, err := openIn(root, name, unix.O_RDONLY)
+	f, err := inroot.Open(root, name, unix.O_RDONLY)
 	switch {
 	case errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR):
 		return "it is not in the root filesystem"
 	case err != nil:
 		return fmt.Sprintf("it cannot be read: %v", err)
 	}
-	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
 	st, err := f.Stat()
 	switch {
@@ -105,11 +105,11 @@ func unrunnable(root *os.File, name string, interpreters int) string {
 }
 
 func isFile(root *os.File, name string) bool {
-	fd, err := openIn(root, name, unix.O_PATH)
+	f, err := inroot.Open(root, name, unix.O_PATH)
 	if err != nil {
 		return false
 	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
+	defer f.Close()
+	st, err := f.Stat()
+	return err == nil && st.Mode().IsRegular()
 }

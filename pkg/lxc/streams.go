@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/inroot"
 	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
@@ -62,7 +63,7 @@ func blocking(f *os.File) { f.Fd() }
 // openTerminal makes a terminal of the container's own devpts, so that it has a
 // name inside.
 func (p *initProc) openTerminal(root *os.File, u account, o ExecOptions) (*streams, error) {
-	master, err := openPTY(root, "dev/pts/ptmx")
+	master, err := inroot.OpenTerminal(root, "dev/pts/ptmx")
 	if err != nil {
 		return nil, err
 	}

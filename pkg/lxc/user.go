@@ -2,7 +2,6 @@ package lxc
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,59 +12,21 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/inroot"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 )
 
 // openRoot opens the container's root directory, as its init has it.
 func (p *initProc) openRoot() (*os.File, error) {
-	name := fmt.Sprintf("/proc/%d/root", p.pid)
-	fd, err := unix.Open(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	f, err := inroot.Dir(fmt.Sprintf("/proc/%d/root", p.pid))
 	if err != nil {
 		return nil, fmt.Errorf("cannot look into the container: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), name)
 	if !proc.Alive(p.pidfd) {
 		f.Close()
 		return nil, ErrNotRunning
 	}
 	return f, nil
-}
-
-// openIn opens a file below the container's root; links are followed inside only.
-func openIn(root *os.File, name string, flags int) (int, error) {
-	if flags&unix.O_PATH == 0 { // which goes with neither
-		flags |= unix.O_NONBLOCK | unix.O_NOCTTY
-	}
-	return unix.Openat2(int(root.Fd()), name, &unix.OpenHow{
-		Flags:   uint64(flags | unix.O_CLOEXEC),
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
-}
-
-// openPTY opens a terminal of the container's, and nothing that merely has its
-// name.
-func openPTY(root *os.File, name string) (*os.File, error) {
-	// First without opening the device: opening may already have effects.
-	look, err := unix.Openat2(int(root.Fd()), name, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("the container has no /%s: %w", name, err)
-	}
-	defer unix.Close(look)
-	var st unix.Stat_t
-	var fs unix.Statfs_t
-	if err := errors.Join(unix.Fstat(look, &st), unix.Fstatfs(look, &fs)); err != nil {
-		return nil, err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFCHR || fs.Type != unix.DEVPTS_SUPER_MAGIC {
-		return nil, fmt.Errorf("the container's /%s is not a terminal", name)
-	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", look), unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the container's /%s: %w", name, err)
-	}
-	return os.NewFile(uintptr(fd), name), nil
 }
 
 // account is a user of the container's, by its numbers inside.
@@ -141,11 +102,10 @@ func lookup(root *os.File, want string) (account, error) {
 
 // records are the lines of a small file, of n fields with ':' between.
 func records(root *os.File, name string, n int) (all [][]string) {
-	fd, err := openIn(root, name, unix.O_RDONLY)
+	f, err := inroot.Open(root, name, unix.O_RDONLY)
 	if err != nil {
 		return nil
 	}
-	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
 	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
 		return nil

@@ -340,3 +340,27 @@ func writeFile(t *testing.T, path, text string) {
 	t.Helper()
 	must(t, os.WriteFile(path, []byte(text), 0o644))
 }
+
+// closeLimit is how long libvirt may take for the last call.
+var closeLimit = 5 * time.Second
+
+// Close ends the connection, which commands leave to the end of their process. What still waits for libvirt is left behind, and so is
+// the connection when libvirtd does not answer any more.
+func (h *Host) Close() {
+	h.mu.Lock()
+	conn := h.conn
+	h.conn = nil
+	h.mu.Unlock()
+	if conn == nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		conn.Close()
+	}()
+	select {
+	case <-done:
+	case <-time.After(closeLimit):
+	}
+}

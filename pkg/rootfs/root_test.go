@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/lxcboot/lxcboot/pkg/inroot"
 )
 
 // hostile makes a root whose every path leads out of it, beside a directory that
@@ -213,53 +211,6 @@ func TestInjectMapped(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// TestOpenInBusy looks up a link with ".." in it on a host where things are renamed all
-// the time: the kernel asks for another try again and again.
-func TestOpenInBusy(t *testing.T) {
-	root, busy := t.TempDir(), t.TempDir()
-	for _, d := range []string{"run", "var", "usr/lib"} {
-		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Symlink("../run/../usr/lib/..", filepath.Join(root, "var/run")); err != nil {
-		t.Fatal(err)
-	}
-	done, ended := make(chan struct{}), make(chan error)
-	go func() {
-		a, b := filepath.Join(busy, "a"), filepath.Join(busy, "b")
-		err := os.Mkdir(a, 0o755)
-		for err == nil {
-			select {
-			case <-done:
-				ended <- nil
-				return
-			default:
-				err = os.Rename(a, b)
-				a, b = b, a
-			}
-		}
-		ended <- err
-	}()
-	top, err := inroot.Dir(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer top.Close()
-	for range 20_000 {
-		f, err := inroot.Open(top, "/var/run/lib", unix.O_PATH)
-		if err != nil {
-			t.Error(err)
-			break
-		}
-		f.Close()
-	}
-	close(done)
-	if err := <-ended; err != nil {
-		t.Error(err)
 	}
 }
 

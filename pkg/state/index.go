@@ -2,14 +2,11 @@ package state
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-
-	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // index finds instances by a key without reading their records: a directory with a
@@ -61,20 +58,21 @@ func (x index) numbers() (all []uint64, err error) {
 	return all, err
 }
 
-// sweep removes the entries that no record bears out.
-func (x index) sweep(good func(key, id string) bool) error {
+// sweep removes the entries that no record bears out, and gives their keys.
+func (x index) sweep(good func(key, id string) bool) (swept []string, err error) {
 	entries, err := os.ReadDir(string(x))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil, err
 	}
 	for _, e := range entries {
 		if id := x.get(e.Name()); !good(e.Name(), id) {
 			if err := x.drop(e.Name(), id); err != nil {
-				return err
+				return swept, err
 			}
+			swept = append(swept, e.Name())
 		}
 	}
-	return nil
+	return swept, nil
 }
 
 func (s *Store) indexed() bool {
@@ -104,11 +102,8 @@ func (s *Store) buildIndex() error {
 		if _, err := names.claim(r.Name, r.ID, none); err != nil {
 			return err
 		}
-		if r.IDs.Count == 0 {
-			continue
-		}
-		if holder, err := s.ranges.claim(fmt.Sprint(r.IDs.First), r.ID, s.HasRecord); err != nil || holder != "" {
-			return errors.Join(err, failure.Of(ErrState, "instances %s and %s have one range of host ids: delete one of them", r.ID, holder))
+		if err := s.keepRange(&r); err != nil {
+			return err
 		}
 	}
 	return os.Rename(string(names), string(s.names))

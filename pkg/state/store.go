@@ -35,8 +35,8 @@ var (
 const (
 	recordFile = "record.json"
 	lockFile   = "lock"
-	seedFile   = "seed.json" // until the container has run
-	keptDir    = "kept"      // what the seed's files replaced, until the container has run
+	seedFile   = "seed.json" // until the instance is built
+	keptDir    = "kept"      // what the seed's files replaced, until then
 	claimFile  = "claim"     // locked by the console's process
 	spareFile  = "spare"     // room for what a delete has to write on a full disk
 	logFile    = "console.log"
@@ -397,7 +397,7 @@ func (h *Held) SaveUndone() error {
 	return err
 }
 
-// Seed is the seed that the instance was booted with; nil when the container has run.
+// Seed is the seed that the instance was booted with; nil once it is built.
 func (h *Held) Seed() ([]byte, error) {
 	data, err := os.ReadFile(filepath.Join(h.store.Dir(h.ID), seedFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -406,7 +406,7 @@ func (h *Held) Seed() ([]byte, error) {
 	return data, err
 }
 
-// ForgetSeed removes the seed once the container has run.
+// ForgetSeed removes the seed.
 func (h *Held) ForgetSeed() error {
 	return removeIfThere(filepath.Join(h.store.Dir(h.ID), seedFile))
 }
@@ -462,8 +462,8 @@ func removeFiles(dir, last string) error {
 }
 
 // Sweep removes directories that hold no record and that no process holds, and entries
-// of the indexes that lead to none, and gives their ids.
-func (s *Store) Sweep(ctx context.Context) (swept []string, err error) {
+// of the indexes that lead to none, and says what it did.
+func (s *Store) Sweep(ctx context.Context) (did []string, err error) {
 	all, err := s.lockAll(ctx)
 	if err != nil {
 		return nil, err
@@ -475,16 +475,38 @@ func (s *Store) Sweep(ctx context.Context) (swept []string, err error) {
 			continue
 		}
 		if s.clear(s.Dir(e.Name())) == nil {
-			swept = append(swept, e.Name())
+			did = append(did, fmt.Sprintf("instance %s has no record: removed the rest of it", e.Name()))
 		}
 	}
-	err = errors.Join(s.buildIndex(), s.names.sweep(s.hasName), s.ranges.sweep(func(_, id string) bool { return s.HasRecord(id) }))
+	err = s.buildIndex()
+	// One that is held may be on its way out.
+	names, lost := s.names.sweep(func(name, id string) bool { return s.Held(id) || s.hasName(name, id) })
+	ranges, left := s.ranges.sweep(func(_, id string) bool { return s.Held(id) || s.HasRecord(id) })
+	err = errors.Join(err, lost, left)
+	for _, name := range names {
+		did = append(did, fmt.Sprintf("the name %q was no instance's: freed it", name))
+	}
+	for _, first := range ranges {
+		did = append(did, fmt.Sprintf("the host ids from %s on were no instance's: freed them", first))
+	}
 	records, _ := s.List()
 	for _, r := range records { // of a backup, perhaps
 		_, lost := s.names.claim(r.Name, r.ID, func(holder string) bool { return s.hasName(r.Name, holder) })
-		err = errors.Join(err, lost)
+		err = errors.Join(err, lost, s.keepRange(&r))
 	}
-	return swept, err
+	return did, err
+}
+
+// keepRange claims the range of host ids that a record has.
+func (s *Store) keepRange(r *Record) error {
+	if r.IDs.Count == 0 {
+		return nil
+	}
+	holder, err := s.ranges.claim(fmt.Sprint(r.IDs.First), r.ID, s.HasRecord)
+	if holder != "" {
+		return failure.Of(ErrState, "instances %s and %s have one range of host ids: delete one of them", r.ID, holder)
+	}
+	return err
 }
 
 // hasName says whether an instance has a name, or may have it: its record cannot be read.

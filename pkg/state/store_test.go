@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -233,12 +232,37 @@ func TestSweep(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.Dir(id), logFile), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	swept, err := s.Sweep(context.Background())
-	if err != nil || !slices.Equal(swept, []string{id}) {
-		t.Fatalf("swept %q, %v", swept, err)
+	h, err := s.Create(context.Background(), named("web1"), DefaultIDBase, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	for x, key := range map[index]string{s.names: "lost", s.ranges: "7000000"} {
+		if _, err := x.claim(key, id, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range [][]string{{id, `"lost"`, "7000000"}, nil} {
+		did, err := s.Sweep(context.Background())
+		if err != nil || len(did) != len(want) {
+			t.Fatalf("swept %q, %v", did, err)
+		}
+		for i := range want {
+			if !strings.Contains(did[i], want[i]) {
+				t.Errorf("it says %q, and not of %s", did[i], want[i])
+			}
+		}
 	}
 	if _, err := os.Stat(s.Dir(id)); !os.IsNotExist(err) {
 		t.Errorf("a directory without a record is left: %v", err)
+	}
+	// The record of a backup has its name and its range again.
+	first := fmt.Sprint(h.IDs.First)
+	if err := errors.Join(s.names.drop("web1", h.ID), s.ranges.drop(first, h.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Sweep(context.Background()); err != nil || s.names.get("web1") != h.ID || s.ranges.get(first) != h.ID {
+		t.Errorf("not claimed: name %q, range %q, %v", s.names.get("web1"), s.ranges.get(first), err)
 	}
 }
 

@@ -25,8 +25,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"libvirt.org/go/libvirtxml"
 
-	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 var (

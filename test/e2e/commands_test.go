@@ -143,6 +143,7 @@ func smallfs(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(ts.Exec("mount", "-o", "loop", image, dir))
 	}
 	h.undo = append(h.undo, func() { exec.Command("umount", dir).Run() })
+	h.small = append(h.small, dir)
 	state, err := host.Look(context.Background())
 	ts.Check(err)
 	h.base = append(h.base, slices.DeleteFunc(h.pick(state), func(line string) bool {

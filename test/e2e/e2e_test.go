@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -172,11 +173,18 @@ type holder struct {
 	work, prefix, state, runDir string
 	connect                     string     // its libvirt, when that is not the host's
 	base                        host.State // what the script itself made with smallfs
+	small                       []string   // where
 	undo                        []func()
 	terminals                   map[string]*terminal
 }
 
-func (h *holder) pick(s host.State) host.State { return s.Of(h.work+"/", h.prefix) }
+// pick is the script's share of a state. Another script's libvirtd, which comes and goes,
+// has what smallfs mounted before it was started.
+func (h *holder) pick(s host.State) host.State {
+	return slices.DeleteFunc(s.Of(h.work+"/", h.prefix), func(line string) bool {
+		return slices.ContainsFunc(h.small, func(dir string) bool { return strings.HasPrefix(line, "libvirtd-mount "+dir+" ") })
+	})
+}
 
 // left is what the script's lxcboot holds on the host.
 func (h *holder) left(limit time.Duration) ([]string, error) {

@@ -73,7 +73,7 @@ var (
 // hidden are the store's directories while an object is made or deleted, a record that
 // was not put in its place, and an instance's directory, its name and its host ids before
 // it has a record and after it had one.
-var hidden = regexp.MustCompile(`^\+ /((images|volumes|snapshots)/(\.(new|old)-|[0-9a-f-]{36}/\.meta\.json)|instances/[0-9a-f-]{36}(/(lock|console\.log|\.(record|seed)\.json-[0-9]+))? |(names|host-ids)/[^/]+ )`)
+var hidden = regexp.MustCompile(`^\+ /((images|volumes|snapshots)/(\.(new|old)-|[0-9a-f-]{36}/\.meta\.json)|instances/[0-9a-f-]{36}(/(lock|claim|console\.log|seed\.json|\.(record|seed)\.json-[0-9]+))? |(names|host-ids)/[^/]+ )`)
 
 // everywhere lets each operation run to each of its points; in a quick run to as many
 // as the operation says, or to one in oneIn and at least two.

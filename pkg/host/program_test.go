@@ -1,14 +1,15 @@
-package cmd
+package host
 
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 )
 
 // TestBeside holds that nothing is run as root which another user could have made.
-func TestBeside(t *testing.T) {
+func TestProgram(t *testing.T) {
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -36,12 +37,12 @@ func TestBeside(t *testing.T) {
 			if err := c.put(path); err != nil {
 				t.Fatal(err)
 			}
-			got, err := beside("lxcboot-test")
-			if got != path || (err == nil) != c.good {
+			got, err := Program("lxcboot-test")
+			if (err == nil) != c.good || c.good && got != path {
 				t.Errorf("got %q, %v", got, err)
 			}
-			if code, _ := classify(err); !c.good && code != exitUnfit {
-				t.Errorf("exit code %d", code)
+			if !c.good && !errors.Is(err, exec.ErrNotFound) {
+				t.Errorf("the kind of %v", err)
 			}
 		})
 	}
