@@ -5,6 +5,7 @@ package fault
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,6 +51,9 @@ func Point(name string) {
 	case "int":
 		syscall.Kill(os.Getpid(), syscall.SIGINT)
 	case "stop":
-		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		// To this thread: it would run on for a while if another took the signal.
+		runtime.LockOSThread()
+		syscall.Tgkill(os.Getpid(), syscall.Gettid(), syscall.SIGSTOP)
+		runtime.UnlockOSThread()
 	}
 }

@@ -421,12 +421,16 @@ func (h *Held) Remove() error {
 	}
 	h.Unsaved = nil
 	fault.Point("record/remove/after-record")
-	return errors.Join(s.names.drop(h.Name, h.ID), s.ranges.drop(fmt.Sprint(h.IDs.First), h.ID), s.clear(dir))
+	err := s.clear(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(s.names.drop(h.Name, h.ID), s.ranges.drop(fmt.Sprint(h.IDs.First), h.ID), err)
 }
 
-// clear removes a directory that holds no record.
+// clear removes a directory that holds no record; fs.ErrNotExist when another has.
 func (s *Store) clear(dir string) error {
-	if err := removeFiles(filepath.Join(dir, keptDir), ""); err != nil {
+	if err := removeFiles(filepath.Join(dir, keptDir), ""); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := removeFiles(dir, lockFile); err != nil {
@@ -435,7 +439,8 @@ func (s *Store) clear(dir string) error {
 	return durable.SyncDir(s.dir)
 }
 
-// removeFiles removes the files of a directory, one of them last, and the directory.
+// removeFiles removes the files of a directory, one of them last, and the directory, which
+// has to be there.
 func removeFiles(dir, last string) error {
 	files, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -453,7 +458,7 @@ func removeFiles(dir, last string) error {
 			return err
 		}
 	}
-	return removeIfThere(dir)
+	return os.Remove(dir)
 }
 
 // Sweep removes directories that hold no record and that no process holds, and entries

@@ -62,13 +62,13 @@ func TestEndIsFollowed(t *testing.T) {
 		args        []string
 		codes       []int // what libvirt does to a container that has ended may fail
 	}{
-		{"set", saving, nil, []string{"set", "NAME", "--property", "a=b"}, []int{0}},
+		{"set", saving, [][]string{{"volume", "attach", "NAME", "data"}}, []string{"set", "NAME", "--property", "a=b"}, []int{0}},
 		{"attach", "disk attached", nil, []string{"volume", "attach", "NAME", "data"}, []int{0}},
 		{"attach begun", "attach begun", nil, []string{"volume", "attach", "NAME", "data"}, []int{0, 1, 4}},
 		{"detach", "disk detached", [][]string{{"volume", "attach", "NAME", "data"}}, []string{"volume", "detach", "NAME", "data"}, []int{0}},
 		{"detach begun", "detach begun", [][]string{{"volume", "attach", "NAME", "data"}}, []string{"volume", "detach", "NAME", "data"}, []int{0, 1, 4}},
 	} {
-		for _, keeper := range []string{"kept", "alone"} {
+		for _, keeper := range share([]string{"kept", "alone"}, 1) {
 			t.Run(c.name+"/"+keeper, func(t *testing.T) {
 				w.t = t
 				count.fault()
