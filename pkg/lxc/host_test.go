@@ -62,7 +62,8 @@ func TestLifecycle(t *testing.T) {
 	}
 	info, err = h.State(limited(t), cfg.UUID)
 	must(t, err)
-	if info.State != Shutoff || info.Reason != "destroyed" {
+	// Where libvirt was slow, the init was killed before, and ended by itself to libvirt.
+	if info.State != Shutoff || info.Reason != "destroyed" && info.Reason != "shutdown" {
 		t.Errorf("destroyed: %+v", info)
 	}
 	must(t, h.Destroy(limited(t), cfg.UUID))
