@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +20,9 @@ import (
 // libvirt's controller has taken note of the end.
 const exitLimit = 2 * time.Second
 
-// oldKernel makes the tests learn exit statuses as before Linux 6.15.
-var oldKernel = false
+// oldKernel makes the tests learn exit statuses as before Linux 6.15, and reaped as when
+// the parent was faster.
+var oldKernel, reaped = false, false
 
 // ending is a process whose exit status is learnt although another process is its parent:
 // it is held from before its end.
@@ -63,10 +65,11 @@ func (e *ending) release() {
 // wait waits for the end of a container's init and gives its wait status. A container
 // that powered itself off counts as one whose init returned 0.
 //
-// When an init calls reboot(2) itself, the kernel says 0. When another process of the
-// container does, the kernel kills the init and tells the parent alone why. So an init
-// that was killed counts as powered off when its controller was alive then, as it is not
-// when libvirt ends the container, and the kernel did not kill it for want of memory.
+// As long as its parent has not taken note of the end, the kernel shows what it will tell
+// that one. Later it says 0 of an init that called reboot(2) itself. When another process
+// of the container did, the kernel killed the init, and has told the parent alone why. So
+// an init that was killed counts as powered off then when its controller was alive, as it
+// is not when libvirt ends the container, and the kernel did not kill it for want of memory.
 func (e *ending) wait(controller *os.File) (status int, known bool) {
 	oom := watchOOM(e.pidfd)
 	defer closeFile(oom.log)
@@ -75,6 +78,9 @@ func (e *ending) wait(controller *os.File) (status int, known bool) {
 	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK}, 0)
 	pollFor(e.pidfd, unix.POLLIN, -1)
 	alone := proc.Alive(controller)
+	if status, known = zombieStatus(e.pidfd); known && !reaped {
+		return status, known
+	}
 	if e.events != nil {
 		status, known = eventStatus(e.events)
 	} else {
@@ -105,6 +111,33 @@ func infoStatus(pidfd *os.File) (int, bool) {
 	}
 }
 
+// zombieStatus reads the status of an init that has ended and that its parent has not
+// taken note of. A power-off, which the kernel tells the parent as SIGINT, is 0.
+func zombieStatus(pidfd *os.File) (status int, known bool) {
+	pid := numberOf(pidfd)
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%s/stat", pid))
+	if err != nil || pid != numberOf(pidfd) { // else the number may be another's
+		return 0, false
+	}
+	// The name, in parentheses, may hold anything; the status is the last field.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 50 || string(fields[0]) != "Z" {
+		return 0, false
+	}
+	if status, err = strconv.Atoi(string(fields[49])); status == int(unix.SIGINT) {
+		status = 0
+	}
+	return status, err == nil
+}
+
+// numberOf is the number of a process as long as it has one; else it is -1.
+func numberOf(pidfd *os.File) string {
+	info, _ := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd.Fd()))
+	_, rest, _ := bytes.Cut(info, []byte("\nPid:\t"))
+	pid, _, _ := bytes.Cut(rest, []byte("\n"))
+	return string(pid)
+}
+
 // oomWatch reads in the kernel's log whether it killed a process for want of memory.
 type oomWatch struct {
 	log  *os.File // from the watch's start on; nil: it cannot be read
@@ -112,12 +145,10 @@ type oomWatch struct {
 }
 
 func watchOOM(pidfd *os.File) oomWatch {
-	info, _ := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", pidfd.Fd()))
-	_, rest, found := bytes.Cut(info, []byte("\nPid:\t"))
-	pid, _, _ := bytes.Cut(rest, []byte("\n"))
+	pid := numberOf(pidfd)
 	// By its descriptor and not through os.File's poller, which would wait.
 	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil || !found {
+	if err != nil || pid == "" {
 		return oomWatch{}
 	}
 	_, _ = unix.Seek(fd, 0, unix.SEEK_END)

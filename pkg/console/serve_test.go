@@ -406,7 +406,7 @@ func TestClaim(t *testing.T) {
 
 // How the init ended is handed on, by either way of the kernel's.
 func TestExitStatus(t *testing.T) {
-	for _, way := range []string{"pidfd", "connector"} {
+	for _, way := range []string{"unreaped", "pidfd", "connector"} {
 		for _, tt := range []struct {
 			name, script string
 			want         int
@@ -418,8 +418,8 @@ func TestExitStatus(t *testing.T) {
 			{"powered off by another", "busybox poweroff -f & while :; do busybox sleep 1; done", 0},
 		} {
 			t.Run(way+"/"+tt.name, func(t *testing.T) {
-				oldKernel = way == "connector"
-				defer func() { oldKernel = false }()
+				oldKernel, reaped = way == "connector", way != "unreaped"
+				defer func() { oldKernel, reaped = false, false }()
 				w := newWorld(t, tt.script)
 				must(t, w.terminal.HoldInit(w.init(t)))
 				w.start(t)
@@ -567,5 +567,25 @@ func TestStartedByAnOlderOne(t *testing.T) {
 	w.end()
 	if args := w.ended(t); strings.Contains(args, "--status") {
 		t.Errorf("%q", args)
+	}
+}
+
+// TestStatusOfUnreaped: how a process ended is known before its parent has taken note, as
+// the new parent of an orphan may never do.
+func TestStatusOfUnreaped(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "exit 7")
+	must(t, cmd.Start())
+	pidfd, err := proc.Open(cmd.Process.Pid)
+	must(t, err)
+	defer pidfd.Close()
+	if !pollFor(pidfd, unix.POLLIN, time.Minute) {
+		t.Fatal("it does not end")
+	}
+	if status, known := zombieStatus(pidfd); !known || status != 7<<8 {
+		t.Errorf("status %d, known %v", status, known)
+	}
+	cmd.Wait()
+	if status, known := zombieStatus(pidfd); known {
+		t.Errorf("status %d is known of what is gone", status)
 	}
 }
