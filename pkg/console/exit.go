@@ -90,7 +90,8 @@ func (e *ending) wait(controller *os.File) (status int, known bool) {
 func infoStatus(pidfd *os.File) (int, bool) {
 	for end := time.Now().Add(exitLimit); ; {
 		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-		if err := unix.IoctlPidfdInfo(int(pidfd.Fd()), &info); err != nil {
+		// ESRCH: it was reaped while the kernel looked, and the next look tells.
+		if err := unix.IoctlPidfdInfo(int(pidfd.Fd()), &info); err != nil && err != unix.ESRCH {
 			return 0, false
 		}
 		if info.Mask&unix.PIDFD_INFO_EXIT != 0 {

@@ -118,6 +118,9 @@ func (m *Manager) ready(r *state.Record, dom lxc.Domain) error {
 			}
 		}
 	}
+	if dir := m.Store.LaunchDir(r.ID); !m.Roots.Mounted(dir) {
+		return failure.Of(state.ErrState, "nothing is mounted at %s", dir)
+	}
 	return nil
 }
 

@@ -124,6 +124,9 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 	if err := checkDomain(&rec); err != nil {
 		return Plan{}, err
 	}
+	if err := errors.Join(m.Kernel.Ready(), m.Consoles.Ready()); err != nil {
+		return Plan{}, err
+	}
 	var creates []volume.CreateVolume
 	for _, v := range rec.Volumes {
 		if v.Made() {

@@ -84,6 +84,8 @@ type Domains interface {
 
 // Kernel is what is known of containers without asking libvirt.
 type Kernel interface {
+	// Ready says why no container can be started here; nil: it can.
+	Ready() error
 	// Look gives the container of a name; it runs when it has an init.
 	Look(name string) (lxc.Live, error)
 	// CheckInit says why an init below a root cannot be run.
@@ -107,6 +109,8 @@ type Gate interface{ Release() }
 // before anything of either can be lost. Stop waits until the process that keeps it has
 // written the container's last words, and ends it when it does not.
 type Consoles interface {
+	// Ready says why no console can be kept here; nil: it can.
+	Ready() error
 	Open(container lxc.Live) (Console, error)
 	Stop(ctx context.Context, id string, p proc.Process) error
 	Alive(p proc.Process) bool

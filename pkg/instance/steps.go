@@ -213,11 +213,11 @@ func (m *Manager) inject(h *Handle) error {
 	}
 	for _, f := range files {
 		if !h.Root().Made() {
-			if err := m.Roots.Keep(root, f.Path, m.Store.KeptDir(h.ID), rootIDs(&h.Record)); err != nil {
+			if err := m.Roots.Keep(root, f.Path, m.Store.KeptDir(h.ID), h.RootIDs()); err != nil {
 				return err
 			}
 		}
-		if err := m.Roots.WriteFile(root, rootfs.File{Path: f.Path, Data: f.Data, Mode: f.Mode}, rootIDs(&h.Record)); err != nil {
+		if err := m.Roots.WriteFile(root, rootfs.File{Path: f.Path, Data: f.Data, Mode: f.Mode}, h.RootIDs()); err != nil {
 			return err
 		}
 		fault.Point("file injected")
@@ -260,14 +260,6 @@ func (m *Manager) restore(ctx context.Context, h *Handle) error {
 	return nil
 }
 
-// rootIDs is how the filesystems of the instance are mounted.
-func rootIDs(r *state.Record) *rootfs.IDMap {
-	if r.IDs.Count == 0 {
-		return nil
-	}
-	return &rootfs.IDMap{HostID: r.IDs.First, Count: r.IDs.Count}
-}
-
 func seedNICs(nics []lxc.Interface) (all []seed.NIC) {
 	for _, n := range nics {
 		s := seed.NIC{MAC: n.MAC}
@@ -297,7 +289,7 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target 
 		return err
 	}
 	fault.Point("mountpoint made")
-	return m.Roots.Mount(ctx, v.Device.Path, found, target, rootfs.MountOptions{ReadOnly: v.ReadOnly(), IDMap: rootIDs(&h.Record)})
+	return m.Roots.Mount(ctx, v.Device.Path, found, target, rootfs.MountOptions{ReadOnly: v.ReadOnly(), IDMap: h.RootIDs()})
 }
 
 // attachLoop makes a block device of a volume, and the link by which the container's

@@ -1,12 +1,10 @@
 package instance
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/failure"
@@ -76,7 +74,7 @@ func (m *Manager) DetachVolume(ctx context.Context, ref, volumeRef string) (stat
 	case i < 0 && h.cut.Volume == id:
 		return h.Record, nil // the door has taken it, as its attach or detach was cut short
 	case i < 0:
-		return h.Record, failure.Of(volume.ErrNotFound, "instance %q has no volume %q; it has %s", h.Name, volumeRef, volumesOf(&h.Record))
+		return h.Record, failure.Of(volume.ErrNotFound, "instance %q has no volume %q; it has %s", h.Name, volumeRef, h.VolumesText())
 	case h.Volumes[i].Mapping.Root():
 		return h.Record, failure.Of(state.ErrState, "volume %s is the root of instance %q", id, h.Name)
 	case h.lives() && h.Volumes[i].Mapping.MountPath != "":
@@ -97,15 +95,6 @@ func (h *Handle) beginVolume(name, id string) error {
 	h.Op = state.NewOperation(name)
 	h.Op.Volume = id
 	return h.Save()
-}
-
-// volumes are an instance's volumes in words.
-func volumesOf(r *state.Record) string {
-	var all []string
-	for _, v := range r.Volumes {
-		all = append(all, v.VolumeID+" ("+v.Mapping.DeviceName+")")
-	}
-	return cmp.Or(strings.Join(all, ", "), "none")
 }
 
 // giveVolume attaches a volume to the host, and to the container: to a running one at

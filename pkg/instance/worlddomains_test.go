@@ -134,6 +134,8 @@ func (w consoleFake) Start(id string) (p proc.Process, err error) {
 	return p, err
 }
 
+func (w consolesFake) Ready() error { return nil }
+
 func (w consolesFake) Alive(p proc.Process) bool {
 	_, ok := w.console[p.PID]
 	return ok
@@ -157,6 +159,8 @@ func (w kernelFake) Look(name string) (lxc.Live, error) {
 	}
 	return lxc.Live{}, nil
 }
+
+func (w kernelFake) Ready() error { return nil }
 
 func (w kernelFake) CheckInit(root, init string) error { return nil }
 

@@ -93,6 +93,12 @@ type Kernel struct {
 	Init func() (string, error) // the path of lxcboot-init
 }
 
+// Ready looks for lxcboot-init.
+func (k Kernel) Ready() error {
+	_, err := k.Init()
+	return err
+}
+
 // Look is lxc.Look.
 func (Kernel) Look(name string) (lxc.Live, error) { return lxc.Look(name) }
 
@@ -126,6 +132,12 @@ type Consoles struct {
 	Ended    []string               // run with the instance's id when its container has ended: calls Manager.Ended
 	LogBytes int64                  // most of a console log, in bytes
 	Warn     func(error)            // as in console.Options
+}
+
+// Ready looks for lxcboot-console.
+func (c Consoles) Ready() error {
+	_, err := c.Keeper()
+	return err
 }
 
 // Open is console.Open. The console is worth more than how the init ends.

@@ -4,8 +4,10 @@
 package state
 
 import (
+	"cmp"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -248,4 +250,21 @@ func (v *Volume) Source() string {
 // Volume is the place of a volume among the instance's; -1: it has it not.
 func (r *Record) Volume(id string) int {
 	return slices.IndexFunc(r.Volumes, func(v Volume) bool { return v.VolumeID == id })
+}
+
+// RootIDs is how the filesystems of the instance are mounted.
+func (r *Record) RootIDs() *rootfs.IDMap {
+	if r.IDs.Count == 0 {
+		return nil
+	}
+	return &rootfs.IDMap{HostID: r.IDs.First, Count: r.IDs.Count}
+}
+
+// VolumesText is the instance's volumes in words.
+func (r *Record) VolumesText() string {
+	var all []string
+	for _, v := range r.Volumes {
+		all = append(all, v.VolumeID+" ("+v.Mapping.DeviceName+")")
+	}
+	return cmp.Or(strings.Join(all, ", "), "none")
 }

@@ -164,21 +164,33 @@ func TestHookWaits(t *testing.T) {
 		name, point string
 		args        []string
 		words       string
+		atLeast     time.Duration
 		asks        bool
 	}{
-		{"set", saving, []string{"set", "NAME", "--property", "a=b"}, "busy: another process works on it", false},
-		{"attach", "attach begun", []string{"volume", "attach", "NAME", "data"}, "busy: volume attach is under way", true},
+		{"set", saving, []string{"set", "NAME", "--property", "a=b"}, "busy: another process works on it", 5 * time.Second, false},
+		{"attach", "attach begun", []string{"volume", "attach", "NAME", "data"}, "busy: volume attach is under way", 5 * time.Second, true},
+		// A command that has libvirt start it is not waited for: has it readied all?
+		{"start", "start begun", []string{"start", "NAME"}, "nothing is mounted at ", 0, false},
+		{"rooted", "filesystem mounted", []string{"start", "NAME"}, "dev/vdb does not lead to ", 0, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w.t = t
 			count.fault()
 			s := w.stopAt(c.point, c.args...)
 			out, took, err := virsh()
-			if err == nil || !strings.Contains(out, c.words) || took < 5*time.Second || took > 60*time.Second {
+			if err == nil || !strings.Contains(out, c.words) || took < c.atLeast || took > 60*time.Second {
 				t.Errorf("beside a command that stands still, virsh start ends after %v: %v\n%s", took, err, out)
 			}
 			if out := w.must("show", "NAME", "-f", "value", "-c", "init_pid"); strings.TrimSpace(out) != "0" {
 				t.Errorf("a container runs: %s", out)
+			}
+			if c.atLeast == 0 {
+				code, out := s.goOn()
+				if more, _ := w.run("exec", "NAME", "--", "test", "-x", "/bin/busybox"); code != 0 || more != 0 {
+					t.Errorf("%v: exit code %d\n%s", c.args, code, out)
+				}
+				w.must("stop", "--force", "NAME")
+				return
 			}
 			// One that lets go is waited for, unless it has to ask libvirt itself, which
 			// waits for the hook.

@@ -80,26 +80,10 @@ func run(m *testing.M) (int, error) {
 	return code, os.RemoveAll(work) // no mount is left in it
 }
 
-// build makes the binaries that scripts find in PATH: lxcboot, lxcboot-faults, which
-// stops at named points, and lxcboot-console and lxcboot-init, which both start.
+// build makes what scripts find in PATH: the programs, and scripts of test/setup.
 func build(bin string) error {
-	if err := os.Mkdir(bin, 0o755); err != nil {
+	if err := host.Build(bin); err != nil {
 		return err
-	}
-	const tags = "libvirt_without_lxc,libvirt_without_qemu" // as make build has them
-	for _, b := range []struct{ cgo, tags, name, dir string }{
-		{"1", tags, "lxcboot", "../.."},
-		{"1", tags + ",faults", "lxcboot-faults", "../.."},
-		{"0", "", "lxcboot-console", "../../cmd/lxcboot-console"},
-	} {
-		c := exec.Command("go", "build", "-buildvcs=false", "-tags", b.tags, "-o", filepath.Join(bin, b.name), b.dir)
-		c.Env = append(os.Environ(), "CGO_ENABLED="+b.cgo)
-		if out, err := c.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w\n%s", strings.Join(c.Args, " "), err, out)
-		}
-	}
-	if out, err := exec.Command("../../cmd/lxcboot-init/build", filepath.Join(bin, "lxcboot-init")).CombinedOutput(); err != nil {
-		return fmt.Errorf("lxcboot-init: %w\n%s", err, out)
 	}
 	for _, name := range []string{"busybox-image", "private-libvirtd"} {
 		script, err := filepath.Abs("../setup/" + name)

@@ -57,17 +57,34 @@ func TestSignalsAtRandom(t *testing.T) {
 		{"volume", "create", "--image", "busybox", "--size", "1", "made"}, {"volume", "delete", "made"}, {"snapshot", "create", "--volume", "data", "snap"}, {"snapshot", "delete", "snap"},
 	}
 	signals := []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL}
-	n := many(60, 300)
+	n, ends := many(60, 300), map[string]int{}
 	for i := range n {
 		args := commands[random.IntN(len(commands))]
 		sig := signals[random.IntN(len(signals))]
 		// As long as a command may take, each length of time as likely as twice of it.
-		after := time.Duration(float64(3*time.Millisecond) * pow2(random.Float64()*9))
-		if args[0] == "boot" && random.IntN(2) == 0 {
-			after = 2 * time.Second // mostly it is whole then, and there is something for the others
-		}
+		after := time.Duration(float64(8*time.Millisecond) * pow2(random.Float64()*7.5))
 		count.fault()
 		code, out := w.hit(args, sig, after)
+		switch {
+		case code == -int(sig):
+			ends["killed"]++
+		case code == 128+int(sig):
+			ends["interrupted"]++
+		case code == 0:
+			ends["whole"]++
+		default:
+			ends["refused or failed"]++
+		}
+		// There is to be something for most of those that follow.
+		switch {
+		case code == 3:
+			w.run(smallArgs...)
+		case code == 4 && strings.Contains(out, "did not finish"):
+			if code, out := w.run("delete", "NAME"); code != 0 && code != 3 {
+				t.Errorf("delete after command %d: exit code %d\n%s", i, code, out)
+			}
+			w.run(smallArgs...)
+		}
 		if code < 0 && syscall.Signal(-code) == syscall.SIGKILL && sig == syscall.SIGKILL || slices.Contains([]int{0, 1, 3, 4, 7, 125, 128 + int(sig), 137}, code) {
 			continue
 		}
@@ -77,6 +94,7 @@ func TestSignalsAtRandom(t *testing.T) {
 		}
 		t.Errorf("command %d, %v, hit by %v after %v: exit code %d\n%s", i, args, sig, after, code, out)
 	}
+	t.Logf("of %d commands: %v", n, ends)
 	if code, out := w.run("repair"); code != 0 && !(code == 4 && strings.Contains(out, "its container runs")) {
 		t.Errorf("repair: exit code %d\n%s", code, out)
 	}

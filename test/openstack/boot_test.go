@@ -15,12 +15,13 @@ import (
 	"time"
 
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	programs "github.com/lxcboot/lxcboot/test/host"
 )
 
 // TestBoot boots containers from Cinder volumes on each back end, from a disk that
 // is one filesystem and from one with partitions, with the built binary.
 func TestBoot(t *testing.T) {
-	binary := build(t, "")
+	binary := build(t, "lxcboot")
 	for _, backend := range backends {
 		for _, disk := range []string{"unpartitioned", "partitioned"} {
 			t.Run(backend+"/"+disk, func(t *testing.T) { boot(t, binary, backend, disk == "partitioned") })
@@ -28,16 +29,14 @@ func TestBoot(t *testing.T) {
 	}
 }
 
-// build builds lxcboot.
-func build(t *testing.T, tags string) string {
+// build builds the programs, and gives the path of one of them.
+func build(t *testing.T, name string) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "lxcboot")
-	cmd := exec.Command("go", "build", "-tags", tags, "-o", binary, ".")
-	cmd.Dir = "../.."
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	bin := filepath.Join(t.TempDir(), "bin")
+	if err := programs.Build(bin); err != nil {
+		t.Fatal(err)
 	}
-	return binary
+	return filepath.Join(bin, name)
 }
 
 // cli runs lxcboot on a state directory of its own, as on a host of its own.

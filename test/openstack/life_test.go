@@ -21,7 +21,7 @@ import (
 // TestCommands types the commands for images, volumes and snapshots. They show the
 // same columns and properties as with the embedded store.
 func TestCommands(t *testing.T) {
-	binary, disk := build(t, ""), busybox(t, false)
+	binary, disk := build(t, "lxcboot"), busybox(t, false)
 	shown := map[string][][]string{}
 	for _, backend := range []string{"openstack", "local"} {
 		c := newCLI(t, binary)
@@ -96,7 +96,7 @@ func exitCode(err error) int {
 // interrupted boot itself, leaves neither volume nor attachment in the cloud, and
 // nothing on the host.
 func TestCutShort(t *testing.T) {
-	binary := build(t, "faults")
+	binary := build(t, "lxcboot-faults")
 	setup := newCLI(t, binary)
 	image := name()
 	setup.must("image", "import", busybox(t, true), "--name", image)
@@ -148,7 +148,7 @@ func TestCutShort(t *testing.T) {
 // TestDaemonKilled kills the process through which a container has its volume: the
 // container gets I/O errors, the host goes on, and delete cleans up.
 func TestDaemonKilled(t *testing.T) {
-	c := newCLI(t, build(t, ""))
+	c := newCLI(t, build(t, "lxcboot"))
 	image, one := name(), name()
 	t.Cleanup(func() {
 		c.run("delete", one)
