@@ -85,7 +85,7 @@ func checkBeside(name string) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) {
 		path, err := host.Program(name)
 		if err != nil {
-			return "", &doctor.Problem{Status: doctor.Failed, Detail: err.Error(), Mend: "install " + path + ", as this user, writable by that one alone (make install does)"}
+			return "", &doctor.Problem{Status: doctor.Failed, Detail: err.Error(), Mend: "install " + name + " there, as this user, writable by that one alone (make install does)"}
 		}
 		return path, nil
 	}

@@ -2,10 +2,14 @@ package lxc
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // definitions are the two that libvirt has of a container: what runs, and what is kept
@@ -54,6 +58,31 @@ func (h *Host) DetachDisk(ctx context.Context, id string, d Disk) error {
 // changeDisks runs f for each definition of a container, with what that has at the disk's
 // target.
 func (h *Host) changeDisks(ctx context.Context, id string, d Disk, f func(*libvirt.Domain, *libvirtxml.DomainDisk, libvirt.DomainDeviceModifyFlags) error) error {
+	limited, cancel := context.WithTimeout(ctx, execLimit)
+	defer cancel()
+	for {
+		err := h.changeDefinitions(ctx, id, d, f)
+		if !errors.Is(err, errInitUnknown) || wait.For(limited, poll) != nil {
+			return err
+		}
+	}
+}
+
+// errInitUnknown is libvirt's, when it has not heard of a started container's init yet: the
+// controller tells it a moment after the start, and until then it knows none, or the one of
+// the life before.
+var errInitUnknown = errors.New("libvirt does not know its init")
+
+func initUnknown(err error) error {
+	var lv libvirt.Error
+	if errors.As(err, &lv) && (lv.Code == libvirt.ERR_OPERATION_INVALID && strings.Contains(lv.Message, "init PID") ||
+		lv.Code == libvirt.ERR_SYSTEM_ERROR && strings.Contains(lv.Message, "mount namespace")) {
+		return failure.Of(errInitUnknown, "libvirt: %s", cause(lv.Message))
+	}
+	return err
+}
+
+func (h *Host) changeDefinitions(ctx context.Context, id string, d Disk, f func(*libvirt.Domain, *libvirtxml.DomainDisk, libvirt.DomainDeviceModifyFlags) error) error {
 	return h.changeDomain(ctx, id, func(dom *libvirt.Domain) error {
 		for _, def := range definitions {
 			if there, err := def.has(dom); err != nil {
@@ -76,7 +105,7 @@ func (h *Host) changeDisks(ctx context.Context, id string, d Disk, f func(*libvi
 				}
 			}
 			if err := f(dom, has, def.change); err != nil {
-				return err
+				return initUnknown(err)
 			}
 		}
 		return nil

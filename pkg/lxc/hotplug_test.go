@@ -164,3 +164,19 @@ func TestParseDomain(t *testing.T) {
 		t.Error("what is cut off is read")
 	}
 }
+
+// A device is given to a container that has just started, of whose init libvirt hears a
+// moment later: until then it looks for the init of the life before.
+func TestAttachAtOnce(t *testing.T) {
+	h := open(t)
+	cfg := config(t, "")
+	start(t, h, cfg)
+	link := filepath.Join(t.TempDir(), "vdb")
+	must(t, os.Symlink(loopDevice(t, "one"), link))
+	for range 20 {
+		must(t, h.Destroy(limited(t), cfg.UUID))
+		up(t, h, cfg)
+		must(t, h.AttachDisk(limited(t), cfg.UUID, Disk{Source: link, Target: "vdb"}))
+		must(t, h.DetachDisk(limited(t), cfg.UUID, Disk{Source: link, Target: "vdb"}))
+	}
+}
