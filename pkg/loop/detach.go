@@ -16,15 +16,35 @@ import (
 // Detach frees the device that dev describes, and returns when it is really free. One
 // that is gone is no error; if its number backs another file by now, that is left alone.
 // A device that is mounted or held open is waited for, at most ten seconds; then the
-// error wraps ErrInUse, and a mounted one is as it was.
+// error wraps ErrInUse, and it is as it was.
 func Detach(dev Device) error {
 	ctx, cancel := context.WithTimeout(context.Background(), detachLimit)
 	defer cancel()
 	err := wait.Until(ctx, time.Millisecond, 100*time.Millisecond, func() (bool, error) { return detach(dev) })
 	if errors.Is(err, context.DeadlineExceeded) {
+		if err := stay(dev); err != nil {
+			return err
+		}
 		return fmt.Errorf("%w: %s (%s) is still mounted or open (see: fuser -v %s)", ErrInUse, dev.Path, dev.BackingFile, dev.Path)
 	}
 	return err
+}
+
+// stay takes back what detach asked of a device that others have open, so that it does not
+// go with the last of them.
+func stay(dev Device) error {
+	f, err := openNode(dev.Number, os.O_RDONLY)
+	if isGone(err) || dev.Autoclear {
+		return nil
+	}
+	if err != nil {
+		return wrapDetach(dev, err)
+	}
+	defer f.Close()
+	if now, err := identify(f, dev.Number); err != nil || !now.same(dev) {
+		return nil // it is gone, or has just become another's
+	}
+	return Keep(f)
 }
 
 // detach says whether the device is gone. If not, it asks the kernel to free the device,

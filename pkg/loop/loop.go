@@ -19,7 +19,7 @@ import (
 )
 
 // Limits of what is waited for.
-const (
+var (
 	attachLimit = 10 * time.Second
 	detachLimit = 10 * time.Second
 )

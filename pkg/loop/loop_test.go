@@ -366,3 +366,21 @@ func TestStatDev(t *testing.T) {
 		}
 	}
 }
+
+// TestDetachInVain: a device that others have open all the while stays when they close it.
+func TestDetachInVain(t *testing.T) {
+	defer func(was time.Duration) { detachLimit = was }(detachLimit)
+	detachLimit = 200 * time.Millisecond
+	path := image(t, 1<<20)
+	dev, f := attached(t, path, Options{})
+	if err := Detach(dev); !errors.Is(err, ErrInUse) {
+		t.Fatalf("detached under an opener: %v", err)
+	}
+	f.Close()
+	if found, err := find(path); err != nil || len(found) != 1 || found[0].Autoclear {
+		t.Errorf("it went with its last opener, or will: %+v, %v", found, err)
+	}
+	if err := Detach(dev); err != nil {
+		t.Error(err)
+	}
+}
