@@ -91,11 +91,11 @@ type Kernel interface {
 	// CheckInit says why an init below a root cannot be run.
 	CheckInit(root, init string) error
 	// Launch puts lxcboot-init and what it is told at a mountpoint, and may make a
-	// control group; Unlaunch takes the former away, and RemoveGroup, when the container
+	// control group; Unlaunch takes the former away, and RemoveGroups, when the container
 	// has ended, the latter.
 	Launch(dir string, l lxc.Launch) error
 	Unlaunch(dir string) error
-	RemoveGroup(id string) error
+	RemoveGroups(id, name string) error
 	// Hold keeps the init from running until its Gate is released or this process
 	// ends; Release lets one go that nobody holds.
 	Hold(dir string) (Gate, error)

@@ -349,7 +349,7 @@ func (m *Manager) releaseRoot(ctx context.Context, h *Handle) error {
 			return err
 		}
 	}
-	if err := m.Kernel.RemoveGroup(h.ID); err != nil {
+	if err := m.Kernel.RemoveGroups(h.ID, h.Name); err != nil {
 		return err
 	}
 	// Only a process that was killed leaves it without anything in it.

@@ -181,7 +181,7 @@ func (w kernelFake) Unlaunch(dir string) error {
 	})
 }
 
-func (w kernelFake) RemoveGroup(string) error { return nil }
+func (w kernelFake) RemoveGroups(string, string) error { return nil }
 
 func (w kernelFake) Hold(string) (Gate, error) { return gateFake{}, nil }
 

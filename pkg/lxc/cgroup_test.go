@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -123,7 +124,7 @@ func TestGroupsOfContainer(t *testing.T) {
 	must(t, h.Shutdown(limited(t), cfg.UUID))
 	t.Logf("left by the end: %q", there())
 	must(t, h.Destroy(limited(t), cfg.UUID))
-	must(t, RemoveOwnGroup(cfg.UUID))
+	must(t, RemoveGroups(cfg.UUID, cfg.Name))
 	if left := there(); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}
@@ -197,5 +198,35 @@ func TestUsageV2(t *testing.T) {
 	}
 	if got := readUsage(nil); got != (Usage{-1, -1, -1, -1, -1, -1, -1}) {
 		t.Errorf("%+v", got)
+	}
+}
+
+// What libvirt leaves of a container's groups goes, and no other container's do.
+func TestLeftByLibvirt(t *testing.T) {
+	name := "lxcboot-ut-" + uuid.NewString()[:8]
+	gone := exec.Command("true")
+	must(t, gone.Run())
+	made := 0
+	for _, top := range hierarchies(t) {
+		machine := filepath.Join(top, "machine")
+		if _, err := os.Stat(machine); err != nil && !group(t, machine, 0) {
+			continue
+		}
+		left := filepath.Join(machine, fmt.Sprintf("lxc-%d-%s.libvirt-lxc", gone.Process.Pid, name))
+		others := filepath.Join(machine, fmt.Sprintf("lxc-%d-x-%s.libvirt-lxc", gone.Process.Pid, name))
+		if !group(t, left, 0) || !group(t, filepath.Join(left, "inside"), 0) || !group(t, others, 0) {
+			continue
+		}
+		made++
+		must(t, RemoveGroups(testUUID, name))
+		if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is left: %v", left, err)
+		}
+		if _, err := os.Stat(others); err != nil {
+			t.Errorf("another container's group: %v", err)
+		}
+	}
+	if made == 0 {
+		t.Error("no hierarchy lets this test make a group")
 	}
 }

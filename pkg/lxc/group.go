@@ -7,8 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,7 +47,7 @@ func makeOwnGroup(id string, owner int) (string, error) {
 	}
 	group := filepath.Join(groupsName, id)
 	dir := filepath.Join(top, group)
-	for try := 0; ; try++ { // RemoveOwnGroup of another container may remove what holds them
+	for try := 0; ; try++ { // RemoveGroups of another container may remove what holds them
 		if err = os.MkdirAll(dir, 0o755); !errors.Is(err, fs.ErrNotExist) || try == 100 {
 			break
 		}
@@ -60,29 +63,58 @@ func makeOwnGroup(id string, owner int) (string, error) {
 	return group, nil
 }
 
-// RemoveOwnGroup removes the control group that Launch.Mount made for a container, with
-// those that the container, which has ended, made in it. One that is not there is done.
-func RemoveOwnGroup(id string) error {
-	top, err := systemdHierarchy()
-	if err != nil || top == "" {
-		return err
+// RemoveGroups removes the control groups of a container, which has ended, with those that
+// it made in them: the one that Launch.Mount made, and what libvirt leaves of its own when
+// the kernel is not done with the container's processes yet. None is done.
+func RemoveGroups(id, name string) error {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return fmt.Errorf("cannot read where cgroups are mounted: %w", err)
 	}
+	for _, m := range mounts {
+		left, _ := filepath.Glob(filepath.Join(m.Mountpoint, "machine", "lxc-*.libvirt-lxc"))
+		for _, dir := range left {
+			if ofEnded(filepath.Base(dir), name) {
+				err = errors.Join(err, removeTree(dir))
+			}
+		}
+		holder := filepath.Join(m.Mountpoint, groupsName)
+		err = errors.Join(err, removeTree(filepath.Join(holder, id)))
+		unix.Rmdir(holder) // unless another container has its group in it
+	}
+	if err != nil {
+		return fmt.Errorf("a control group of container %s is left: %w", id, err)
+	}
+	return nil
+}
+
+// ofEnded says whether a group of libvirt's is that of a container's name, and of a
+// controller that has ended: lxc-PID-NAME.libvirt-lxc, where NAME has letters, digits, '-'
+// and '.' alone.
+func ofEnded(group, name string) bool {
+	pid, of, _ := strings.Cut(strings.TrimPrefix(group, "lxc-"), "-")
+	n, err := strconv.Atoi(pid)
+	return err == nil && of == strings.ReplaceAll(name, "_", "")+".libvirt-lxc" && !isController(n, name)
+}
+
+// removeTree removes a group and those in it. One that is not there is done.
+func removeTree(top string) error {
 	var dirs []string
-	holder := filepath.Join(top, groupsName)
-	err = filepath.WalkDir(filepath.Join(holder, id), func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
 			dirs = append(dirs, path)
 		}
 		return err
 	})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
 	for _, dir := range slices.Backward(dirs) {
-		err = errors.Join(err, rmdirGroup(dir))
+		if e := rmdirGroup(dir); e != nil && e != unix.ENOENT {
+			err = errors.Join(err, &os.PathError{Op: "rmdir", Path: dir, Err: e})
+		}
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("a control group of container %s is left: %w", id, err)
-	}
-	unix.Rmdir(holder) // unless another container has its group in it
-	return nil
+	return err
 }
 
 // rmdirGroup removes a group that has become empty, for which the kernel takes a moment.

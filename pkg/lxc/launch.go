@@ -47,7 +47,7 @@ type Launch struct {
 // Mount mounts a small filesystem with the program and its orders at dir, which
 // exists, in place of one that is there already. The orders hold the environment: none
 // but the container's root may reach dir. A failed Mount mounts nothing. Where libvirt
-// makes no control group for systemd in the container, Mount does, for RemoveOwnGroup.
+// makes no control group for systemd in the container, Mount does, for RemoveGroups.
 func (l Launch) Mount(dir string) error {
 	orders, err := l.orders()
 	if err != nil {

@@ -580,7 +580,7 @@ func TestOwnGroup(t *testing.T) {
 	}
 	for i, c := range []*container{first, second} {
 		must(t, h.Destroy(limited(t), c.UUID))
-		must(t, RemoveOwnGroup(c.UUID))
+		must(t, RemoveGroups(c.UUID, c.box.Name))
 		if _, err := os.Stat(filepath.Join(top, groupsName, c.UUID)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("its group is left: %v", err)
 		}
@@ -588,7 +588,7 @@ func TestOwnGroup(t *testing.T) {
 			t.Errorf("the other's group after %d ends: %v", i+1, err)
 		}
 	}
-	must(t, RemoveOwnGroup(first.UUID))
+	must(t, RemoveGroups(first.UUID, first.box.Name))
 }
 
 // cgroupV2 is where the hierarchy of cgroup v2 is mounted: by the host, or for this test.

@@ -182,7 +182,7 @@ func define(t *testing.T, h *Host, cfg box) {
 		if err := h.Undefine(ctx, cfg.UUID); err != nil {
 			t.Errorf("clean-up: %v", err)
 		}
-		if err := RemoveOwnGroup(cfg.UUID); err != nil {
+		if err := RemoveGroups(cfg.UUID, cfg.Name); err != nil {
 			t.Errorf("clean-up: %v", err)
 		}
 	})

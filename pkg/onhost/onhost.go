@@ -116,8 +116,8 @@ func (k Kernel) Launch(dir string, l lxc.Launch) (err error) {
 // Unlaunch is lxc.UnmountLaunch.
 func (Kernel) Unlaunch(dir string) error { return lxc.UnmountLaunch(dir) }
 
-// RemoveGroup is lxc.RemoveOwnGroup.
-func (Kernel) RemoveGroup(id string) error { return lxc.RemoveOwnGroup(id) }
+// RemoveGroups is lxc.RemoveGroups.
+func (Kernel) RemoveGroups(id, name string) error { return lxc.RemoveGroups(id, name) }
 
 // Hold is lxc.HoldInit.
 func (Kernel) Hold(dir string) (instance.Gate, error) { return lxc.HoldInit(dir) }
