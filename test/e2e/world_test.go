@@ -309,13 +309,19 @@ func (w *world) asBefore() {
 	}
 }
 
+// halfWritten is a record on its way into its place. Beside a command that was killed
+// there can be one of the hook, which libvirt calls when the container's end comes to it.
+var halfWritten = regexp.MustCompile(`/\.(record|seed)\.json-[0-9]+$`)
+
 // names is files without what can change while nothing is done.
 func (w *world) names() host.State {
-	lines := w.files()
-	for i := range lines {
-		lines[i], _, _ = strings.Cut(lines[i], " ")
+	var names host.State
+	for _, line := range w.files() {
+		if name, _, _ := strings.Cut(line, " "); !halfWritten.MatchString(name) {
+			names = append(names, name)
+		}
 	}
-	return lines
+	return names
 }
 
 // former is what a volume's record says of attachments that it had: a detach adds to it.
