@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 	programs "github.com/lxcboot/lxcboot/test/host"
 )
 
@@ -244,14 +245,34 @@ func (c *cli) clean() {
 			c.Errorf("a mount is left: %s", line)
 		}
 	}
-	for what, pattern := range map[string]string{"loop device": "/sys/block/loop*/loop/backing_file", "process": "/proc/[0-9]*/cmdline"} {
-		files, _ := filepath.Glob(pattern)
-		for _, file := range files {
-			if b, err := os.ReadFile(file); err == nil && c.ours(string(b)) {
-				c.Errorf("a %s is left: %s: %q", what, file, b)
-			}
+	if left := c.left("/sys/block/loop*/loop/backing_file"); len(left) > 0 {
+		c.Errorf("loop devices are left: %q", left)
+	}
+	// What kept the console still looks after the instance when delete has ended.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var left []string
+	err = wait.Until(ctx, 10*time.Millisecond, time.Second, func() (bool, error) {
+		left = c.left("/proc/[0-9]*/cmdline")
+		return len(left) == 0, nil
+	})
+	if err != nil {
+		c.Errorf("processes are left: %q", left)
+	}
+}
+
+// left is what files of /proc or /sys say of this test's instances.
+func (c *cli) left(pattern string) (left []string) {
+	files, err := filepath.Glob(pattern)
+	if err != nil {
+		c.Fatal(err)
+	}
+	for _, file := range files {
+		if b, err := os.ReadFile(file); err == nil && c.ours(string(b)) {
+			left = append(left, fmt.Sprintf("%s: %s", file, b))
 		}
 	}
+	return left
 }
 
 // ours says whether a text is about this test's instances.
