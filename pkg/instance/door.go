@@ -190,6 +190,8 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 				return err
 			}
 			return m.finished(h)
+		case state.OpAutostop:
+			return m.over(h, "gave up")
 		}
 		if m.hasMounts(h) {
 			h.did = append(h.did, "unmounted on the host what its container has")
@@ -214,6 +216,9 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 		h.Want = state.Down
 		fallthrough
 	case state.OpStart, state.OpReboot, state.OpLibvirt:
+		return m.finished(h)
+	case state.OpAutostop:
+		h.endedWithHost()
 		return m.finished(h)
 	}
 	return nil
@@ -268,9 +273,7 @@ func (m *Manager) settle(ctx context.Context, h *Handle) error {
 	if err := m.releaseRoot(ctx, h); err != nil {
 		return err
 	}
-	// What ended by itself stays down when the host comes up again; what ended with the
-	// host, or because that goes down, does not.
-	if h.Op == nil && h.Want == state.Up && h.BootID == m.Host.BootID && !m.stopping(ctx) {
+	if h.Want == state.Up && m.byItself(ctx, h) {
 		h.Want, held = state.Down, true
 	}
 	if !held {
@@ -280,7 +283,12 @@ func (m *Manager) settle(ctx context.Context, h *Handle) error {
 	return h.SaveUndone()
 }
 
-func (m *Manager) stopping(ctx context.Context) bool { return m.Stopping != nil && m.Stopping(ctx) }
+// byItself says of a container that has ended that nothing else ended it: such a one stays
+// down when the host comes up again; what ended with the host, or because that goes down,
+// does not.
+func (m *Manager) byItself(ctx context.Context, h *Handle) bool {
+	return h.Op == nil && h.BootID == m.Host.BootID && (m.Stopping == nil || !m.Stopping(ctx))
+}
 
 // holds says whether the host may hold anything for the container.
 func (m *Manager) holds(h *Handle) bool {
@@ -364,7 +372,7 @@ func (m *Manager) Ended(ctx context.Context, id string, status *uint32) error {
 		if status != nil && h.Exit == nil {
 			h.Exit = &state.Exit{Status: *status, At: time.Now().UTC()}
 		}
-		if h.Op == nil && !m.stopping(ctx) {
+		if m.byItself(ctx, h) {
 			h.Want = state.Down
 		}
 		err = h.SaveUndone()

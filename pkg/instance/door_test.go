@@ -564,6 +564,68 @@ func TestSeedKept(t *testing.T) {
 	})
 }
 
+// TestAutostopThenEnded: of a container that was ended because the host goes down, the
+// process that kept its console hands in the status when that is over already, and others
+// look at it; all this may come when nothing says any more that the host goes down.
+func TestAutostopThenEnded(t *testing.T) {
+	for name, cut := range map[string]bool{"in full": false, "killed meanwhile": true} {
+		t.Run(name, func(t *testing.T) {
+			w, m := booted(t)
+			id := find(t, m).ID
+			self, err := proc.Of(os.Getpid())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := m.Change(t.Context(), id, func(r *state.Record) error { r.Console = self; w.console[self.PID] = id; return nil }); err != nil {
+				t.Fatal(err)
+			}
+			if cut {
+				h, err := m.Store.Hold(t.Context(), time.Minute, id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				h.Op = state.NewOperation(state.OpAutostop)
+				if err := errors.Join(h.Save(), h.Close()); err != nil {
+					t.Fatal(err)
+				}
+				w.domains[id].state = lxc.Shutoff
+			} else if stopped, err := m.Autostop(t.Context()); err != nil || len(stopped) != 1 {
+				t.Fatalf("stopped %q, %v", stopped, err)
+			}
+			status := uint32(0)
+			if err := m.Ended(t.Context(), id, &status); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := m.Repair(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if rec := find(t, m); rec.Want != state.Up || rec.Pending() != "" || rec.Exit == nil {
+				t.Errorf("wanted %s, pending %q, exit %+v", rec.Want, rec.Pending(), rec.Exit)
+			}
+			if started, err := m.Autostart(t.Context()); err != nil || len(started) != 1 {
+				t.Errorf("started %q, %v", started, err)
+			}
+		})
+	}
+}
+
+// TestAutostopGivenUp: the host stays, and so does the container.
+func TestAutostopGivenUp(t *testing.T) {
+	w, m := booted(t)
+	h, err := m.Store.Hold(t.Context(), time.Minute, "web1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Op = state.NewOperation(state.OpAutostop)
+	if err := errors.Join(h.Save(), h.Close()); err != nil {
+		t.Fatal(err)
+	}
+	did, err := m.Repair(t.Context())
+	if rec := find(t, m); err != nil || len(did) != 1 || rec.Want != state.Up || rec.Pending() != "" || !strings.Contains(w.String(), lxc.Running) {
+		t.Errorf("did %q, %v; wanted %s, pending %q:\n%s", did, err, rec.Want, rec.Pending(), w)
+	}
+}
+
 // TestAutostop: what is stopped because the host goes down is started when it comes up.
 func TestAutostop(t *testing.T) {
 	w, m := booted(t)

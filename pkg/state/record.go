@@ -147,6 +147,8 @@ const (
 	OpDetach  = "volume detach"
 	OpRename  = "rename"
 	OpLibvirt = "start by libvirt" // between its hooks prepare and started
+	// OpAutostop ends the container because its host goes down.
+	OpAutostop = "stop with the host"
 )
 
 // Operation is a change of an instance that is under way.

@@ -336,6 +336,9 @@ func (w *world) files() host.State {
 			return err
 		}
 		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) && halfWritten.MatchString(path) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -346,6 +349,9 @@ func (w *world) files() host.State {
 				return nil
 			}
 			data, err := os.ReadFile(path)
+			if errors.Is(err, fs.ErrNotExist) && halfWritten.MatchString(path) {
+				return nil
+			}
 			if err != nil {
 				return err
 			}
