@@ -212,13 +212,10 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 		return err
 	}
 	switch op {
-	case state.OpStop:
-		h.Want = state.Down
+	case state.OpStop, state.OpAutostop:
+		h.endedBy(op)
 		fallthrough
 	case state.OpStart, state.OpReboot, state.OpLibvirt:
-		return m.finished(h)
-	case state.OpAutostop:
-		h.endedWithHost()
 		return m.finished(h)
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
@@ -25,11 +26,8 @@ const (
 // opens the store of the volumes, which is only needed where no command of ours is at work.
 func (m *Manager) Hook(ctx context.Context, moment string, dom lxc.Domain, volumes func() (Volumes, error)) error {
 	rec, err := m.Store.Find(dom.ID)
-	if errors.Is(err, state.ErrNotFound) {
-		return nil // not ours
-	}
 	if err != nil {
-		return err
+		return ignore(err, state.ErrNotFound) // not ours
 	}
 	if moment == HookPrepare {
 		return m.hookPrepare(ctx, &rec, dom, volumes)
@@ -52,11 +50,7 @@ func (m *Manager) Hook(ctx context.Context, moment string, dom lxc.Domain, volum
 
 // starts says whether a command of ours may be having libvirt start the container.
 func starts(r *state.Record) bool {
-	switch r.Pending() {
-	case state.OpBoot, state.OpStart, state.OpReboot:
-		return true
-	}
-	return false
+	return slices.Contains([]string{state.OpBoot, state.OpStart, state.OpReboot}, r.Pending())
 }
 
 // hookPrepare readies what libvirt is about to start, or refuses it.
@@ -131,22 +125,9 @@ func (m *Manager) defined(r *state.Record, dom lxc.Domain) error {
 	if dom.Name != want.Name { // its rename was cut short
 		return failure.Of(state.ErrState, "libvirt has instance %q as %q; 'lxcboot start %s' defines it anew", r.Name, dom.Name, r.Name)
 	}
-	ours := map[string]bool{want.Root: true, want.Launch: true}
-	for _, f := range want.Filesystems {
-		ours[f.Source] = true
-	}
-	for _, d := range want.Disks {
-		ours[d.Source] = true
-	}
-	var named []string
-	for _, f := range dom.Filesystems {
-		named = append(named, f.Source)
-	}
-	for _, d := range dom.Disks {
-		named = append(named, d.Source)
-	}
-	for _, source := range named {
-		if !ours[source] {
+	ours := append(sources(want.Filesystems, want.Disks), want.Root, want.Launch)
+	for _, source := range sources(dom.Filesystems, dom.Disks) {
+		if !slices.Contains(ours, source) {
 			return failure.Of(state.ErrState, "libvirt's definition of instance %q names %q, which is not its own; 'lxcboot start %s' defines it anew", r.Name, source, r.Name)
 		}
 	}
@@ -154,4 +135,14 @@ func (m *Manager) defined(r *state.Record, dom lxc.Domain) error {
 		return failure.Of(state.ErrState, "libvirt's definition of instance %q has not its host ids; 'lxcboot start %s' defines it anew", r.Name, r.Name)
 	}
 	return nil
+}
+
+func sources(filesystems []lxc.Filesystem, disks []lxc.Disk) (paths []string) {
+	for _, f := range filesystems {
+		paths = append(paths, f.Source)
+	}
+	for _, d := range disks {
+		paths = append(paths, d.Source)
+	}
+	return paths
 }

@@ -94,7 +94,9 @@ func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 	}
 	fault.Point("boot recorded")
 	_ = m.forget(h) // else the door does
-	return newView(h.Record, h.domain, false), nil
+	v := View{Record: h.Record, Domain: h.domain}
+	v.Status, v.Note = status(v.Record, v.Domain, false)
+	return v, nil
 }
 
 // begin saves that an operation is under way.
@@ -223,20 +225,37 @@ func (m *Manager) Stop(ctx context.Context, ref string, force bool) (state.Recor
 	if !h.lives() && !interrupted && h.Want != state.Up {
 		return h.Record, failure.Of(state.ErrState, "instance %q is not running", h.Name)
 	}
+	return h.Record, m.end(ctx, h, state.OpStop, force)
+}
+
+// end stops, and notes what that means for the next start of the host.
+func (m *Manager) end(ctx context.Context, h *Handle, op string, force bool) error {
 	// A volume's attach or detach that was cut short waits for who ends it.
 	waiting := h.Op
-	if waiting == nil || waiting.Name == state.OpStop {
-		waiting, h.Op = nil, state.NewOperation(state.OpStop)
+	if waiting == nil || waiting.Name == op {
+		waiting, h.Op = nil, state.NewOperation(op)
 	}
 	if err := h.SaveUndone(); err != nil {
-		return h.Record, err
+		return err
 	}
 	fault.Point("stop begun")
 	if err := m.stop(ctx, h, force); err != nil {
-		return h.Record, err
+		return err
 	}
-	h.Op, h.Want = waiting, state.Down
-	return h.Record, h.SaveUndone()
+	h.Op = waiting
+	h.endedBy(op)
+	return h.SaveUndone()
+}
+
+// endedBy notes that this operation ended the container. What ends because the host goes
+// down is wanted as before, and counts as of an earlier start of the host: it did not end
+// by itself.
+func (h *Handle) endedBy(op string) {
+	if op == state.OpAutostop {
+		h.BootID = ""
+	} else {
+		h.Want = state.Down
+	}
 }
 
 // stop ends the container and releases all that start made.

@@ -68,25 +68,9 @@ func (m *Manager) autostop(ctx context.Context, id string) (ended bool, err erro
 	if !h.lives() {
 		return false, nil
 	}
-	// A volume's attach or detach that was cut short waits for who ends it.
-	waiting := h.Op
-	if waiting == nil {
-		h.Op = state.NewOperation(state.OpAutostop)
-	}
-	if err := h.SaveUndone(); err != nil {
-		return false, err
-	}
-	if err := m.stop(ctx, h, false); err != nil {
-		return false, err
-	}
-	h.Op = waiting
-	h.endedWithHost()
-	return true, h.SaveUndone()
+	err = m.end(ctx, h, state.OpAutostop, false)
+	return err == nil, err
 }
-
-// endedWithHost has the container count as one of an earlier start of the host: it did
-// not end by itself, so it is wanted as before.
-func (h *Handle) endedWithHost() { h.BootID = "" }
 
 // Repair finishes what was interrupted: a boot or a delete that was cut short is
 // undone, a start, stop or reboot is ended, and what the host holds for an ended

@@ -65,25 +65,18 @@ func (m *Manager) view(ctx context.Context, rec state.Record) (View, error) {
 		return View{}, err
 	}
 	if !m.mine(&rec) {
-		v := newView(rec, lxc.Info{}, busy)
-		v.Status, v.Note = StatusUnknown, fmt.Sprintf("it is of the host %s", rec.Host.Name)
-		return v, nil
+		return View{Record: rec, Status: StatusUnknown, Note: "it is of the host " + rec.Host.Name}, nil
 	}
 	info, err := m.Domains.State(ctx, rec.ID)
 	if err = ignore(err, lxc.ErrNotFound); err != nil {
 		return View{}, err
 	}
-	v := newView(rec, info, busy)
+	v := View{Record: rec, Domain: info}
+	v.Status, v.Note = status(rec, info, busy)
 	if info.Active() && !busy && rec.Phase == state.Built && !m.hasConsole(&rec) {
 		v.Note = join(v.Note, "the process that keeps its console has ended: lxcboot repair gives it a new one")
 	}
 	return v, nil
-}
-
-func newView(rec state.Record, info lxc.Info, busy bool) View {
-	v := View{Record: rec, Domain: info}
-	v.Status, v.Note = status(rec, info, busy)
-	return v
 }
 
 // status is the instance's status: what a process is doing with it, else what
