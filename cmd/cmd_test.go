@@ -236,7 +236,7 @@ func TestExitCodes(t *testing.T) {
 		exitFailure:     {errors.New("something"), &volume.StateError{Status: volume.StatusError}},
 		exitUsage:       {failure.Invalid("x"), fmt.Errorf("a: %w", failure.Invalid("x"))},
 		exitNotFound:    {&volume.NotFoundError{Kind: "volume"}, state.ErrNotFound, volume.ErrNotFound, fmt.Errorf("a: %w", lxc.ErrNotFound)},
-		exitConflict:    {state.ErrExists, state.ErrBusy, failure.Of(state.ErrState, "x"), volume.ErrInUse, &volume.AmbiguousError{}, &volume.StateError{}, volume.ErrQuota},
+		exitConflict:    {state.ErrExists, state.ErrBusy, failure.Of(state.ErrState, "x"), failure.Of(lxc.ErrInitUnknown, "x"), volume.ErrInUse, &volume.AmbiguousError{}, &volume.StateError{}, volume.ErrQuota},
 		exitUnreachable: {lxc.ErrNoDaemon, volume.ErrUnreachable},
 		exitUnfit:       {&local.DirError{}, lxc.ErrNoDriver, errNotRoot, volume.ErrAuth, os.ErrPermission},
 		exitIncomplete:  {&madeError{"a", os.ErrPermission}, &instance.RollbackError{Instance: "i", Cause: volume.ErrInUse, Undo: errors.New("y")}},

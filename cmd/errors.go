@@ -162,6 +162,7 @@ var classes = []struct {
 	{state.ErrState, exitConflict, ""},
 	{lxc.ErrExists, exitConflict, ""},
 	{lxc.ErrNotRunning, exitConflict, ""},
+	{lxc.ErrInitUnknown, exitConflict, "lxcboot reboot the instance, then try again"},
 	{volume.ErrInUse, exitConflict, ""},
 	{bdm.ErrInUse, exitConflict, ""},
 	{volume.ErrConflict, exitConflict, ""},

@@ -21,6 +21,9 @@ var (
 	// ErrUnheard says that the container's init pays no heed to the signal that
 	// would have ended or restarted it: only Destroy ends it.
 	ErrUnheard = errors.New("the container's init does not react to such a request")
+	// ErrInitUnknown says that libvirt does not know the container's init, and so cannot
+	// change its devices until it is started anew.
+	ErrInitUnknown = errors.New("libvirt does not know the container's init")
 )
 
 // StartError says why a container did not start.

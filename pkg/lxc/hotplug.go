@@ -62,22 +62,21 @@ func (h *Host) changeDisks(ctx context.Context, id string, d Disk, f func(*libvi
 	defer cancel()
 	for {
 		err := h.changeDefinitions(ctx, id, d, f)
-		if !errors.Is(err, errInitUnknown) || wait.For(limited, poll) != nil {
+		if !errors.Is(err, ErrInitUnknown) || wait.For(limited, poll) != nil {
 			return err
 		}
 	}
 }
 
-// errInitUnknown is libvirt's, when it has not heard of a started container's init yet: the
-// controller tells it a moment after the start, and until then it knows none, or the one of
-// the life before.
-var errInitUnknown = errors.New("libvirt does not know its init")
-
+// initUnknown tells libvirt's errors of a container whose init it does not know: the
+// controller names it a moment after the start, and until then libvirt has none, or the one
+// of the life before. What the controller says while libvirt is still opening the
+// connection to it is lost, and is not said again in that life.
 func initUnknown(err error) error {
 	var lv libvirt.Error
 	if errors.As(err, &lv) && (lv.Code == libvirt.ERR_OPERATION_INVALID && strings.Contains(lv.Message, "init PID") ||
 		lv.Code == libvirt.ERR_SYSTEM_ERROR && strings.Contains(lv.Message, "mount namespace")) {
-		return failure.Of(errInitUnknown, "libvirt: %s", cause(lv.Message))
+		return failure.Of(ErrInitUnknown, "libvirt did not hear of the container's init when it started (%s)", cause(lv.Message))
 	}
 	return err
 }

@@ -180,3 +180,23 @@ func TestAttachAtOnce(t *testing.T) {
 		must(t, h.DetachDisk(limited(t), cfg.UUID, Disk{Source: link, Target: "vdb"}))
 	}
 }
+
+// TestInitUnknown: libvirt's words for that are told from others, and what to do follows
+// from the kind.
+func TestInitUnknown(t *testing.T) {
+	for message, c := range map[string]struct {
+		code libvirt.ErrorNumber
+		want bool
+	}{
+		"Cannot attach disk until init PID is known":                             {libvirt.ERR_OPERATION_INVALID, true},
+		"Kernel does not provide mount namespace: No such file or directory":     {libvirt.ERR_SYSTEM_ERROR, true},
+		"Unable to open /dev/loop5: No such file or directory":                   {libvirt.ERR_SYSTEM_ERROR, false},
+		"target vdb already exists":                                              {libvirt.ERR_OPERATION_FAILED, false},
+		"mount namespace words of an error that is of another kind than the one": {libvirt.ERR_INTERNAL_ERROR, false},
+	} {
+		err := initUnknown(libvirt.Error{Code: c.code, Message: message})
+		if got := errors.Is(err, ErrInitUnknown); got != c.want {
+			t.Errorf("%s: %v", message, got)
+		}
+	}
+}
