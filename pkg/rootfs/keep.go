@@ -18,9 +18,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lxcboot/lxcboot/pkg/inroot"
-
+	"github.com/lxcboot/lxcboot/pkg/durable"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/inroot"
 )
 
 const (
@@ -132,7 +132,7 @@ func keep(root, name, into string, ids *IDMap) error {
 		return err
 	}
 	// The content has to be there before the record that speaks of it.
-	if err := syncDir(into); err != nil {
+	if err := durable.SyncDir(into); err != nil {
 		return err
 	}
 	fault.Point("rootfs/keep/stored")
@@ -140,7 +140,7 @@ func keep(root, name, into string, ids *IDMap) error {
 		return err
 	}
 	fault.Point("rootfs/keep/named")
-	return syncDir(into)
+	return durable.SyncDir(into)
 }
 
 // What the directory of the kept holds: of each path a record, and beside it its
@@ -381,11 +381,19 @@ func Forget(from string) error {
 		fault.Point("rootfs/forget/record")
 	}
 	if len(records) > 0 {
-		if err := syncDir(from); err != nil {
+		if err := durable.SyncDir(from); err != nil {
 			return err
 		}
 	}
-	return os.RemoveAll(from)
+	// It holds files alone: a mount that stands in the way is refused, and never emptied.
+	entries, err := os.ReadDir(from)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		err = errors.Join(err, os.Remove(filepath.Join(from, e.Name())))
+	}
+	return errors.Join(err, os.Remove(from))
 }
 
 func loadKept(from string) (all []*kept, err error) {
@@ -552,7 +560,7 @@ func makePrivate(dir string) error {
 	if err := os.Chmod(dir, 0o700); err != nil { // whatever the umask is
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
+	return durable.SyncDir(filepath.Dir(dir))
 }
 
 // store writes a file of the host's to the disk, or leaves none.
@@ -573,13 +581,4 @@ func store(name string, fill func(*os.File) error) (err error) {
 		return err
 	}
 	return f.Sync()
-}
-
-func syncDir(name string) error {
-	dir, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
 }

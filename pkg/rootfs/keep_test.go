@@ -506,3 +506,26 @@ func TestKeepFull(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestForgetMount: what is mounted in the way is refused, and not emptied.
+func TestForgetMount(t *testing.T) {
+	from := filepath.Join(t.TempDir(), "kept")
+	at := filepath.Join(from, "mounted")
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", at, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(at, unix.MNT_DETACH)
+	word := filepath.Join(at, "word")
+	if err := os.WriteFile(word, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Forget(from); err == nil {
+		t.Error("a mount is forgotten")
+	}
+	if _, err := os.Stat(word); err != nil {
+		t.Error(err)
+	}
+}
