@@ -37,19 +37,11 @@ func TestExit(t *testing.T) {
 		"by force":  {stop(true), 137, 137},
 	} {
 		t.Run(name, func(t *testing.T) {
-			store, err := state.Open(memDir(t), memDir(t))
-			if err != nil {
-				t.Fatal(err)
-			}
-			w := newWorld(t)
-			m := w.manager(store)
-			v, err := m.Boot(ctx, testPlan())
-			if err != nil {
-				t.Fatal(err)
-			}
+			w, m := booted(t)
+			id := find(t, m).ID
 			keeps := func(p proc.Process) {
 				t.Helper()
-				h, err := store.Hold(ctx, 0, v.ID)
+				h, err := m.Store.Hold(ctx, 0, id)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -61,10 +53,10 @@ func TestExit(t *testing.T) {
 			}
 			ended := func(want int) {
 				t.Helper()
-				if err := m.Ended(ctx, v.ID, &status); err != nil {
+				if err := m.Ended(ctx, id, &status); err != nil {
 					t.Fatal(err)
 				}
-				r, err := store.Find(v.ID)
+				r, err := m.Store.Find(id)
 				got := -1
 				if r.Exit != nil {
 					got = r.Exit.Code()
@@ -74,14 +66,14 @@ func TestExit(t *testing.T) {
 				}
 			}
 			keeps(self)
-			c.end(t, w, m, v.ID)
+			c.end(t, w, m, id)
 			ended(c.told)
 			// The next life is another's.
-			if _, err := m.Start(ctx, v.ID); err != nil {
+			if _, err := m.Start(ctx, id); err != nil {
 				t.Fatal(err)
 			}
 			ended(-1)
-			c.end(t, w, m, v.ID)
+			c.end(t, w, m, id)
 			ended(c.untold)
 		})
 	}

@@ -13,31 +13,23 @@ import (
 // part: what it prepares is there when libvirt starts the container, and goes with it.
 func TestHook(t *testing.T) {
 	ctx := context.Background()
-	store, err := state.Open(memDir(t), memDir(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWorld(t)
-	m := w.manager(store)
-	v, err := m.Boot(ctx, testPlan())
-	if err != nil {
-		t.Fatal(err)
-	}
+	w, m := booted(t)
+	id := find(t, m).ID
 	seen := func() string { return regexp.MustCompile(`(console|loop) \d+`).ReplaceAllString(w.String(), "$1") }
 	up := seen()
 	hook := func(moment string) {
 		t.Helper()
-		h := w.manager(store)
+		h := w.manager(m.Store)
 		h.Domains = nil
-		cfg := w.domains[v.ID].cfg
-		dom := lxc.Domain{ID: v.ID, Name: cfg.Name, Filesystems: cfg.Filesystems, Disks: cfg.Disks, IDMap: cfg.IDMap}
+		cfg := w.domains[id].cfg
+		dom := lxc.Domain{ID: id, Name: cfg.Name, Filesystems: cfg.Filesystems, Disks: cfg.Disks, IDMap: cfg.IDMap}
 		if err := h.Hook(ctx, moment, dom, func() (Volumes, error) { return m.Volumes, nil }); err != nil {
 			t.Fatalf("%s: %v", moment, err)
 		}
 	}
 	end := func() {
 		t.Helper()
-		w.domains[v.ID].state = lxc.Shutoff
+		w.domains[id].state = lxc.Shutoff
 		w.die()
 		hook(HookRelease)
 	}
@@ -47,14 +39,14 @@ func TestHook(t *testing.T) {
 	down := seen()
 	for range 2 {
 		hook(HookPrepare)
-		if _, err := m.Domains.Start(ctx, v.ID); err != nil {
+		if _, err := m.Domains.Start(ctx, id); err != nil {
 			t.Fatalf("what the hook prepared is not there: %v", err)
 		}
 		hook(HookStarted)
 		if now := seen(); now != up {
 			t.Errorf("started by libvirt:\n%s\nwant\n%s", now, up)
 		}
-		if r, err := store.Find(v.ID); err != nil || r.Op != nil || r.Want != state.Up {
+		if r, err := m.Store.Find(id); err != nil || r.Op != nil || r.Want != state.Up {
 			t.Errorf("started by libvirt, and the record says %v %q, %v", r.Op, r.Want, err)
 		}
 		end()
