@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +25,24 @@ import (
 // work holds all that the run makes: bin/ with the binaries, and a directory for
 // each script. unique is part of each name that this run gives to a container.
 var work, unique string
+
+// holders counts those that a share of the host was given to.
+var holders atomic.Int32
+
+// ownName is what the names of one share of the host begin with. Of two shares neither's
+// is the beginning of the other's, as "life-run" is of "life-run-codes": one would take
+// the other's container for its own.
+func ownName(name string) string {
+	return fmt.Sprintf("%s-%03d-%s", unique, holders.Add(1), name)
+}
+
+func TestNamesApart(t *testing.T) {
+	whole := func(name string) string { return "domain " + name + "-b" }
+	first, second := ownName("run"), ownName("run-codes")
+	if h := (&holder{work: "/nowhere", prefix: first}); len(h.pick(host.State{whole(first), whole(second)})) != 1 {
+		t.Errorf("a share named %s takes what belongs to %s for its own", first, second)
+	}
+}
 
 func TestMain(m *testing.M) {
 	code, err := run(m)
@@ -132,7 +151,7 @@ func setup(env *testscript.Env) error {
 }
 
 func setupNamed(env *testscript.Env, name string) error {
-	h := &holder{terminals: map[string]*terminal{}, work: env.WorkDir, prefix: unique + "-" + name, state: filepath.Join(env.WorkDir, "state"), runDir: filepath.Join(env.WorkDir, "run")}
+	h := &holder{terminals: map[string]*terminal{}, work: env.WorkDir, prefix: ownName(name), state: filepath.Join(env.WorkDir, "state"), runDir: filepath.Join(env.WorkDir, "run")}
 	env.Setenv("N", h.prefix)
 	env.Setenv("STATE", h.state)
 	env.Setenv("LXCBOOT_STATE_DIR", h.state)

@@ -56,9 +56,10 @@ func newWorldWith(t *testing.T, name string, count *tally, begin func(*world)) *
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
+	prefix := ownName(name)
 	w := &world{
-		holder: &holder{work: dir, prefix: unique + "-" + name, state: filepath.Join(dir, "state"), runDir: filepath.Join(dir, "run")},
-		t:      t, name: unique + "-" + name, count: count,
+		holder: &holder{work: dir, prefix: prefix, state: filepath.Join(dir, "state"), runDir: filepath.Join(dir, "run")},
+		t:      t, name: prefix, count: count,
 	}
 	t.Cleanup(func() {
 		for _, line := range w.cleanUp() {
