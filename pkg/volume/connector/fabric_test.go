@@ -21,10 +21,14 @@ func TestKernelNVMe(t *testing.T) {
 	put(t, w.root, "sys/class/nvme-subsystem/nvme-subsys0/subsysnqn", "nqn.other\n")
 	put(t, w.root, "sys/class/nvme-subsystem/nvme-subsys0/nvme0n1/uuid", "81f0b6a4-5b0c-4b3e-8f7c-3a1d2e4f5a6b\n")
 	w.tool = func(argv []string) error {
+		if argv[1] == "disconnect" && argv[2] == "-d" {
+			return os.RemoveAll(filepath.Join(w.root, "sys/class/nvme", argv[3]))
+		}
 		if argv[1] == "disconnect" {
 			return os.RemoveAll(filepath.Join(w.root, subsystem))
 		}
-		if slices.Contains(argv, "10.1.0.6") {
+		if slices.Contains(argv, "10.1.0.6") { // its controller goes on trying
+			put(t, w.root, "sys/class/nvme/nvme7/subsysnqn", nqn+"\n")
 			return &CommandError{Argv: argv, Code: 1, Stderr: "Failed to write to /dev/nvme-fabrics: Connection refused"}
 		}
 		put(t, w.root, subsystem+"/subsysnqn", nqn+"\n")
@@ -42,7 +46,7 @@ func TestKernelNVMe(t *testing.T) {
 		t.Errorf("path %s", dev.Path)
 	}
 	line := "nvme connect -t tcp -n " + nqn + " -a 10.1.0.%s -s 4420 -q nqn.2014-08.org.nvmexpress:uuid:host"
-	expect(t, "connect", w.commands(), []string{strings.ReplaceAll(line, "%s", "6"), strings.ReplaceAll(line, "%s", "7")})
+	expect(t, "connect", w.commands(), []string{strings.ReplaceAll(line, "%s", "6"), "nvme disconnect -d nvme7", strings.ReplaceAll(line, "%s", "7")})
 	// A second namespace keeps the subsystem connected.
 	put(t, w.root, subsystem+"/nvme4n3/uuid", "other\n")
 	if err := h.Disconnect(t.Context(), dev); err != nil {

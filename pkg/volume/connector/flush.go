@@ -43,6 +43,27 @@ func flushFile(ctx context.Context, path string) error {
 	})
 }
 
+// flushApart is flushFile in programs of their own, for a disk or file that the kernel
+// fetches from elsewhere: whoever waits for a storage that does not answer cannot be
+// killed, and this process could not end before its driver gives up.
+func (h *Host) flushApart(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, flushLimit, fmt.Errorf("the storage did not take what was written within %s", flushLimit))
+	defer cancel()
+	return within(ctx, "flushing "+path, func() error {
+		fi, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil {
+			_, err = h.o.Run(ctx, "sync", "--", path)
+		}
+		if err == nil && fi.Mode()&fs.ModeDevice != 0 {
+			_, err = h.o.Run(ctx, "blockdev", "--flushbufs", path)
+		}
+		return err
+	})
+}
+
 // dialLimit bounds the question whether a storage server answers.
 const dialLimit = 5 * time.Second
 

@@ -60,6 +60,9 @@ func (k kernelISCSI) connect(ctx context.Context, req Request, dev Device) (Devi
 		err := k.h.exclusive(ctx, "iscsi", func() error {
 			disk, err := k.attach(ctx, t, login)
 			st.Used, st.Disk = &t, disk
+			if err != nil { // or the login stays in its record when another portal answers
+				err = errors.Join(err, k.detach(context.WithoutCancel(ctx), t, nil, true))
+			}
 			return err
 		})
 		if err == nil {
@@ -82,8 +85,10 @@ func (k kernelISCSI) attach(ctx context.Context, t iscsiTarget, login chap) (*sc
 		return nil, err
 	}
 	fault.Point("connector/iscsi/recorded")
-	// Only the LUN that is asked for shall appear, and nothing at the next boot.
-	settings := [][2]string{{"node.session.scan", "manual"}, {"node.startup", "manual"}}
+	// Only the LUN that is asked for shall appear, and nothing at the next boot; a portal
+	// that does not answer is given up after one more try, and not after eight of 15 seconds.
+	settings := [][2]string{{"node.session.scan", "manual"}, {"node.startup", "manual"},
+		{"node.conn[0].timeo.login_timeout", "5"}, {"node.session.initial_login_retry_max", "1"}}
 	for _, s := range settings {
 		_, err := k.h.o.Run(ctx, append(node, "--op", "update", "-n", s[0], "-v", s[1])...)
 		if err != nil && s[0] != "node.session.scan" { // unknown to an old open-iscsi

@@ -105,8 +105,13 @@ func (k kernelRBD) disconnect(ctx context.Context, dev Device) error {
 		return err
 	}
 	if path := k.device(st); path != "" {
+		claimed, err := k.h.claim(ctx, filepath.Base(path))
+		if err != nil {
+			return err
+		}
+		claimed.Close() // or it could not be unmapped
 		if !dev.ReadOnly {
-			if err := flushFile(ctx, path); err != nil {
+			if err := k.h.flushApart(ctx, path); err != nil {
 				return fmt.Errorf("%w: %v; bring the storage back and try again", ErrNotFlushed, err)
 			}
 		}

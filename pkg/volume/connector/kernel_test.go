@@ -17,12 +17,14 @@ import (
 // world is a fake kernel: a tree with /sys, /dev and /etc, tools that are
 // recorded and change that tree, and the sysfs attributes that act when written.
 type world struct {
-	t    *testing.T
-	root string
-	mu   sync.Mutex
-	ran  []string
-	tool func(argv []string) error     // what a tool does
-	acts map[string]func(value string) // by path: what a write does
+	t       *testing.T
+	root    string
+	mu      sync.Mutex
+	ran     []string
+	flushed []string                      // what sync was run for
+	says    string                        // what each tool writes
+	tool    func(argv []string) error     // what a tool does
+	acts    map[string]func(value string) // by path: what a write does
 }
 
 func newWorld(t *testing.T) (*world, *Host) {
@@ -47,8 +49,12 @@ func newWorld(t *testing.T) (*world, *Host) {
 func (w *world) run(_ context.Context, argv ...string) (string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if argv[0] == "sync" {
+		w.flushed = append(w.flushed, argv[2])
+		return "", nil
+	}
 	w.ran = append(w.ran, strings.Join(argv, " "))
-	return "", w.tool(argv)
+	return w.says, w.tool(argv)
 }
 
 // act does what was written to the attributes.
@@ -205,6 +211,8 @@ func TestKernelISCSI(t *testing.T) {
 		node + " --interface default --op new",
 		node + " --op update -n node.session.scan -v manual",
 		node + " --op update -n node.startup -v manual",
+		node + " --op update -n node.conn[0].timeo.login_timeout -v 5",
+		node + " --op update -n node.session.initial_login_retry_max -v 1",
 		node + " --login",
 	})
 	if strings.Contains(strings.Join(ran, " "), "REDACTED") {
@@ -287,6 +295,54 @@ func TestKernelISCSILoginFails(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(w.root + "/etc/iscsi/nodes/*/*"); len(left) > 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// The login stays nowhere: not in the record of a portal that failed before another one
+// answered, either.
+func TestKernelISCSISecondPortal(t *testing.T) {
+	w, h := openISCSI(t)
+	const dead = "10.9.9.9:3260"
+	record := "etc/iscsi/nodes/" + testIQN + "/10.9.9.9,3260"
+	alive := w.tool
+	w.tool = func(argv []string) error {
+		if argv[6] != dead {
+			return alive(argv)
+		}
+		switch argv[len(argv)-1] {
+		case dead:
+			return &CommandError{Argv: argv, Code: iscsiNoObject}
+		case "new":
+			put(t, w.root, record, "# BEGIN RECORD 2.1.8\n# END RECORD\n")
+		case "--login":
+			return &CommandError{Argv: argv, Code: 8, Stderr: "connection timed out"}
+		case "--logout":
+			return &CommandError{Argv: argv, Code: iscsiNoObject}
+		case "delete":
+			os.Remove(filepath.Join(w.root, record))
+		}
+		return nil
+	}
+	req := recorded(t, "iscsi")
+	delete(req.Connection.Data, "target_portal")
+	req.Connection.Data["target_portals"] = []any{dead, "10.1.0.5:3260"}
+	req.Connection.Data["target_iqns"] = []any{testIQN, testIQN}
+	req.Connection.Data["target_luns"] = []any{1, 1}
+	dev, err := h.Connect(t.Context(), req, prepare(t, kernelISCSI{h}, req))
+	if err != nil || dev.Path != w.root+"/dev/sdb" {
+		t.Fatalf("%+v, %v", dev, err)
+	}
+	if exists(filepath.Join(w.root, record)) {
+		t.Error("the record of the portal that failed is left, with the login")
+	}
+	if err := h.Disconnect(t.Context(), dev); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(w.root + "/etc/iscsi/nodes/*/*"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	if !slices.Contains(w.flushed, w.root+"/dev/sdb") {
+		t.Errorf("flushed: %q", w.flushed)
 	}
 }
 

@@ -127,7 +127,7 @@ func (n nfsDriver) disconnect(ctx context.Context, dev Device) error {
 		return err
 	}
 	if mounted && st.Format == "raw" && !dev.ReadOnly {
-		if err := flushFile(ctx, filepath.Join(s.target(), st.Name)); err != nil {
+		if err := n.h.flushApart(ctx, filepath.Join(s.target(), st.Name)); err != nil {
 			return fmt.Errorf("%w: %v; bring %s back and try again", ErrNotFlushed, err, st.Export)
 		}
 	}

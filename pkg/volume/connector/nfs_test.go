@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"golang.org/x/sys/unix"
@@ -25,6 +26,9 @@ type fakeNFS struct {
 func (f *fakeNFS) run(ctx context.Context, argv ...string) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if argv[0] == "sync" {
+		return runCommand(ctx, argv...)
+	}
 	if f.fail != nil {
 		return "", f.fail
 	}
@@ -59,7 +63,7 @@ func TestNFS(t *testing.T) {
 	if len(f.mounts) != 1 {
 		t.Errorf("mounted %d times", len(f.mounts))
 	}
-	want := "mount -t nfs -o vers=4.1,soft,nosuid,nodev,noexec -- 127.0.0.1:" + dir
+	want := "mount -t nfs -o retry=0,vers=4.1,soft,nosuid,nodev,noexec -- 127.0.0.1:" + dir
 	if got := strings.Join(f.mounts[0], " "); !strings.HasPrefix(got, want+" ") {
 		t.Errorf("got %s", got)
 	}
@@ -157,7 +161,13 @@ func TestNFSFailures(t *testing.T) {
 	if err := h.Disconnect(t.Context(), dev); !errors.Is(err, volume.ErrInUse) {
 		t.Errorf("got %v", err)
 	}
-	run(t, "losetup", "-d", loop)
+	// One who is about to let go is waited for.
+	let := time.AfterFunc(300*time.Millisecond, func() { run(t, "losetup", "-d", loop) })
+	defer let.Stop()
+	if err := h.Disconnect(t.Context(), dev); err != nil {
+		t.Errorf("a loop device that goes: %v", err)
+	}
+	dev = connect(t, h, req)
 	// Somebody else unmounted it, or the host was started anew: that is done.
 	unix.Unmount(filepath.Dir(dev.Path), unix.MNT_DETACH)
 	if err := h.Disconnect(t.Context(), dev); err != nil {

@@ -104,9 +104,23 @@ func (n nvmeDriver) login(ctx context.Context, st nvmeState) error {
 		if err == nil {
 			return nil
 		}
-		errs = append(errs, err)
+		errs = append(errs, err, n.drop(ctx, st.NQN))
 	}
 	return errors.Join(errs...)
+}
+
+// drop takes away the controllers that a failed connect leaves, which go on trying. They
+// belong to no subsystem yet.
+func (n nvmeDriver) drop(ctx context.Context, nqn string) (err error) {
+	for _, dir := range n.h.glob("sys/class/nvme/nvme*") {
+		name := filepath.Base(dir)
+		if n.h.firstLine(dir, "subsysnqn") != nqn || len(n.h.glob("sys/class/nvme-subsystem/*/"+name)) > 0 {
+			continue
+		}
+		_, e := n.h.o.Run(ctx, "nvme", "disconnect", "-d", name)
+		err = errors.Join(err, e)
+	}
+	return err
 }
 
 // subsystem finds the subsystem with a name; "" when it is not connected.
@@ -166,8 +180,15 @@ func (n nvmeDriver) disconnect(ctx context.Context, dev Device) error {
 			return nil
 		}
 		path := n.device(st)
+		if path != "" {
+			claimed, err := n.h.claim(ctx, filepath.Base(path))
+			if err != nil {
+				return err
+			}
+			defer claimed.Close()
+		}
 		if path != "" && !dev.ReadOnly {
-			if err := flushFile(ctx, path); err != nil {
+			if err := n.h.flushApart(ctx, path); err != nil {
 				return fmt.Errorf("%w: %v; bring the storage back and try again", ErrNotFlushed, err)
 			}
 		}

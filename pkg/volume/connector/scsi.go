@@ -64,12 +64,14 @@ func (h *Host) removeDisk(ctx context.Context, d scsiDisk, readOnly bool) error 
 	if err != nil || now == nil || now.WWID != d.WWID {
 		return err
 	}
-	dev := h.fs("dev", now.Name)
-	if held, _ := os.ReadDir(h.fs("sys/block", now.Name, "holders")); len(held) > 0 {
-		return &BusyError{Path: dev, By: held[0].Name()}
+	claimed, err := h.claim(ctx, now.Name)
+	if err != nil {
+		return err
 	}
+	defer claimed.Close()
+	dev := h.fs("dev", now.Name)
 	if !readOnly {
-		if err := flushFile(ctx, dev); err != nil {
+		if err := h.flushApart(ctx, dev); err != nil {
 			return fmt.Errorf("%w: %v; bring the storage back and try again", ErrNotFlushed, err)
 		}
 	}

@@ -9,13 +9,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/durable"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/lock"
-	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
+
+// mountLimit is how long an NFS server may take to answer.
+const mountLimit = 30 * time.Second
 
 // share is an export mounted once for all attachments of this host. Who uses it
 // is counted by files named after the attachments, so that the count survives a
@@ -84,6 +91,11 @@ func (s share) acquire(ctx context.Context, attachment, export, options string) 
 		if options != "" {
 			all = options + "," + all
 		}
+		if !strings.Contains(","+options, ",retry=") {
+			all = "retry=0," + all // in minutes: mount.nfs(8) would try for two
+		}
+		ctx, cancel := context.WithTimeoutCause(ctx, mountLimit, fmt.Errorf("the server did not answer within %s", mountLimit))
+		defer cancel()
 		_, err := s.h.o.Run(ctx, "mount", "-t", "nfs", "-o", all, "--", export, s.target())
 		return err
 	})
@@ -134,6 +146,7 @@ func (s share) uncount(attachment string) error {
 }
 
 func (s share) unmount(ctx context.Context) error {
+	until := time.Now().Add(idleLimit)
 	for {
 		on, err := s.mounted()
 		if err != nil || !on {
@@ -143,6 +156,10 @@ func (s share) unmount(ctx context.Context) error {
 			return unix.Unmount(s.target(), unix.UMOUNT_NOFOLLOW)
 		})
 		switch {
+		case errors.Is(err, unix.EBUSY) && time.Now().Before(until):
+			if err := wait.For(ctx, 100*time.Millisecond); err != nil {
+				return err
+			}
 		case errors.Is(err, unix.EBUSY):
 			return &BusyError{Path: s.target(), By: "an open file or a loop device"}
 		case err != nil && !errors.Is(err, unix.EINVAL):
