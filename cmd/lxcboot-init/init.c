@@ -253,6 +253,7 @@ void run_init(void)
 	// This program runs from there: the mount is gone with its last process.
 	if (umount2(HERE, MNT_DETACH) < 0 || rmdir(HERE) < 0)
 		die(NOT_EXECUTABLE, "cannot unmount %s", HERE);
+	wait_release(hold); // the host puts this process into groups meanwhile
 	confine_groups(group);
 	if (*hostname && sethostname(hostname, strlen(hostname)) < 0)
 		die(NOT_EXECUTABLE, "cannot set the host name %s", hostname);
@@ -264,7 +265,6 @@ void run_init(void)
 			die(NOT_EXECUTABLE, "cannot set its environment");
 	if (filtered && load_filter() < 0)
 		die(NOT_EXECUTABLE, "cannot load the filter of system calls");
-	wait_release(hold);
 	reset_signals();
 	execv(program, argv);
 	int code = errno == ENOENT ? NOT_FOUND : NOT_EXECUTABLE;

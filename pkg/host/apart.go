@@ -7,15 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/cgroup"
 )
 
 // Variables for the tests' sake.
@@ -110,39 +109,23 @@ func becomes(pid int, argv []string) error {
 
 // leaveGroups moves a process to the top of each hierarchy that is mounted here.
 func leaveGroups(pid int) error {
-	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	groups, err := cgroup.Of(pid)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it has ended
 	}
-	mounts, e := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	tops, e := cgroup.Tops()
 	if err := errors.Join(err, e); err != nil {
 		return fmt.Errorf("taking a process out of its control groups: %w", err)
 	}
 	var errs []error
-	for line := range strings.Lines(string(groups)) {
-		_, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
-		controllers, path, _ := strings.Cut(rest, ":")
-		for _, m := range mounts {
-			if !shows(m, controllers) {
-				continue
-			}
-			if path != m.Root {
-				err := os.WriteFile(filepath.Join(m.Mountpoint, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
-				if err != nil && !errors.Is(err, unix.ESRCH) {
-					errs = append(errs, fmt.Errorf("process %d stays in the control group %s%s, and ends when that is ended: %w", pid, m.Mountpoint, path, err))
-				}
-			}
-			break
+	for _, top := range tops {
+		path := groups[strings.Join(top.Controllers, ",")]
+		if path == top.Path {
+			continue
+		}
+		if err := top.Join(pid); err != nil {
+			errs = append(errs, fmt.Errorf("process %d stays in the control group %s%s, and ends when that is ended: %w", pid, top.Dir, path, err))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// shows says whether a mount is of the hierarchy of these controllers; none: cgroup v2.
-func shows(m *mountinfo.Info, controllers string) bool {
-	if controllers == "" {
-		return m.FSType == "cgroup2"
-	}
-	options := strings.Split(m.VFSOptions, ",")
-	return m.FSType == "cgroup" && !slices.ContainsFunc(strings.Split(controllers, ","), func(c string) bool { return !slices.Contains(options, c) })
 }

@@ -303,6 +303,9 @@ func (m *Manager) complete(ctx context.Context, h *Handle) error {
 		return err
 	}
 	if m.Roots.Mounted(m.Store.LaunchDir(h.ID)) {
+		if err := m.Kernel.Confine(h.ID, h.live.Init); err != nil {
+			return err
+		}
 		if err := m.Kernel.Release(ctx, m.Store.LaunchDir(h.ID)); err != nil {
 			return err
 		}

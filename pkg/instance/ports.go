@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 
+	"github.com/lxcboot/lxcboot/pkg/cgroup"
 	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
@@ -90,12 +91,15 @@ type Kernel interface {
 	Look(name string) (lxc.Live, error)
 	// CheckInit says why an init below a root cannot be run.
 	CheckInit(root, init string) error
-	// Launch puts lxcboot-init and what it is told at a mountpoint, and may make a
-	// control group; Unlaunch takes the former away, and RemoveGroups, when the container
-	// has ended, the latter.
+	// MakeGroups makes the control groups of a container that has not started, with its
+	// limits, and gives what its Launch has to name; Confine puts its first process, which
+	// is held, into those that libvirt leaves out; RemoveGroups removes all after its end.
+	MakeGroups(ctx context.Context, id string, ids *lxc.IDMap, l cgroup.Limits) (string, error)
+	Confine(id string, init int) error
+	RemoveGroups(ctx context.Context, id string) error
+	// Launch puts lxcboot-init and what it is told at a mountpoint; Unlaunch takes it away.
 	Launch(dir string, l lxc.Launch) error
 	Unlaunch(dir string) error
-	RemoveGroups(id, name string) error
 	// Hold keeps the init from running until its Gate is released or this process
 	// ends; Release lets one go that nobody holds.
 	Hold(dir string) (Gate, error)

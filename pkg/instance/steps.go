@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net/netip"
 	"os"
 	"path"
 	"slices"
@@ -126,7 +125,7 @@ func (m *Manager) prepareRoot(ctx context.Context, h *Handle) error {
 	if err := m.inject(h); err != nil {
 		return err
 	}
-	return m.launch(h)
+	return m.launch(ctx, h)
 }
 
 // target is where a volume is mounted on the host; empty for a block device.
@@ -141,7 +140,7 @@ func (m *Manager) target(r *state.Record, v *state.Volume) string {
 }
 
 // launch puts lxcboot-init, and what it is told, where libvirt's definition has it.
-func (m *Manager) launch(h *Handle) error {
+func (m *Manager) launch(ctx context.Context, h *Handle) error {
 	root := m.Store.RootDir(h.ID)
 	init, err := m.Roots.FindInit(root, h.Spec.Init)
 	if err == nil {
@@ -154,24 +153,26 @@ func (m *Manager) launch(h *Handle) error {
 	if err := m.Store.MakeMountpoint(dir); err != nil {
 		return err
 	}
-	return m.Kernel.Launch(dir, lxc.Launch{ID: h.ID, IDMap: h.IDMap(), Init: init, Args: h.Spec.InitArgs, Env: h.Spec.Env, Hostname: h.Spec.Hostname,
+	group, err := m.Kernel.MakeGroups(ctx, h.ID, h.IDMap(), h.Limits())
+	if err != nil {
+		return err
+	}
+	return m.Kernel.Launch(dir, lxc.Launch{Group: group, Init: init, Args: h.Spec.InitArgs, Env: h.Spec.Env, Hostname: h.Spec.Hostname,
 		Privileged: h.Spec.Privileged, Unfiltered: h.Spec.Unfiltered})
 }
 
 // checkMountpoints looks at the directories that libvirt mounts at, each in the
 // filesystem that it is in.
 func (m *Manager) checkMountpoints(h *Handle) error {
-	dirs := map[string]string{"/": m.Store.RootDir(h.ID)} // by the path in the container
+	dirs := map[string]string{} // by the path in the container
 	for i, v := range h.Volumes {
 		if v.Mapping.MountPath != "" {
 			dirs[path.Clean(v.Mapping.MountPath)] = m.target(&h.Record, &h.Volumes[i])
 		}
 	}
 	targets := append(slices.Sorted(maps.Keys(dirs)), "/.oldroot", "/dev", "/proc", "/sys")
+	dirs["/"] = m.Store.RootDir(h.ID)
 	for _, target := range targets {
-		if target == "/" {
-			continue
-		}
 		below := path.Dir(target)
 		for dirs[below] == "" {
 			below = path.Dir(below)
@@ -198,7 +199,7 @@ func (m *Manager) inject(h *Handle) error {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return failure.Of(state.ErrDamaged, "the seed of instance %q cannot be read: %w", h.Name, err)
 	}
-	s.InstanceID, s.Meta, s.NICs = h.ID, h.Meta, seedNICs(h.Spec.NICs)
+	s.InstanceID, s.Meta, s.NICs = h.ID, h.Meta, h.SeedNICs()
 	files, err := s.Render()
 	if err != nil {
 		return err
@@ -258,18 +259,6 @@ func (m *Manager) restore(ctx context.Context, h *Handle) error {
 	}
 	fault.Point("files put back")
 	return nil
-}
-
-func seedNICs(nics []lxc.Interface) (all []seed.NIC) {
-	for _, n := range nics {
-		s := seed.NIC{MAC: n.MAC}
-		for _, a := range n.Addresses {
-			s.Address, _ = netip.ParsePrefix(a)
-		}
-		s.Gateway, _ = netip.ParseAddr(n.Gateway)
-		all = append(all, s)
-	}
-	return all
 }
 
 func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target string) error {
@@ -349,8 +338,11 @@ func (m *Manager) releaseRoot(ctx context.Context, h *Handle) error {
 			return err
 		}
 	}
-	if err := m.Kernel.RemoveGroups(h.ID, h.Name); err != nil {
-		return err
+	// libvirt's controller can outlive the init, and is in them until it is ended.
+	if h.live.Controller == 0 {
+		if err := m.Kernel.RemoveGroups(ctx, h.ID); err != nil {
+			return err
+		}
 	}
 	// Only a process that was killed leaves it without anything in it.
 	return m.Store.RemovePath(h.ID, m.Store.RootDir(h.ID))
@@ -436,6 +428,9 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) (err error) {
 		return err
 	}
 	if h.console, err = m.Consoles.Open(h.live); err != nil {
+		return err
+	}
+	if err := m.Kernel.Confine(h.ID, h.live.Init); err != nil {
 		return err
 	}
 	h.gate.Release() // its end is seen by now, and with it its exit status

@@ -44,6 +44,8 @@ type world struct {
 	loops    map[int]loop.Device
 	domains  map[string]*domain
 	launched map[string]bool // mounted launch directories
+	groups   map[string]bool // the outer groups, by the instance
+	confined map[string]bool // in which its processes are
 	kept     map[string]bool // paths that were kept
 	forgot   bool            // some were, and not put back
 	console  map[int]string  // pid -> instance
@@ -72,7 +74,7 @@ func newWorld(t *testing.T) *world {
 		volumes: map[string]*volume.Volume{"mine": {ID: "mine", Name: "mine", Status: volume.StatusAvailable, Size: 2, Bootable: true}},
 		snaps:   map[string]volume.Snapshot{},
 		devices: map[string]bool{}, mounts: map[string]string{}, loops: map[int]loop.Device{},
-		domains: map[string]*domain{}, launched: map[string]bool{}, kept: map[string]bool{}, console: map[int]string{}, next: 1,
+		domains: map[string]*domain{}, launched: map[string]bool{}, groups: map[string]bool{}, confined: map[string]bool{}, kept: map[string]bool{}, console: map[int]string{}, next: 1,
 	}
 }
 
@@ -118,6 +120,9 @@ func (w *world) String() string {
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.launched)) {
 		s = append(s, "mount "+id)
+	}
+	for _, id := range slices.Sorted(maps.Keys(w.groups)) {
+		s = append(s, fmt.Sprint("groups ", id, w.confined[id]))
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.loops)) {
 		s = append(s, fmt.Sprint("loop ", id))

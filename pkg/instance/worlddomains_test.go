@@ -3,8 +3,10 @@ package instance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
+	"github.com/lxcboot/lxcboot/pkg/cgroup"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 )
@@ -51,6 +53,9 @@ func (w domainsFake) Start(ctx context.Context, id string) (info lxc.Info, err e
 		}
 		if !w.launched[d.cfg.Launch] {
 			return errors.New("started without its first program")
+		}
+		if !w.groups[id] {
+			return errors.New("started without its groups")
 		}
 		for _, k := range d.cfg.Disks {
 			if linked(k.Source) == "" {
@@ -181,7 +186,40 @@ func (w kernelFake) Unlaunch(dir string) error {
 	})
 }
 
-func (w kernelFake) RemoveGroups(string, string) error { return nil }
+func (w kernelFake) MakeGroups(_ context.Context, id string, _ *lxc.IDMap, l cgroup.Limits) (string, error) {
+	return "", w.do(context.Background(), "make groups", func() error {
+		if l.MemoryMiB == 0 || l.VCPUs == 0 || l.Processes == 0 {
+			return fmt.Errorf("not limited: %+v", l)
+		}
+		w.groups[id] = true
+		return nil
+	})
+}
+
+// Confine puts in a first process of the container's own.
+func (w kernelFake) Confine(id string, init int) error {
+	return w.do(context.Background(), "confine", func() error {
+		if !w.groups[id] || init == 0 {
+			return fmt.Errorf("process %d cannot be confined", init)
+		}
+		w.confined[id] = true
+		return nil
+	})
+}
+
+func (w kernelFake) RemoveGroups(_ context.Context, id string) error {
+	if !w.groups[id] {
+		return nil
+	}
+	return w.do(context.Background(), "remove groups", func() error {
+		if d, ok := w.domains[id]; ok && d.state == lxc.Running {
+			return errors.New("the groups are in use")
+		}
+		delete(w.groups, id)
+		delete(w.confined, id)
+		return nil
+	})
+}
 
 func (w kernelFake) Hold(string) (Gate, error) { return gateFake{}, nil }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"libvirt.org/go/libvirtxml"
 
+	"github.com/lxcboot/lxcboot/pkg/cgroup"
 	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
@@ -29,14 +30,16 @@ var ErrInvalid = failure.ErrInvalid
 // cpuPeriod is the period of the CPU quota in microseconds, the kernel's default.
 const cpuPeriod = 100_000
 
-// Config is a container, from which its domain is made.
+// Config is a container, from which its domain is made. Its limits are libvirt's and the
+// container's root can lift them: those that hold are of the outer group (cgroup.Make),
+// which must be there before libvirt starts it.
 type Config struct {
 	UUID        string // the instance's id
 	Name        string // the domain's name
 	Title       string
 	Description string
-	MemoryMiB   int // the hard limit of its memory
-	SwapMiB     int // the most swap it may use besides; 0: not limited
+	MemoryMiB   int // of which it sees the use, and the limit
+	SwapMiB     int // as the memory; 0: it sees the host's
 	VCPUs       int // how many CPUs' worth of time it may use
 
 	Launch       string // directory on the host that a Launch is mounted at
@@ -108,6 +111,7 @@ func (c Config) XML() (string, error) {
 			Period: &libvirtxml.DomainCPUTunePeriod{Value: cpuPeriod},
 			Quota:  &libvirtxml.DomainCPUTuneQuota{Value: int64(c.VCPUs) * cpuPeriod},
 		},
+		Resource: &libvirtxml.DomainResource{Partition: cgroup.Partition(c.UUID)},
 		OS: &libvirtxml.DomainOS{
 			Type: &libvirtxml.DomainOSType{Type: "exe"},
 			Init: path.Join(launchTarget, programName),

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/cgroup"
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 )
@@ -165,16 +166,16 @@ func (p *initProc) enter(ctx context.Context, in entry) (*program, error) {
 
 // openGroups opens the cgroup.procs files of the init's groups.
 func (p *initProc) openGroups() (open []*os.File, err error) {
-	groups, err := membership(p.pid)
+	groups, err := cgroup.Of(p.pid)
 	if err != nil {
-		return nil, err
+		return nil, ErrNotRunning
 	}
-	dirs, err := cgroupDirs(groups)
+	dirs, err := cgroup.Dirs(groups)
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range dirs {
-		f, err := os.OpenFile(filepath.Join(d.dir, "cgroup.procs"), os.O_WRONLY, 0)
+		f, err := os.OpenFile(filepath.Join(d.Dir, "cgroup.procs"), os.O_WRONLY, 0)
 		if err != nil {
 			return open, fmt.Errorf("cannot enter the container's cgroup: %w", err)
 		}

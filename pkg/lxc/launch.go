@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,9 +32,8 @@ const (
 // Launch is what the container's first process, lxcboot-init, is told: what it makes
 // of the container, and which init it executes then.
 type Launch struct {
-	ID         string // the container's; empty: it gets no control group from us
-	IDMap      *IDMap // as its Config has it
 	Program    string // lxcboot-init on this host
+	Group      string // its own in v1's hierarchy of systemd, as cgroup.Make gives it; empty: none
 	Init       string // absolute path inside the root
 	Args       []string
 	Env        map[string]string // beside and before what libvirt gives
@@ -46,25 +44,11 @@ type Launch struct {
 
 // Mount mounts a small filesystem with the program and its orders at dir, which
 // exists, in place of one that is there already. The orders hold the environment: none
-// but the container's root may reach dir. A failed Mount mounts nothing. Where libvirt
-// makes no control group for systemd in the container, Mount does, for RemoveGroups.
+// but the container's root may reach dir. A failed Mount mounts nothing.
 func (l Launch) Mount(dir string) error {
 	orders, err := l.orders()
 	if err != nil {
 		return err
-	}
-	if l.ID != "" {
-		owner := 0
-		if l.IDMap != nil {
-			owner = int(l.IDMap.HostID)
-		}
-		group, err := makeOwnGroup(l.ID, owner)
-		if err != nil {
-			return err
-		}
-		orders.text(group)
-	} else {
-		orders.text("")
 	}
 	program, err := os.ReadFile(l.Program)
 	if err != nil {
@@ -187,7 +171,7 @@ func ReleaseInit(_ context.Context, dir string) error {
 	return err
 }
 
-// orders are what run_init in cmd/lxcboot-init reads, but for the group at their end.
+// orders are what run_init in cmd/lxcboot-init reads.
 func (l Launch) orders() (*orders, error) {
 	if !path.IsAbs(l.Init) {
 		return nil, invalid("the init must be an absolute path, not %q", l.Init)
@@ -202,10 +186,7 @@ func (l Launch) orders() (*orders, error) {
 		}
 		env = append(env, name+"="+l.Env[name])
 	}
-	if l.ID != "" && uuid.Validate(l.ID) != nil {
-		return nil, invalid("the instance id %q is not a UUID", l.ID)
-	}
-	if slices.ContainsFunc(slices.Concat([]string{l.Init, l.Hostname}, l.Args, env), func(s string) bool { return strings.ContainsRune(s, 0) }) {
+	if slices.ContainsFunc(slices.Concat([]string{l.Init, l.Hostname, l.Group}, l.Args, env), func(s string) bool { return strings.ContainsRune(s, 0) }) {
 		return nil, invalid("the init, its arguments and its environment cannot hold a zero byte")
 	}
 	var o orders
@@ -215,6 +196,7 @@ func (l Launch) orders() (*orders, error) {
 	o.text(l.Init)
 	o.list(append([]string{l.Init}, l.Args...))
 	o.list(env)
+	o.text(l.Group)
 	return &o, nil
 }
 

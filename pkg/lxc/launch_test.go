@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/lxcboot/lxcboot/pkg/cgroup"
 	"github.com/lxcboot/lxcboot/pkg/wait"
 	"os"
 	"os/exec"
@@ -149,7 +150,7 @@ func TestLaunchUmask(t *testing.T) {
 func held(t *testing.T, h *Host, cfg box, hold func()) (Info, *initProc) {
 	t.Helper()
 	define(t, h, cfg)
-	must(t, Launch{ID: cfg.UUID, IDMap: cfg.IDMap, Program: initProgram, Init: cfg.Init, Args: cfg.InitArgs}.Mount(cfg.Launch))
+	must(t, Launch{Group: cfg.groups(t), Program: initProgram, Init: cfg.Init, Args: cfg.InitArgs}.Mount(cfg.Launch))
 	hold()
 	info, err := h.Start(limited(t), cfg.UUID)
 	must(t, err)
@@ -361,24 +362,24 @@ func TestControlGroups(t *testing.T) {
 			// What is mounted is the container's own: a group that the host makes below it is
 			// seen, and the host's own are not.
 			_, tree, _ := c.run(t, ExecOptions{}, "ls", "-R", "/sys/fs/cgroup")
-			for _, word := range []string{"machine", "libvirt-lxc", "system.slice", groupsName} {
+			for _, word := range []string{"machine", "libvirt-lxc", "system.slice", "lxcboot"} {
 				if strings.Contains(tree, word) {
 					t.Errorf("%s is seen", word)
 				}
 			}
 			for _, g := range groups {
 				at := "/sys/fs/cgroup"
-				if len(g.controllers) > 0 {
-					at += "/" + strings.Join(g.controllers, ",")
+				if len(g.Controllers) > 0 {
+					at += "/" + strings.Join(g.Controllers, ",")
 				}
-				own := filepath.Join(g.dir, "seen")
+				own := filepath.Join(g.Dir, "seen")
 				must(t, os.Mkdir(own, 0o755))
 				if code, _, errs := c.run(t, ExecOptions{}, "ls", at+"/seen"); code != 0 {
 					t.Errorf("%s does not show the container's own group: %s", at, errs)
 				}
 				must(t, os.Remove(own))
-				if len(g.controllers) > 0 {
-					_, out, errs := c.run(t, ExecOptions{}, "sh", "-c", "mkdir -p /tmp/g && mount -t cgroup -o "+strings.Join(g.controllers, ",")+" x /tmp/g && ls /tmp/g && umount /tmp/g")
+				if len(g.Controllers) > 0 {
+					_, out, errs := c.run(t, ExecOptions{}, "sh", "-c", "mkdir -p /tmp/g && mount -t cgroup -o "+strings.Join(g.Controllers, ",")+" x /tmp/g && ls /tmp/g && umount /tmp/g")
 					if !strings.Contains(out, "cgroup.procs") || strings.Contains(out, "machine") {
 						t.Errorf("mounted anew: %q %q", out, errs)
 					}
@@ -555,49 +556,54 @@ func TestExecConflict(t *testing.T) {
 // own, which neither its start nor its end shares with another's.
 func TestOwnGroup(t *testing.T) {
 	h := open(t)
-	top, err := systemdHierarchy()
-	must(t, err)
-	if top == "" { // libvirt has one for each
-		if group, err := makeOwnGroup(testUUID, 0); group != "" || err != nil {
-			t.Errorf("%q, %v", group, err)
+	first := config(t, "")
+	if first.groups(t) == "" {
+		must(t, cgroup.Remove(limited(t), first.UUID))
+		return // libvirt makes one for each
+	}
+	running := []*container{start(t, h, first)}
+	makes := func(c *container, group string) {
+		t.Helper()
+		if code, _, errs := c.run(t, ExecOptions{}, "mkdir", "-p", "/sys/fs/cgroup/systemd/"+group); code != 0 {
+			t.Errorf("no group can be made: %s", errs)
 		}
-		return
 	}
-	first := start(t, h, config(t, ""))
-	if code, _, errs := first.run(t, ExecOptions{}, "mkdir", "-p", "/sys/fs/cgroup/systemd/a/b"); code != 0 {
-		t.Errorf("no group can be made: %s", errs)
-	}
+	makes(running[0], "a/b")
 	// libvirt gives the next container what is right below its own group.
-	second := start(t, h, boxOf(t, makeRoot(t, testIDs+65536, ""), &IDMap{HostID: testIDs + 65536, Count: 65536}))
-	for _, c := range []*container{first, second} {
-		if code, _, errs := c.run(t, ExecOptions{}, "mkdir", "/sys/fs/cgroup/systemd/later"); code != 0 {
-			t.Errorf("no group can be made after another container's start: %s", errs)
+	running = append(running, start(t, h, boxOf(t, makeRoot(t, testIDs+65536, ""), &IDMap{HostID: testIDs + 65536, Count: 65536})))
+	group := func(c *container) string {
+		t.Helper()
+		paths, err := cgroup.Of(c.InitPID)
+		must(t, err)
+		dirs, err := cgroup.Dirs(map[string]string{"name=systemd": paths["name=systemd"]})
+		must(t, err)
+		if len(dirs) != 1 || !strings.HasSuffix(dirs[0].Dir, c.UUID) {
+			t.Fatalf("it is in %v of %v", dirs, paths)
 		}
-		groups, err := membership(c.InitPID)
-		if want := "/" + groupsName + "/" + c.UUID; err != nil || groups["name=systemd"] != want {
-			t.Errorf("it is in %q instead of %s, %v", groups["name=systemd"], want, err)
-		}
+		return dirs[0].Dir
 	}
-	for i, c := range []*container{first, second} {
+	groups := []string{group(running[0]), group(running[1])}
+	for _, c := range running {
+		makes(c, "later")
+	}
+	for i, c := range running {
 		must(t, h.Destroy(limited(t), c.UUID))
-		must(t, RemoveGroups(c.UUID, c.box.Name))
-		if _, err := os.Stat(filepath.Join(top, groupsName, c.UUID)); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("its group is left: %v", err)
-		}
-		if _, err := os.Stat(filepath.Join(top, groupsName, second.UUID)); (err == nil) != (i == 0) {
-			t.Errorf("the other's group after %d ends: %v", i+1, err)
+		must(t, cgroup.Remove(limited(t), c.UUID))
+		for j, dir := range groups {
+			if _, err := os.Stat(dir); (err == nil) != (j > i) {
+				t.Errorf("the group of container %d after the end of %d: %v", j, i, err)
+			}
 		}
 	}
-	must(t, RemoveGroups(first.UUID, first.box.Name))
 }
 
 // cgroupV2 is where the hierarchy of cgroup v2 is mounted: by the host, or for this test.
 func cgroupV2(t *testing.T) string {
 	t.Helper()
-	dirs, err := cgroupDirs(map[string]string{"": "/"})
+	dirs, err := cgroup.Dirs(map[string]string{"": "/"})
 	must(t, err)
 	if len(dirs) > 0 {
-		return dirs[0].dir
+		return dirs[0].Dir
 	}
 	dir := t.TempDir()
 	must(t, unix.Mount("none", dir, "cgroup2", 0, ""))
@@ -670,7 +676,7 @@ func TestControlGroupsV2(t *testing.T) {
 	must(t, os.MkdirAll(filepath.Join(own, "in", "below"), 0o755))
 	t.Cleanup(func() {
 		for _, dir := range []string{"in/below", "in", ""} {
-			must(t, rmdirGroup(filepath.Join(own, dir)))
+			must(t, cgroup.RemoveTree(filepath.Join(own, dir)))
 		}
 	})
 	out, err := byHand(t, Launch{

@@ -22,7 +22,7 @@ func remainsOf(info Info) *remains {
 		r.fds = append(r.fds, p.pidfd)
 		if groups, err := containerCgroups(info.PID, p.pid); err == nil {
 			for _, g := range groups {
-				r.cgroups = append(r.cgroups, g.dir)
+				r.cgroups = append(r.cgroups, g.Dir)
 			}
 		}
 	}

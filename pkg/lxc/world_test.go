@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/lxcboot/lxcboot/pkg/cgroup"
 	"github.com/lxcboot/lxcboot/pkg/console"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 )
@@ -33,9 +34,21 @@ type box struct {
 // mount mounts the launch of the box, which is not held.
 func (b box) mount(t *testing.T) {
 	t.Helper()
-	l := Launch{ID: b.UUID, IDMap: b.IDMap, Program: initProgram, Init: b.Init, Args: b.InitArgs, Env: b.InitEnv, Hostname: b.Hostname, Privileged: b.Privileged, Unfiltered: b.Unfiltered}
+	l := Launch{Group: b.groups(t), Program: initProgram, Init: b.Init, Args: b.InitArgs, Env: b.InitEnv, Hostname: b.Hostname, Privileged: b.Privileged, Unfiltered: b.Unfiltered}
 	must(t, l.Mount(b.Launch))
 	must(t, ReleaseInit(limited(t), b.Launch))
+}
+
+// groups makes the box's control groups.
+func (b box) groups(t *testing.T) string {
+	t.Helper()
+	owner := 0
+	if b.IDMap != nil {
+		owner = int(b.IDMap.HostID)
+	}
+	own, err := cgroup.Make(limited(t), b.UUID, owner, cgroup.Limits{MemoryMiB: b.MemoryMiB, VCPUs: b.VCPUs, Processes: 4096})
+	must(t, err)
+	return own
 }
 
 // up starts a defined container and waits for its init.
@@ -54,7 +67,7 @@ func tryUp(t *testing.T, h *Host, cfg box) error {
 	return err
 }
 
-var applets = "sh ls cat ps mount umount sleep echo grep id tty reboot poweroff halt stty env pwd dd true false kill test hostname printf head wc seq mkdir touch chmod"
+var applets = "sh ls cat ps mount umount sleep echo grep id tty reboot poweroff halt stty env pwd dd true false kill test hostname printf head wc seq mkdir touch chmod find tail"
 
 const inittab = `::sysinit:/etc/rc
 ::respawn:/bin/sleep 1000
@@ -182,7 +195,7 @@ func define(t *testing.T, h *Host, cfg box) {
 		if err := h.Undefine(ctx, cfg.UUID); err != nil {
 			t.Errorf("clean-up: %v", err)
 		}
-		if err := RemoveGroups(cfg.UUID, cfg.Name); err != nil {
+		if err := cgroup.Remove(ctx, cfg.UUID); err != nil {
 			t.Errorf("clean-up: %v", err)
 		}
 	})

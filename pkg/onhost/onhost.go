@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/cgroup"
 	"github.com/lxcboot/lxcboot/pkg/console"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/loop"
@@ -116,8 +117,20 @@ func (k Kernel) Launch(dir string, l lxc.Launch) (err error) {
 // Unlaunch is lxc.UnmountLaunch.
 func (Kernel) Unlaunch(dir string) error { return lxc.UnmountLaunch(dir) }
 
-// RemoveGroups is lxc.RemoveGroups.
-func (Kernel) RemoveGroups(id, name string) error { return lxc.RemoveGroups(id, name) }
+// MakeGroups is cgroup.Make.
+func (Kernel) MakeGroups(ctx context.Context, id string, ids *lxc.IDMap, l cgroup.Limits) (string, error) {
+	owner := 0
+	if ids != nil {
+		owner = int(ids.HostID)
+	}
+	return cgroup.Make(ctx, id, owner, l)
+}
+
+// Confine is cgroup.Confine.
+func (Kernel) Confine(id string, init int) error { return cgroup.Confine(id, init) }
+
+// RemoveGroups is cgroup.Remove.
+func (Kernel) RemoveGroups(ctx context.Context, id string) error { return cgroup.Remove(ctx, id) }
 
 // Hold is lxc.HoldInit.
 func (Kernel) Hold(dir string) (instance.Gate, error) { return lxc.HoldInit(dir) }

@@ -5,6 +5,7 @@ package state
 
 import (
 	"cmp"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/cgroup"
 	"github.com/lxcboot/lxcboot/pkg/flavor"
 	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/loop"
@@ -234,6 +236,27 @@ func (r *Record) IDMap() *lxc.IDMap {
 		return nil
 	}
 	return &lxc.IDMap{HostID: r.IDs.First, Count: r.IDs.Count}
+}
+
+// processLimit is what systemd gives to containers that machined knows.
+const processLimit = 16384
+
+// Limits are what the container may use.
+func (r *Record) Limits() cgroup.Limits {
+	return cgroup.Limits{MemoryMiB: r.Spec.Flavor.MemoryMiB, SwapMiB: r.Spec.SwapMiB, VCPUs: r.Spec.Flavor.VCPUs, Processes: processLimit}
+}
+
+// SeedNICs are the network interfaces as the seed tells of them.
+func (r *Record) SeedNICs() (all []seed.NIC) {
+	for _, n := range r.Spec.NICs {
+		s := seed.NIC{MAC: n.MAC}
+		for _, a := range n.Addresses {
+			s.Address, _ = netip.ParsePrefix(a)
+		}
+		s.Gateway, _ = netip.ParseAddr(n.Gateway)
+		all = append(all, s)
+	}
+	return all
 }
 
 // ReadOnly says whether nothing may be written to the volume.

@@ -220,6 +220,7 @@ func cgroups(context.Context) ([]string, error) {
 			return nil // removed meanwhile
 		case !d.IsDir():
 			return nil
+		case d.Name() == "machine-lxcboot.slice": // systemd keeps it, as machine.slice
 		case strings.Contains(d.Name(), "lxc"):
 			lines = append(lines, "cgroup "+strings.ReplaceAll(path, `\x2d`, "-"))
 			return fs.SkipDir

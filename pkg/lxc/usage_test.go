@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,6 +13,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/moby/sys/mountinfo"
+
+	"github.com/lxcboot/lxcboot/pkg/cgroup"
 )
 
 func TestCgroupPaths(t *testing.T) {
@@ -24,13 +25,6 @@ func TestCgroupPaths(t *testing.T) {
 	} {
 		if got := commonPath(tt.a, tt.b); got != tt.want {
 			t.Errorf("%q and %q: %q", tt.a, tt.b, got)
-		}
-	}
-	got := parseMembership("4:memory:/a\n2:cpu,cpuacct:/b:c (deleted)\n1:name=systemd:/\n0::/u\nrubbish\n")
-	want := map[string]string{"memory": "/a", "cpu,cpuacct": "/b:c", "name=systemd": "/", "": "/u"}
-	for k, v := range want {
-		if got[k] != v || len(got) != len(want) {
-			t.Errorf("%q", got)
 		}
 	}
 }
@@ -124,7 +118,7 @@ func TestGroupsOfContainer(t *testing.T) {
 	must(t, h.Shutdown(limited(t), cfg.UUID))
 	t.Logf("left by the end: %q", there())
 	must(t, h.Destroy(limited(t), cfg.UUID))
-	must(t, RemoveGroups(cfg.UUID, cfg.Name))
+	must(t, cgroup.Remove(limited(t), cfg.UUID))
 	if left := there(); len(left) > 0 {
 		t.Errorf("left: %q", left)
 	}
@@ -163,8 +157,8 @@ func TestLibvirtdInOtherGroups(t *testing.T) {
 		t.Error("the container has no groups")
 	}
 	for _, g := range own {
-		if filepath.Base(g.dir) == name {
-			t.Errorf("%s is taken for the container's", g.dir)
+		if filepath.Base(g.Dir) == name {
+			t.Errorf("%s is taken for the container's", g.Dir)
 		}
 	}
 	if u, err := h.Usage(limited(t), cfg.UUID); err != nil || u.MemoryLimit != int64(cfg.MemoryMiB)<<20 {
@@ -187,46 +181,16 @@ func TestUsageV2(t *testing.T) {
 	} {
 		writeFile(t, dir+"/"+name, text)
 	}
-	got := readUsage([]cgroup{{dir: dir}})
+	got := readUsage([]cgroup.Group{{Dir: dir}})
 	if want := (Usage{4096, 64 << 20, 1500_000, 2, 11, 22, 7}); got != want {
 		t.Errorf("%+v", got)
 	}
 	writeFile(t, dir+"/memory.max", "max\n")
 	writeFile(t, dir+"/cpu.max", "max 100000\n")
-	if got := readUsage([]cgroup{{dir: dir}}); got.MemoryLimit != -1 || got.CPULimit != -1 {
+	if got := readUsage([]cgroup.Group{{Dir: dir}}); got.MemoryLimit != -1 || got.CPULimit != -1 {
 		t.Errorf("%+v", got)
 	}
 	if got := readUsage(nil); got != (Usage{-1, -1, -1, -1, -1, -1, -1}) {
 		t.Errorf("%+v", got)
-	}
-}
-
-// What libvirt leaves of a container's groups goes, and no other container's do.
-func TestLeftByLibvirt(t *testing.T) {
-	name := "lxcboot-ut-" + uuid.NewString()[:8]
-	gone := exec.Command("true")
-	must(t, gone.Run())
-	made := 0
-	for _, top := range hierarchies(t) {
-		machine := filepath.Join(top, "machine")
-		if _, err := os.Stat(machine); err != nil && !group(t, machine, 0) {
-			continue
-		}
-		left := filepath.Join(machine, fmt.Sprintf("lxc-%d-%s.libvirt-lxc", gone.Process.Pid, name))
-		others := filepath.Join(machine, fmt.Sprintf("lxc-%d-x-%s.libvirt-lxc", gone.Process.Pid, name))
-		if !group(t, left, 0) || !group(t, filepath.Join(left, "inside"), 0) || !group(t, others, 0) {
-			continue
-		}
-		made++
-		must(t, RemoveGroups(testUUID, name))
-		if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s is left: %v", left, err)
-		}
-		if _, err := os.Stat(others); err != nil {
-			t.Errorf("another container's group: %v", err)
-		}
-	}
-	if made == 0 {
-		t.Error("no hierarchy lets this test make a group")
 	}
 }
