@@ -98,9 +98,10 @@ libvirtd notices a new hook when it restarts; running containers go on meanwhile
 // quoted are words as a shell and systemd both read them.
 func quoted(words []string) string { return "'" + strings.Join(words, "' '") + "'" }
 
-// hookScript is what libvirt calls; it only hands over to this program.
+// hookScript is what libvirt calls; it only hands over to this program. AppArmor's profile
+// of libvirtd lets the hook execute nothing below /usr/local, but env, unconfined.
 func hookScript(words []string) string {
-	return "#!/bin/sh\n# lxcboot: gives a container its root where libvirt starts it by itself.\nexec " + quoted(words) + " hook \"$@\"\n"
+	return "#!/bin/sh\n# lxcboot: gives a container its root where libvirt starts it by itself.\nexec /usr/bin/env " + quoted(words) + " hook \"$@\"\n"
 }
 
 func install(path, text string, mode os.FileMode) error {
