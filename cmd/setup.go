@@ -16,6 +16,7 @@ import (
 const (
 	hookPath = "/etc/libvirt/hooks/lxc.d/lxcboot"
 	unitPath = "/etc/systemd/system/lxcboot.service"
+	linkPath = "/etc/systemd/network/98-lxcboot.link" // before systemd's 99-default, and behind an administrator's
 )
 
 // unattended is this program as libvirt's hook and the systemd unit start it, without
@@ -50,25 +51,39 @@ TimeoutStopSec=3min
 WantedBy=multi-user.target
 `
 
+// link is udev's. Its default gives every virtual interface an address of its own, and
+// may do so after libvirt has set the one that a container was promised. libvirt's LXC
+// driver calls a container's end vnetN until it is in the container; those of virtual
+// machines are called the same, and have another driver.
+const link = `# lxcboot: containers have the hardware addresses that libvirt sets.
+[Match]
+OriginalName=vnet*
+Driver=veth
+
+[Link]
+MACAddressPolicy=none
+`
+
 func (a *App) newSetupCmd() *cobra.Command {
 	var remove bool
 	c := &cobra.Command{
-		Use: "setup", Short: "Install libvirt's hook and the systemd unit", Args: cobra.NoArgs,
+		Use: "setup", Short: "Install libvirt's hook, the systemd unit and udev's link file", Args: cobra.NoArgs,
 		Long: `Install libvirt's hook, with which a reboot from inside a container, virsh start and
-libvirt's autostart find the container's root again, and the systemd unit, with which
-a host that comes up starts what was running. --remove takes both away again.
+libvirt's autostart find the container's root again; the systemd unit, with which
+a host that comes up starts what was running; and a link file, with which udev leaves
+the hardware addresses of containers alone. --remove takes all of them away again.
 libvirtd notices a new hook when it restarts; running containers go on meanwhile.`,
 		RunE: func(*cobra.Command, []string) error {
 			if err := needRoot(); err != nil {
 				return err
 			}
 			if remove {
-				for _, path := range []string{hookPath, unitPath} {
+				for _, path := range []string{hookPath, unitPath, linkPath} {
 					if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 						return err
 					}
 				}
-				a.say("removed %s and %s", hookPath, unitPath)
+				a.say("removed %s, %s and %s", hookPath, unitPath, linkPath)
 				return nil
 			}
 			words, err := a.unattended()
@@ -88,10 +103,14 @@ libvirtd notices a new hook when it restarts; running containers go on meanwhile
 				return err
 			}
 			a.say("installed %s: switch it on with systemctl enable lxcboot.service", unitPath)
+			if err := install(linkPath, link, 0o644); err != nil {
+				return err
+			}
+			a.say("installed %s", linkPath)
 			return nil
 		},
 	}
-	c.Flags().BoolVar(&remove, "remove", false, "take both away again")
+	c.Flags().BoolVar(&remove, "remove", false, "take them away again")
 	return c
 }
 

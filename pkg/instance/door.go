@@ -259,8 +259,7 @@ func (m *Manager) recoverVolume(ctx context.Context, h *Handle) error {
 	return m.over(h, how)
 }
 
-// settle releases what the host holds for a container that does not live, and notes
-// that it ended.
+// settle releases what the host holds for a container that has ended, and notes that.
 func (m *Manager) settle(ctx context.Context, h *Handle) error {
 	held := m.holds(h)
 	if err := m.stopConsole(ctx, h); err != nil {
@@ -303,7 +302,7 @@ func (m *Manager) complete(ctx context.Context, h *Handle) error {
 		return err
 	}
 	if m.Roots.Mounted(m.Store.LaunchDir(h.ID)) {
-		if err := m.Kernel.Confine(h.ID, h.live.Init); err != nil {
+		if err := m.Kernel.Finish(h.ID, h.live.Init, h.Spec.NICs); err != nil {
 			return err
 		}
 		if err := m.Kernel.Release(ctx, m.Store.LaunchDir(h.ID)); err != nil {

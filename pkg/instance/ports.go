@@ -92,10 +92,8 @@ type Kernel interface {
 	// CheckInit says why an init below a root cannot be run.
 	CheckInit(root, init string) error
 	// MakeGroups makes the control groups of a container that has not started, with its
-	// limits, and gives what its Launch has to name; Confine puts its first process, which
-	// is held, into those that libvirt leaves out; RemoveGroups removes all after its end.
+	// limits, and gives what its Launch has to name; RemoveGroups removes them after its end.
 	MakeGroups(ctx context.Context, id string, ids *lxc.IDMap, l cgroup.Limits) (string, error)
-	Confine(id string, init int) error
 	RemoveGroups(ctx context.Context, id string) error
 	// Launch puts lxcboot-init and what it is told at a mountpoint; Unlaunch takes it away.
 	Launch(dir string, l lxc.Launch) error
@@ -104,6 +102,9 @@ type Kernel interface {
 	// ends; Release lets one go that nobody holds.
 	Hold(dir string) (Gate, error)
 	Release(ctx context.Context, dir string) error
+	// Finish does what libvirt leaves undone, while the init is held: the process is put
+	// into the groups that libvirt made none in, and interfaces get their addresses.
+	Finish(id string, init int, nics []lxc.Interface) error
 }
 
 // Gate holds a container's init.

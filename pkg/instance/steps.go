@@ -235,8 +235,7 @@ func (m *Manager) forget(h *Handle) error {
 	return errors.Join(m.Roots.Forget(m.Store.KeptDir(h.ID)), h.ForgetSeed())
 }
 
-// restore puts back on the root what the seed's files replaced, when the boot did not go
-// well.
+// restore puts back on the root what the seed's files replaced, after a boot that failed.
 func (m *Manager) restore(ctx context.Context, h *Handle) error {
 	if h.Phase == state.Built {
 		return nil
@@ -430,7 +429,7 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) (err error) {
 	if h.console, err = m.Consoles.Open(h.live); err != nil {
 		return err
 	}
-	if err := m.Kernel.Confine(h.ID, h.live.Init); err != nil {
+	if err := m.Kernel.Finish(h.ID, h.live.Init, h.Spec.NICs); err != nil {
 		return err
 	}
 	h.gate.Release() // its end is seen by now, and with it its exit status

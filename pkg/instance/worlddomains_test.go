@@ -196,9 +196,9 @@ func (w kernelFake) MakeGroups(_ context.Context, id string, _ *lxc.IDMap, l cgr
 	})
 }
 
-// Confine puts in a first process of the container's own.
-func (w kernelFake) Confine(id string, init int) error {
-	return w.do(context.Background(), "confine", func() error {
+// Finish puts in a first process of the container's own.
+func (w kernelFake) Finish(id string, init int, _ []lxc.Interface) error {
+	return w.do(context.Background(), "finish", func() error {
 		if !w.groups[id] || init == 0 {
 			return fmt.Errorf("process %d cannot be confined", init)
 		}

@@ -1,13 +1,19 @@
 package lxc
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/proc"
 )
 
 // hostInterface is the name that the host's end of a container's i-th network
@@ -41,4 +47,81 @@ func removeInterfaces(id string) error {
 		}
 	}
 	return nil
+}
+
+// SetHardwareAddresses gives the interfaces of a container of an id the hardware addresses
+// that its Config has, if they differ: udev on the host may choose another one between
+// libvirt setting it and moving the interface into the container. The init should be held
+// meanwhile, so that it sees one address only. A container that has ended, and an
+// interface that is not there, are left alone.
+func SetHardwareAddresses(id string, init int, interfaces []Interface) error {
+	if len(interfaces) == 0 {
+		return nil
+	}
+	inside, err := openNetlink(init)
+	if errors.Is(err, ErrNotRunning) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot look at the network interfaces of container %s: %w", id, err)
+	}
+	defer inside.Close()
+	for i, n := range interfaces {
+		if n.MAC == "" {
+			continue
+		}
+		if err := setHardwareAddress(inside, hostInterface(id, i), n.MAC); err != nil {
+			return fmt.Errorf("cannot give network interface %d of container %s its hardware address: %w", i, id, err)
+		}
+	}
+	return nil
+}
+
+// openNetlink opens a netlink socket in the network namespace of a container's init.
+func openNetlink(init int) (*netlink.Handle, error) {
+	p, err := openInit(init)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	ns, err := netns.GetFromPid(init)
+	if !proc.Alive(p.pidfd) {
+		err = ErrNotRunning
+	}
+	if ns.IsOpen() {
+		defer ns.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+}
+
+// setHardwareAddress sets the address of the other end of an interface of the host's. The
+// name of that end is libvirt's choice; each end knows the index of the other.
+func setHardwareAddress(inside *netlink.Handle, host, address string) error {
+	want, err := net.ParseMAC(address)
+	if err != nil {
+		return err
+	}
+	outer, err := netlink.LinkByName(host)
+	if err != nil {
+		return unlessGone(err)
+	}
+	inner, err := inside.LinkByIndex(outer.Attrs().ParentIndex)
+	if err != nil {
+		return unlessGone(err)
+	}
+	if inner.Attrs().ParentIndex != outer.Attrs().Index || bytes.Equal(inner.Attrs().HardwareAddr, want) {
+		return nil
+	}
+	return inside.LinkSetHardwareAddr(inner, want)
+}
+
+// unlessGone makes nil of the error that says that an interface is not there.
+func unlessGone(err error) error {
+	if _, gone := errors.AsType[netlink.LinkNotFoundError](err); gone {
+		return nil
+	}
+	return err
 }

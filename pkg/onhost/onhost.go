@@ -126,9 +126,6 @@ func (Kernel) MakeGroups(ctx context.Context, id string, ids *lxc.IDMap, l cgrou
 	return cgroup.Make(ctx, id, owner, l)
 }
 
-// Confine is cgroup.Confine.
-func (Kernel) Confine(id string, init int) error { return cgroup.Confine(id, init) }
-
 // RemoveGroups is cgroup.Remove.
 func (Kernel) RemoveGroups(ctx context.Context, id string) error { return cgroup.Remove(ctx, id) }
 
@@ -137,6 +134,11 @@ func (Kernel) Hold(dir string) (instance.Gate, error) { return lxc.HoldInit(dir)
 
 // Release is lxc.ReleaseInit.
 func (Kernel) Release(ctx context.Context, dir string) error { return lxc.ReleaseInit(ctx, dir) }
+
+// Finish is cgroup.Confine and lxc.SetHardwareAddresses.
+func (Kernel) Finish(id string, init int, nics []lxc.Interface) error {
+	return errors.Join(cgroup.Confine(id, init), lxc.SetHardwareAddresses(id, init, nics))
+}
 
 // Consoles start the processes that keep the consoles of instances.
 type Consoles struct {
