@@ -102,7 +102,7 @@ libvirtd notices a new hook when it restarts; running containers go on meanwhile
 			if err := install(unitPath, fmt.Sprintf(unit, strings.ReplaceAll(quoted(words), "%", "%%")), 0o644); err != nil {
 				return err
 			}
-			a.say("installed %s: switch it on with systemctl enable lxcboot.service", unitPath)
+			a.say("installed %s: switch it on with systemctl enable --now lxcboot.service", unitPath)
 			if err := install(linkPath, link, 0o644); err != nil {
 				return err
 			}
