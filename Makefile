@@ -15,7 +15,7 @@ TAGS = libvirt_without_lxc,libvirt_without_qemu
 export GOFLAGS := -buildvcs=false -tags=$(TAGS) $(GOFLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit e2e test-openstack torture lint fuzz bench docs install host-packages clean
+.PHONY: help run build test unit e2e test-openstack test-stockvm torture lint fuzz bench docs install host-packages clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test-openstack: ## Boot from a real Keystone, Glance and Cinder, installed and s
 	@test/setup/install test
 	@test/setup/libvirtd start
 	@PATH="$$($(GO) env GOROOT)/bin:$$PATH" test/openstack/run
+
+test-stockvm: ## A stock Debian host in a virtual machine: systemd, udev, reboots, power cuts
+	@test/stockvm/run
 
 torture: ## The long tests: kills, races, hostile input (hours)
 	@test/setup/install test

@@ -1,0 +1,63 @@
+//go:build stockvm
+
+package stockvm_test
+
+import (
+	"encoding/json"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestDoctor: a host on which lxcboot was installed as README says lacks nothing.
+func TestDoctor(t *testing.T) {
+	s := machine(t, time.Minute)
+	var checks []struct{ Check, Status, Detail string }
+	if err := json.Unmarshal([]byte(s.run("lxcboot doctor -f json")), &checks); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range checks {
+		// The programs of other volumes' transports are not installed.
+		if c.Status != "ok" && !strings.HasPrefix(c.Check, "transport ") {
+			t.Errorf("%s: %s: %s", c.Check, c.Status, c.Detail)
+		}
+	}
+}
+
+// TestSetup: what setup installs is in use, and gone after it is removed.
+func TestSetup(t *testing.T) {
+	s := machine(t, 2*time.Minute)
+	const files = "/etc/libvirt/hooks/lxc.d/lxcboot /etc/systemd/system/lxcboot.service /etc/systemd/network/98-lxcboot.link"
+	s.run("systemd-analyze verify --man=no lxcboot.service")
+	s.run("lxcboot setup --remove; ! ls " + files)
+	if out := s.run("lxcboot doctor -f json"); strings.Count(out, `"lxcboot setup"`) != 2 { // the hook and udev
+		t.Errorf("doctor does not miss what setup installs: %s", out)
+	}
+	s.run("lxcboot setup; ls " + files + "; systemctl daemon-reload; systemctl is-enabled lxcboot.service")
+}
+
+var commands = regexp.MustCompile("(?s)## Commands\n\n```\n(.*?)```")
+
+// TestReadme types the commands that README begins with.
+func TestReadme(t *testing.T) {
+	s := machine(t, 4*time.Minute)
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := commands.FindSubmatch(text)
+	if block == nil {
+		t.Fatal("README has no block of commands")
+	}
+	s.run("/srv/share/leaks save before; lxcboot image delete -q busybox; mkdir -p readme; cp /srv/share/busybox.raw readme/disk.raw")
+	for line := range strings.Lines(string(block[1])) {
+		if strings.Contains(line, "VOLUME") {
+			volume := s.run("lxcboot volume list -f value -c id -c status | sed -n 's/ available$//p'")
+			line = strings.ReplaceAll(line, "VOLUME", volume)
+		}
+		t.Logf("%s%s", line, s.run("cd readme\n"+line))
+	}
+	s.run("/srv/share/leaks check before")
+}
