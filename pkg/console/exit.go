@@ -68,16 +68,21 @@ func (e *ending) release() {
 // As long as its parent has not taken note of the end, the kernel shows what it will tell
 // that one. Later it says 0 of an init that called reboot(2) itself. When another process
 // of the container did, the kernel killed the init, and has told the parent alone why. So
-// an init that was killed counts as powered off then when its controller was alive, as it
-// is not when libvirt ends the container, and the kernel did not kill it for want of memory.
+// an init that was killed counts as powered off then when it ended before its controller,
+// as it does not when libvirt ends the container, and the kernel did not kill it for want of
+// memory.
 func (e *ending) wait(controller *os.File) (status int, known bool) {
 	oom := watchOOM(e.pidfd)
 	defer closeFile(oom.log)
 	// libvirt ends the controller as soon as that has told it: this thread is faster.
 	runtime.LockOSThread() // and not unlocked: the thread ends with this goroutine
 	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK}, 0)
+	first := false
+	if ends, err := watchEnds(e.pidfd, controller); err == nil && proc.Alive(controller) {
+		first = ends.first()
+		unix.Close(ends.epoll)
+	}
 	pollFor(e.pidfd, unix.POLLIN, -1)
-	alone := proc.Alive(controller)
 	if status, known = zombieStatus(e.pidfd); known && !reaped {
 		return status, known
 	}
@@ -86,10 +91,43 @@ func (e *ending) wait(controller *os.File) (status int, known bool) {
 	} else {
 		status, known = infoStatus(e.pidfd)
 	}
-	if known && status == int(unix.SIGKILL) && alone && oom.spared() {
+	if known && status == int(unix.SIGKILL) && first && oom.spared() {
 		status = 0
 	}
 	return status, known
+}
+
+// ends is an epoll on the ends of an init and of its controller. On a busy host both may be
+// over by the time that who waits is run again, but an epoll tells of files in the order in
+// which they became ready.
+type ends struct {
+	epoll int
+	init  *os.File
+}
+
+// watchEnds begins to watch the ends of two processes that live.
+func watchEnds(init, controller *os.File) (*ends, error) {
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	for _, f := range []*os.File{init, controller} {
+		if err == nil {
+			err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, int(f.Fd()), &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(f.Fd())})
+		}
+	}
+	return &ends{ep, init}, err
+}
+
+// first waits for the first end, and says whether it is the init's.
+func (e *ends) first() bool {
+	var ready [1]unix.EpollEvent
+	for {
+		n, err := unix.EpollWait(e.epoll, ready[:], -1)
+		switch {
+		case n == 1 && ready[0].Fd == int32(e.init.Fd()):
+			return true
+		case err != unix.EINTR:
+			return false
+		}
+	}
 }
 
 // infoStatus asks for the status of a process that has ended.

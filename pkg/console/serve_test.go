@@ -438,6 +438,35 @@ func TestExitStatus(t *testing.T) {
 	}
 }
 
+// Which of two processes ended first is known also to one who looks when both are over.
+func TestEndsFirst(t *testing.T) {
+	for _, initFirst := range []bool{true, false} {
+		var files [2]*os.File
+		var cmds [2]*exec.Cmd
+		for i := range cmds {
+			cmds[i] = exec.Command("sleep", "1000")
+			must(t, cmds[i].Start())
+			fd, err := unix.PidfdOpen(cmds[i].Process.Pid, 0)
+			must(t, err)
+			files[i] = os.NewFile(uintptr(fd), "pidfd")
+			defer files[i].Close()
+		}
+		e, err := watchEnds(files[0], files[1])
+		must(t, err)
+		defer unix.Close(e.epoll)
+		if !initFirst {
+			slices.Reverse(cmds[:])
+		}
+		for _, cmd := range cmds {
+			must(t, cmd.Process.Kill())
+			_ = cmd.Wait()
+		}
+		if got := e.first(); got != initFirst {
+			t.Errorf("the init ended first: %v, and it is said: %v", initFirst, got)
+		}
+	}
+}
+
 // A process that is not the controller's child is not taken for the init, and what is not
 // known is not said.
 func TestNotTheInit(t *testing.T) {
