@@ -99,7 +99,9 @@ func TestRealISCSI(t *testing.T) {
 			req := request("k-"+strings.Fields(name)[0], "iscsi", iscsiData("the-password", portals...))
 			dev := connect(t, h, req)
 			t.Logf("connected after %v", time.Since(began))
-			busyOf(t, h, dev)
+			if name == "one" {
+				busyOf(t, h, dev)
+			}
 			if err := h.Disconnect(t.Context(), dev); err != nil {
 				t.Error(err)
 			}
@@ -194,7 +196,9 @@ func TestRealNVMe(t *testing.T) {
 			dev := connect(t, h, request("n-"+ports[0], "nvmeof", map[string]any{
 				"target_nqn": realNQN, "vol_uuid": "81f0b6a4-5b0c-4b3e-8f7c-3a1d2e4f5a6b", "portals": portals}))
 			t.Logf("connected after %v", time.Since(began))
-			busyOf(t, h, dev)
+			if name == "one" {
+				busyOf(t, h, dev)
+			}
 			if err := h.Disconnect(t.Context(), dev); err != nil {
 				t.Error(err)
 			}
