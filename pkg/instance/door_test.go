@@ -355,6 +355,49 @@ func TestHookBesideCommands(t *testing.T) {
 	}
 }
 
+// TestHookReady: beside a command of ours that starts the container, the hook lets libvirt
+// go on when all is there that the definition names, and not when any of it is missing.
+func TestHookReady(t *testing.T) {
+	w, m := booted(t)
+	id := find(t, m).ID
+	h, err := m.Store.Hold(t.Context(), time.Minute, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	h.Op = state.NewOperation(state.OpStart)
+	leads := func(to, recorded string) {
+		t.Helper()
+		h.Volumes[1].Loop.Path = recorded
+		if err := errors.Join(h.Save(), m.Store.Link(id, "/dev/vdb", to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, srv, launch := m.Store.RootDir(id), m.Store.MountDir(id, "/dev/vdc"), m.Store.LaunchDir(id)
+	for name, c := range map[string]struct {
+		missing      string
+		to, recorded string
+		want         string // empty: it is let through
+	}{
+		"all":        {"", "/dev/null", "/dev/null", ""},
+		"no root":    {root, "/dev/null", "/dev/null", "nothing is mounted at " + root},
+		"no volume":  {srv, "/dev/null", "/dev/null", "nothing is mounted at " + srv},
+		"no launch":  {launch, "/dev/null", "/dev/null", "nothing is mounted at " + launch},
+		"another's":  {"", "/dev/zero", "/dev/null", "does not lead to /dev/null"},
+		"no device":  {"", "/nowhere", "/nowhere", "is no device"},
+		"not a node": {"", w.dir, w.dir, "is no device"},
+	} {
+		w.mounts[root], w.mounts[srv], w.launched[launch] = "device", "device", true
+		delete(w.mounts, c.missing)
+		delete(w.launched, c.missing)
+		leads(c.to, c.recorded)
+		err := hookWith(t, w, m, HookPrepare, id)
+		if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, state.ErrState) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestOldDefinition: what an older lxcboot told libvirt names devices by numbers, which
 // may be another instance's by now. The hook refuses to start that.
 func TestOldDefinition(t *testing.T) {

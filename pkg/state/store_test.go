@@ -89,6 +89,67 @@ func count(m *sync.Map) (n int) {
 	return n
 }
 
+// TestWatchBesideOperations: who looks at an instance while operations on it begin and end
+// well sees none of them as one that was interrupted.
+func TestWatchBesideOperations(t *testing.T) {
+	ctx := context.Background()
+	s := openStore(t)
+	rec := named("web1")
+	rec.Phase = Built
+	h, err := s.Create(ctx, rec, DefaultIDBase, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(begin(h, OpStop), h.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if now, busy, err := s.Watch(h.Record); err != nil || busy || now.Pending() != OpStop {
+		t.Errorf("one that was interrupted: %q, busy %v, %v", now.Pending(), busy, err)
+	}
+	before := h.Record // read while the operation was under way
+	operate := func() error {
+		h, err := s.Hold(ctx, s.Wait, "web1")
+		if err != nil {
+			return err
+		}
+		err = begin(h, OpStop)
+		h.Op = nil
+		return errors.Join(err, h.Save(), h.Close())
+	}
+	if err := operate(); err != nil {
+		t.Fatal(err)
+	}
+	if now, busy, err := s.Watch(before); err != nil || busy || now.Op != nil {
+		t.Errorf("one that ended between the two looks: %q, busy %v, %v", now.Pending(), busy, err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for range 2000 {
+			err = errors.Join(err, operate())
+		}
+		done <- err
+	}()
+	for {
+		rec, err := s.Find("web1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		now, busy, err := s.Watch(rec)
+		if err != nil || !busy && now.Op != nil {
+			t.Fatalf("one that ends well: %q, busy %v, %v", now.Pending(), busy, err)
+		}
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		default:
+		}
+	}
+}
+
 // TestRename: an instance is found by the name that it has now, and its old name is free,
 // also where both are one.
 func TestRename(t *testing.T) {
