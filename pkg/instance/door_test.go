@@ -219,9 +219,17 @@ func TestTakenOver(t *testing.T) {
 	}
 }
 
-// hookWith calls the hook as libvirt does, in a process that knows no libvirt.
+// hookWith calls the hook as libvirt does, in a process that knows no libvirt. At the end
+// of a container that waits for nobody.
 func hookWith(t *testing.T, w *world, m *Manager, moment, id string) error {
 	t.Helper()
+	if begun := time.Now(); moment == HookRelease {
+		defer func() {
+			if took := time.Since(begun); took >= hookWait {
+				t.Errorf("at the end of a container the hook waited %v", took)
+			}
+		}()
+	}
 	hooked := *m
 	hooked.Domains, hooked.Volumes = nil, nil
 	return hooked.Hook(t.Context(), moment, w.definition(t, id), func() (Volumes, error) { return m.Volumes, nil })
