@@ -48,6 +48,37 @@ func TestOtherStore(t *testing.T) {
 			t.Errorf("%s changed\n%s\nto\n%s", name, before, after)
 		}
 	}
+	// Nor does repair undo what was cut short, or belonged to a run that was killed.
+	for name, change := range map[string]func(*state.Record){
+		"a boot":           func(r *state.Record) { r.Phase, r.Op = state.Building, state.NewOperation(state.OpBoot) },
+		"a delete":         func(r *state.Record) { r.Phase, r.Op = state.Deleting, state.NewOperation(state.OpDelete) },
+		"a start":          func(r *state.Record) { r.Op = state.NewOperation(state.OpStart) },
+		"an attach":        func(r *state.Record) { r.Op = state.NewOperation(state.OpAttach) },
+		"a run --rm ended": func(r *state.Record) { r.Caller = state.Caller{Name: state.CallerRun, Remove: true} },
+	} {
+		h, err := m.Store.Hold(ctx, m.Store.Wait, "web1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		was := h.Record
+		change(&h.Record)
+		if err := errors.Join(h.Save(), h.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if did, err := m.Repair(ctx); !errors.Is(err, state.ErrState) || len(did) != 0 {
+			t.Errorf("repair of %s did %q, %v", name, did, err)
+		}
+		if after := w.String(); after != before {
+			t.Errorf("repair of %s changed\n%s\nto\n%s", name, before, after)
+		}
+		if h, err = m.Store.Hold(ctx, m.Store.Wait, "web1"); err != nil {
+			t.Fatal(err)
+		}
+		h.Record = was
+		if err := errors.Join(h.Save(), h.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	// What is not to run needs no store.
 	if _, err := m.Stop(ctx, "web1", true); err != nil {
 		t.Error(err)

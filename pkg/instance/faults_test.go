@@ -480,3 +480,42 @@ func TestVerbsAfterCut(t *testing.T) {
 		}
 	}
 }
+
+// TestCutAttachInUse kills an attach whose volume the running container has taken into use:
+// it cannot be taken away again, and stays, as if nothing had cut its attach short.
+func TestCutAttachInUse(t *testing.T) {
+	ctx := context.Background()
+	w, m := booted(t)
+	id := find(t, m).ID
+	more := bdm.Mapping{Source: bdm.SourceVolume, Dest: bdm.DestVolume, ID: "more"}
+	w.fault = func(_ int, op string, after bool) error {
+		if op == "attach disk" && after {
+			panic(crash{})
+		}
+		return nil
+	}
+	if _, crashed := attempt(w, func() error { _, err := m.AttachVolume(ctx, id, more); return err }); !crashed {
+		t.Fatal("the attach was not killed")
+	}
+	w.fault = func(_ int, op string, after bool) error {
+		if op == "detach loop" && !after { // what runs in the container uses it
+			return errInjected
+		}
+		return nil
+	}
+	did, err := m.Repair(ctx)
+	rec := find(t, m)
+	if err != nil || len(did) != 1 || !strings.Contains(did[0], "finished its volume attach") || rec.Pending() != "" || rec.Volume("more") < 0 {
+		t.Errorf("repair did %q, %v; pending %q, volumes %s", did, err, rec.Pending(), rec.VolumesText())
+	}
+	if d := w.domains[id]; d.state != lxc.Running || len(d.cfg.Disks) != 2 || linked(d.cfg.Disks[1].Source) == "" {
+		t.Errorf("the container is %s and has %+v", d.state, d.cfg.Disks)
+	}
+	w.fault = nil
+	if _, err := m.DetachVolume(ctx, id, "more"); err != nil || len(w.domains[id].cfg.Disks) != 1 {
+		t.Errorf("detach: %v", err)
+	}
+	if _, err := m.Delete(ctx, id); err != nil {
+		t.Error(err)
+	}
+}

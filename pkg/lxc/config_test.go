@@ -210,4 +210,8 @@ func TestTranslate(t *testing.T) {
 	if got := translate(nil, "x"); got != nil {
 		t.Error(got)
 	}
+	// Of any call but the first it says that something else is not supported.
+	if got := translate(libvirt.Error{Code: libvirt.ERR_CONFIG_UNSUPPORTED, Message: "no such thing"}, "x"); errors.Is(got, ErrNoDriver) || !strings.Contains(got.Error(), "no such thing") {
+		t.Error(got)
+	}
 }
