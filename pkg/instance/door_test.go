@@ -199,23 +199,78 @@ func TestOtherHost(t *testing.T) {
 	}
 }
 
-// TestTakenOver has a volume that goes with its instance be attached to another one: the
-// delete of the first leaves it alone.
-func TestTakenOver(t *testing.T) {
+// TestHostOfOldRecord: a record of version 1 has no host id, and is the host's whose name it
+// has.
+func TestHostOfOldRecord(t *testing.T) {
+	for name, ours := range map[string]bool{"here": true, "n1": false, "": false} {
+		_, m := booted(t)
+		h, err := m.Store.Hold(t.Context(), m.Store.Wait, "web1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Host = host.Host{Name: name}
+		if err := errors.Join(h.Save(), h.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Stop(t.Context(), "web1", true); ours && err != nil || !ours && !errors.Is(err, state.ErrState) {
+			t.Errorf("of %q: %v", name, err)
+		}
+	}
+}
+
+// remote is a store whose volumes may be attached to hosts that do not see the records.
+type remote struct{ volumesFake }
+
+func (remote) Remote() bool { return true }
+
+// TestAdoptHeld: an instance is not adopted whose volume another one has, nor one that the
+// store of its volumes shows to be attached to its host.
+func TestAdoptHeld(t *testing.T) {
 	w, m := booted(t)
 	rec := find(t, m)
-	blank := rec.Volumes[2]
-	if !blank.Mapping.DeleteOnTermination {
-		t.Fatal("the third volume is not one that goes with the instance")
+	m.Host = host.Host{ID: "there", Name: "n2"}
+	m.Volumes = remote{volumesFake{w}}
+	w.domains[rec.ID].state = lxc.Shutoff
+	mine := w.volumes["mine"]
+	was := mine.Attachments
+	for want, a := range map[string]volume.Attachment{
+		"is held by instance another on the host n3": {ID: "new", InstanceID: "another", Host: "n3", HostID: "n3"},
+		"is attached to the host here":               {ID: was[0].ID, InstanceID: rec.ID, Host: "here", HostID: "here"},
+	} {
+		mine.Attachments = []volume.Attachment{a}
+		if err := m.Adopt(t.Context(), "web1"); !errors.Is(err, state.ErrState) || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q: %v", want, err)
+		}
+		if now := find(t, m); now.Host.ID != "here" || len(mine.Attachments) != 1 {
+			t.Errorf("%q: it is of %s now, and the volume has %v", want, now.Host.ID, mine.Attachments)
+		}
 	}
-	w.volumes[blank.VolumeID].Attachments = []volume.Attachment{{ID: "new", InstanceID: "another"}}
-	var warned []string
-	m.Warn = func(format string, _ ...any) { warned = append(warned, format) }
-	if _, err := m.Delete(t.Context(), "web1"); err != nil {
-		t.Fatal(err)
-	}
-	if v := w.volumes[blank.VolumeID]; v == nil || len(v.Attachments) != 1 || len(warned) != 1 {
-		t.Errorf("volume %+v, warned %q", v, warned)
+}
+
+// TestTakenOver has a volume that goes with its instance be attached to another one, or by
+// another attachment or host: the delete of the first leaves it alone.
+func TestTakenOver(t *testing.T) {
+	for name, taken := range map[string]func(*volume.Attachment){
+		"another instance":   func(a *volume.Attachment) { a.ID, a.InstanceID = "new", "another" },
+		"another attachment": func(a *volume.Attachment) { a.ID = "new" },
+		"another host":       func(a *volume.Attachment) { a.Host, a.HostID = "n2", "there" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, m := booted(t)
+			blank := find(t, m).Volumes[2]
+			if !blank.Mapping.DeleteOnTermination {
+				t.Fatal("the third volume is not one that goes with the instance")
+			}
+			taken(&w.volumes[blank.VolumeID].Attachments[0])
+			var warned []string
+			m.Warn = func(format string, _ ...any) { warned = append(warned, format) }
+			if _, err := m.Delete(t.Context(), "web1"); err != nil {
+				t.Fatal(err)
+			}
+			if v := w.volumes[blank.VolumeID]; v == nil || name == "another instance" && len(v.Attachments) != 1 || len(warned) != 1 {
+				t.Errorf("volume %+v, warned %q", v, warned)
+			}
+		})
 	}
 }
 

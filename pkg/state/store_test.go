@@ -89,6 +89,34 @@ func count(m *sync.Map) (n int) {
 	return n
 }
 
+// TestNamesHeld: who wants to claim a name beside a process that stands still while it does
+// so gives up when its time is over.
+func TestNamesHeld(t *testing.T) {
+	s := openStore(t)
+	h, err := s.Create(t.Context(), named("web1"), DefaultIDBase, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	all, err := s.lockAll(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer all.Close()
+	s.Wait = 50 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for what, claim := range map[string]func() error{
+		"create": func() error { _, err := s.Create(ctx, named("web2"), DefaultIDBase, nil); return err },
+		"rename": func() error { return s.Rename(ctx, h, "web2") },
+		"sweep":  func() error { _, err := s.Sweep(ctx); return err },
+	} {
+		if err := claim(); !errors.Is(err, ErrBusy) || ctx.Err() != nil {
+			t.Errorf("%s: %v (%v)", what, err, ctx.Err())
+		}
+	}
+}
+
 // TestWatchBesideOperations: who looks at an instance while operations on it begin and end
 // well sees none of them as one that was interrupted.
 func TestWatchBesideOperations(t *testing.T) {
