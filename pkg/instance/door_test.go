@@ -141,6 +141,77 @@ func TestChangedBeforeTheLock(t *testing.T) {
 	}
 }
 
+// TestChangedSinceListed has an instance change while repair and autostart, which go through
+// all of them, are at the one before it: what they read of it first decides nothing.
+func TestChangedSinceListed(t *testing.T) {
+	boots := func(r *state.Record) { r.Phase, r.Op = state.Building, state.NewOperation(state.OpBoot) }
+	wentWell := func(r *state.Record) { r.Phase, r.Op = state.Built, nil }
+	pending := func(op string) func(*state.Record) {
+		return func(r *state.Record) { r.Op = state.NewOperation(op) }
+	}
+	ended := func(r *state.Record) { r.BootID = "an earlier one" }
+	for name, c := range map[string]struct {
+		first, second func(*state.Record) // as they are listed
+		at            string              // the operation on the first one at which the second changes
+		meanwhile     func(*state.Record)
+		runs          bool // the containers, before
+		want          bool // the second one's, after
+	}{
+		"a boot that ends well under repair": {pending(state.OpStop), boots, "destroy", wentWell, true, true},
+		"a stop that ends, and a start":      {pending(state.OpStop), pending(state.OpStop), "destroy", wentWell, true, true},
+		"stopped under autostart":            {ended, ended, "start", func(r *state.Record) { r.Want = state.Down }, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, m := booted(t)
+			plan := testPlan()
+			plan.Name, plan.Mappings = "web2", plan.Mappings[:1]
+			if _, err := m.Boot(t.Context(), plan); err != nil {
+				t.Fatal(err)
+			}
+			set := func(name string, change func(*state.Record)) {
+				t.Helper()
+				h, err := m.Store.Hold(t.Context(), time.Minute, name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				change(&h.Record)
+				if err := errors.Join(h.Save(), h.Close()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			set("web1", c.first)
+			set("web2", c.second)
+			if !c.runs {
+				for _, d := range w.domains {
+					d.state = lxc.Shutoff
+				}
+			}
+			changed := false
+			w.fault = func(_ int, op string, after bool) error {
+				if op == c.at && !after && !changed {
+					changed = true
+					set("web2", c.meanwhile)
+				}
+				return nil
+			}
+			var did []string
+			var err error
+			if c.runs {
+				did, err = m.Repair(t.Context())
+			} else {
+				did, err = m.Autostart(t.Context())
+			}
+			if err != nil || len(did) != 1 || !strings.Contains(did[0], "web1") || !changed {
+				t.Errorf("did %q, %v; changed %v", did, err, changed)
+			}
+			second, err := m.Show(t.Context(), "web2")
+			if err != nil || (second.Status == StatusActive) != c.want {
+				t.Errorf("the second one is %s, %v", second.Status, err)
+			}
+		})
+	}
+}
+
 // TestOtherHost has every verb refuse another host's instance, which is shown, and
 // adopt take it over when nothing there holds it.
 func TestOtherHost(t *testing.T) {

@@ -285,6 +285,9 @@ func TestStopFaults(t *testing.T) {
 				t.Errorf("stopped, and still there: %s", w)
 			}
 		}
+		if m.Store.HasRunDir(find(t, m).ID) {
+			t.Error("stopped, and links or mountpoints are left")
+		}
 		if _, err := m.Start(context.Background(), "web1"); err != nil {
 			t.Fatalf("start: %v", err)
 		}
