@@ -533,20 +533,54 @@ func TestHookReady(t *testing.T) {
 }
 
 // TestOldDefinition: what an older lxcboot told libvirt names devices by numbers, which
-// may be another instance's by now. The hook refuses to start that.
+// may be another instance's by now; and a rename, or a change of the host ids, may not have
+// come to libvirt. The hook refuses to start that.
 func TestOldDefinition(t *testing.T) {
+	for words, c := range map[string]struct {
+		change func(*lxc.Config)
+		mended func(lxc.Config) bool
+	}{
+		`names "/dev/loop7"`: {func(c *lxc.Config) { c.Disks[0].Source = "/dev/loop7" }, func(c lxc.Config) bool { return !strings.HasPrefix(c.Disks[0].Source, "/dev/loop") }},
+		`names "/srv"`:       {func(c *lxc.Config) { c.Filesystems[0].Source = "/srv" }, func(c lxc.Config) bool { return c.Filesystems[0].Source != "/srv" }},
+		`as "before"`:        {func(c *lxc.Config) { c.Name = "before" }, func(c lxc.Config) bool { return c.Name == "web1" }},
+		`not its host ids`:   {func(c *lxc.Config) { c.IDMap = &lxc.IDMap{HostID: 1, Count: 65536} }, func(c lxc.Config) bool { return c.IDMap.HostID == state.DefaultIDBase }},
+	} {
+		w, m := booted(t)
+		id := find(t, m).ID
+		w.domains[id].state = lxc.Shutoff
+		c.change(&w.domains[id].cfg)
+		if err := hookWith(t, w, m, HookPrepare, id); !errors.Is(err, state.ErrState) || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: prepared: %v", words, err)
+		}
+		if len(w.mounts) != 0 {
+			t.Errorf("%s: left: %s", words, w)
+		}
+		if _, err := m.Start(t.Context(), "web1"); err != nil || !c.mended(w.domains[id].cfg) {
+			t.Errorf("%s: start defines it anew: %+v, %v", words, w.domains[id].cfg, err)
+		}
+	}
+}
+
+// TestHookAfterDetach: what libvirt has of a mounted volume stays good when one before it is
+// detached.
+func TestHookAfterDetach(t *testing.T) {
 	w, m := booted(t)
 	id := find(t, m).ID
+	if _, err := m.DetachVolume(t.Context(), id, "mine"); err != nil {
+		t.Fatal(err)
+	}
 	w.domains[id].state = lxc.Shutoff
-	w.domains[id].cfg.Disks[0].Source = "/dev/loop7"
-	if err := hookWith(t, w, m, HookPrepare, id); !errors.Is(err, state.ErrState) || !strings.Contains(err.Error(), "/dev/loop7") {
-		t.Errorf("prepared: %v", err)
+	if err := errors.Join(hookWith(t, w, m, HookRelease, id), hookWith(t, w, m, HookPrepare, id)); err != nil {
+		t.Fatal(err)
 	}
-	if len(w.mounts) != 0 {
-		t.Errorf("left: %s", w)
+	all := w.domains[id].cfg.Filesystems
+	for _, f := range all {
+		if w.mounts[f.Source] == "" {
+			t.Errorf("nothing is mounted at %s:\n%s", f.Source, w)
+		}
 	}
-	if _, err := m.Start(t.Context(), "web1"); err != nil || strings.Contains(w.domains[id].cfg.Disks[0].Source, "/dev/loop") {
-		t.Errorf("start defines it anew: %s, %v", w.domains[id].cfg.Disks[0].Source, err)
+	if len(all) != 1 {
+		t.Errorf("%d filesystems", len(all))
 	}
 }
 
