@@ -752,6 +752,17 @@ func TestSeedKept(t *testing.T) {
 	}
 	strike(t, nil, boot, func(t *testing.T, w *world, m *Manager, before string, err error, crashed bool) {
 		ran := strings.Contains(w.String(), lxc.Running)
+		kept := 0 // more than were written, at any time
+		for n, op := range w.ops {
+			switch op {
+			case "keep file":
+				kept++
+			case "write file":
+				if kept--; kept < 0 {
+					t.Errorf("operation %d writes a file that was not kept", n)
+				}
+			}
+		}
 		if crashed && len(records(t, m)) == 1 {
 			if _, err := m.Delete(context.Background(), "web1"); err != nil {
 				t.Fatalf("delete after the crash: %v", err)

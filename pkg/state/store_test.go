@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 )
 
 // memDir is a directory in memory where there is one: thousands of records are
@@ -384,6 +385,51 @@ func TestReaderSeesBeforeOrAfter(t *testing.T) {
 		}
 		if strings.Trim(rec.Spec.Description, rec.Spec.Description[:min(1, len(rec.Spec.Description))]) != "" {
 			t.Fatal("half a record was read")
+		}
+	}
+}
+
+// TestRunDir: the modes of the run directory and of an instance's in it are set, whatever the
+// umask, and whatever an earlier process made.
+func TestRunDir(t *testing.T) {
+	defer unix.Umask(unix.Umask(0o077))
+	for name, made := range map[string]func(run, own string) error{
+		"new":    func(string, string) error { return nil },
+		"closed": func(_, own string) error { return os.MkdirAll(own, 0o700) },
+	} {
+		s := openStore(t)
+		s.runDir = filepath.Join(s.runDir, "run")
+		id := uuid.NewString()
+		own := filepath.Join(s.runDir, id)
+		if err := errors.Join(made(s.runDir, own), s.MakeRunDir(id, 1_000_000)); err != nil {
+			t.Fatal(err)
+		}
+		for path, want := range map[string]os.FileMode{s.runDir: 0o711, own: 0o710} {
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+				t.Errorf("%s: %s is %v instead of %v, %v", name, path, info.Mode().Perm(), want, err)
+			}
+		}
+	}
+}
+
+// TestSeedIsForgotten: what the seed holds is beside the record, and no longer than it is
+// needed.
+func TestSeedIsForgotten(t *testing.T) {
+	s := openStore(t)
+	h, err := s.Create(t.Context(), named("web1"), DefaultIDBase, []byte("words of the seed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	if data, err := h.Seed(); err != nil || string(data) != "words of the seed" {
+		t.Errorf("%q, %v", data, err)
+	}
+	for range 2 {
+		if err := h.ForgetSeed(); err != nil {
+			t.Error(err)
+		}
+		if data, err := h.Seed(); err != nil || data != nil {
+			t.Errorf("forgotten: %q, %v", data, err)
 		}
 	}
 }

@@ -101,6 +101,32 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// TestNewer: the record of a later version is named, and nobody guesses at it.
+func TestNewer(t *testing.T) {
+	dir := memDir(t)
+	id := put(t, dir, "")
+	path := filepath.Join(dir, "instances", id, recordFile)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(strings.Replace(string(text), `"version":1`, `"version":3`, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(dir, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Find(id)
+	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path+" is of a newer lxcboot (version 3") {
+		t.Errorf("%v", err)
+	}
+	if h, err := s.Hold(t.Context(), s.Wait, id); !errors.Is(err, ErrDamaged) {
+		t.Errorf("it is given to be changed: %v", err)
+		h.Close()
+	}
+}
+
 // TestIndexOfOld: what has no index yet gets it from its records, and not while one of
 // them, which may hold the name, cannot be read.
 func TestIndexOfOld(t *testing.T) {
