@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -133,6 +134,57 @@ func TestBootFlags(t *testing.T) {
 	// A value may hold further '=', and every pair is kept.
 	if got, err := keyValues("--meta", []string{"foo=bar=pants", "spam=eggs"}); err != nil || got["foo"] != "bar=pants" || got["spam"] != "eggs" {
 		t.Errorf("meta: %v, %v", got, err)
+	}
+}
+
+// TestBootSpec holds that settings and flags come to what is asked of the container.
+func TestBootSpec(t *testing.T) {
+	clean(t)
+	for seccomp, unfiltered := range map[string]bool{"": false, "on": false, "off": true} {
+		t.Setenv("LXCBOOT_SECCOMP", seccomp)
+		app := &App{Out: os.Stdout, Err: os.Stderr}
+		root, o := app.newRootCmd(), &bootOptions{}
+		var req instance.BootRequest
+		probe := &cobra.Command{Use: "probe", RunE: func(c *cobra.Command, _ []string) (err error) {
+			req, err = app.bootRequest(c.Context(), o, "n")
+			return err
+		}}
+		app.bootFlags(probe, o)
+		root.AddCommand(probe)
+		root.SetArgs([]string{"probe", "--flavor", "m1.tiny", "--image", "i", "--nic", "none", "--env", "EMPTY=", "--env", "A=b=c", "--init-arg", "", "--init-arg", "a b"})
+		if err := root.ExecuteContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if req.Spec.Unfiltered != unfiltered {
+			t.Errorf("seccomp %q: unfiltered %v", seccomp, req.Spec.Unfiltered)
+		}
+		if empty, ok := req.Spec.Env["EMPTY"]; !ok || empty != "" || req.Spec.Env["A"] != "b=c" || !slices.Equal(req.Spec.InitArgs, []string{"", "a b"}) {
+			t.Errorf("environment %q, arguments %q", req.Spec.Env, req.Spec.InitArgs)
+		}
+	}
+}
+
+// TestExitCodeShown holds that show tells how the init ended, and not while it runs again.
+func TestExitCodeShown(t *testing.T) {
+	var v instance.View
+	v.Exit = &state.Exit{Status: 3 << 8}
+	for pid, want := range map[int]any{0: 3, 1: nil} {
+		v.Domain.PID = pid
+		for _, f := range instanceRecord(v) {
+			if f.Name == "exit_code" && f.Value != want {
+				t.Errorf("pid %d: exit code %v", pid, f.Value)
+			}
+		}
+	}
+}
+
+// TestUnit holds that the host's unit ends the containers before what keeps their volumes and
+// consoles goes.
+func TestUnit(t *testing.T) {
+	for _, line := range []string{"ExecStop=%[1]s autostart --stop", "ExecStart=%[1]s autostart", "RemainAfterExit=yes", "KillMode=process"} {
+		if !slices.Contains(strings.Split(unit, "\n"), line) {
+			t.Errorf("the unit lacks %s", line)
+		}
 	}
 }
 
