@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"os"
+	"reflect"
 	"testing"
 
 	"github.com/lxcboot/lxcboot/pkg/lxc"
@@ -122,5 +123,44 @@ func TestInitIsHeld(t *testing.T) {
 	}
 	if g.early || !g.let || !g.finished {
 		t.Errorf("let go: %v, before somebody looked: %v; finished before: %v", g.let, g.early, g.finished)
+	}
+}
+
+// launchSeen is a kernel that notes what the container's first process is told.
+type launchSeen struct {
+	kernelFake
+	last *lxc.Launch
+}
+
+func (k launchSeen) Launch(dir string, l lxc.Launch) error {
+	*k.last = l
+	return k.kernelFake.Launch(dir, l)
+}
+
+// TestLaunchOrders: what was asked of the container comes to its first process, as it was.
+func TestLaunchOrders(t *testing.T) {
+	store, err := state.Open(memDir(t), memDir(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	m := w.manager(store)
+	var got lxc.Launch
+	m.Kernel = launchSeen{kernelFake{w}, &got}
+	plan := testPlan()
+	plan.Spec.InitArgs, plan.Spec.Env = []string{"", "a b"}, map[string]string{"EMPTY": ""}
+	for range 2 {
+		plan.Spec.Unfiltered = !plan.Spec.Unfiltered
+		plan.Spec.Privileged = !plan.Spec.Privileged
+		if _, err := m.Boot(t.Context(), plan); err != nil {
+			t.Fatal(err)
+		}
+		want := lxc.Launch{Init: "/sbin/init", Args: plan.Spec.InitArgs, Env: plan.Spec.Env, Hostname: "web1", Privileged: plan.Spec.Privileged, Unfiltered: plan.Spec.Unfiltered}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("it is told %+v instead of %+v", got, want)
+		}
+		if _, err := m.Delete(t.Context(), "web1"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

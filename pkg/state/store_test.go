@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/lock"
 )
 
 // memDir is a directory in memory where there is one: thousands of records are
@@ -136,46 +139,53 @@ func TestWatchBesideOperations(t *testing.T) {
 		t.Errorf("one that was interrupted: %q, busy %v, %v", now.Pending(), busy, err)
 	}
 	before := h.Record // read while the operation was under way
-	operate := func() error {
-		h, err := s.Hold(ctx, s.Wait, "web1")
-		if err != nil {
-			return err
-		}
-		err = begin(h, OpStop)
-		h.Op = nil
-		return errors.Join(err, h.Save(), h.Close())
+	if h, err = s.Hold(ctx, s.Wait, "web1"); err != nil {
+		t.Fatal(err)
 	}
-	if err := operate(); err != nil {
+	h.Op = nil
+	if err := errors.Join(h.Save(), h.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if now, busy, err := s.Watch(before); err != nil || busy || now.Op != nil {
 		t.Errorf("one that ended between the two looks: %q, busy %v, %v", now.Pending(), busy, err)
 	}
-	done := make(chan error, 1)
+	// The next one begins between the look at the lock and the next at the record, which
+	// waits here until that is written to it.
+	path := filepath.Join(s.Dir(rec.ID), recordFile)
+	if err := errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	type seen struct {
+		now  Record
+		busy bool
+		err  error
+	}
+	looked := make(chan seen, 1)
 	go func() {
-		var err error
-		for range 2000 {
-			err = errors.Join(err, operate())
-		}
-		done <- err
+		now, busy, err := s.Watch(before)
+		looked <- seen{now, busy, err}
 	}()
-	for {
-		rec, err := s.Find("web1")
-		if err != nil {
-			t.Fatal(err)
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := lock.File(ctx, filepath.Join(s.Dir(rec.ID), lockFile), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	next := before
+	next.Op, next.UpdatedAt = NewOperation(OpStart), time.Now().UTC()
+	if err := errors.Join(json.NewEncoder(file).Encode(next), file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case l := <-looked:
+		if l.err != nil || !l.busy || l.now.Pending() != OpStart {
+			t.Errorf("one that began between the two looks: %q, busy %v, %v", l.now.Pending(), l.busy, l.err)
 		}
-		now, busy, err := s.Watch(rec)
-		if err != nil || !busy && now.Op != nil {
-			t.Fatalf("one that ends well: %q, busy %v, %v", now.Pending(), busy, err)
-		}
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Error(err)
-			}
-			return
-		default:
-		}
+	case <-time.After(20 * time.Second):
+		t.Error("it looks for ever")
 	}
 }
 
