@@ -477,6 +477,35 @@ func TestExecSealed(t *testing.T) {
 	}
 }
 
+// Nothing in the container may look into what enters it, also where no user namespace is in
+// between and it has no capability left that the container has not: here that looks for its
+// program for a while.
+func TestExecNotDumpable(t *testing.T) {
+	h := open(t)
+	c := start(t, h, privileged(t, ""))
+	looks := make(chan string, 1)
+	var out buffer
+	go func() {
+		_, err := h.Exec(limited(t), c.UUID, ExecOptions{Program: initProgram, Stdout: &out, Stderr: &out, Argv: []string{"sh", "-c", `until [ -e /tmp/over ]; do
+			for p in /proc/[0-9]*; do
+				case $(cat $p/cmdline 2>/dev/null) in ` + programName + `*) cat $p/exe 2>&1 >/dev/null && echo LOOKED ;; esac
+			done
+		done`}})
+		looks <- fmt.Sprint(out.String(), err)
+	}()
+	for ctx := limited(t); strings.Count(out.String(), "ermission denied") < 20 && !strings.Contains(out.String(), "LOOKED"); {
+		must(t, context.Cause(ctx))
+		o := ExecOptions{Program: initProgram, Argv: []string{"nowhere"}, Env: map[string]string{"PATH": strings.Repeat("/n:", 40_000)}}
+		if _, err := h.Exec(ctx, c.UUID, o); !errors.Is(err, ErrNoProgram) {
+			t.Fatal(err)
+		}
+	}
+	c.run(t, ExecOptions{}, "touch", "/tmp/over")
+	if said := <-looks; strings.Contains(said, "LOOKED") || !strings.HasSuffix(said, "<nil>") {
+		t.Errorf("%s", said)
+	}
+}
+
 func TestSealed(t *testing.T) {
 	f, err := sealed(initProgram)
 	must(t, err)
