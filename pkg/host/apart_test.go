@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,6 +32,9 @@ func TestMain(m *testing.M) {
 			cmd, warning, err := StartApart(Scope{}, func() *exec.Cmd { return exec.Command("sleep", "1000") })
 			if warning != nil || err != nil {
 				fmt.Println(warning, err)
+				if err == nil && cmd.Process.Kill() == nil && cmd.Wait() != nil {
+					fmt.Println("it runs")
+				}
 				os.Exit(1)
 			}
 			fmt.Println(cmd.Process.Pid)
@@ -55,18 +59,38 @@ func TestMain(m *testing.M) {
 // hierarchy, and nothing has to be removed when it has ended.
 func TestStartApart(t *testing.T) {
 	withoutSystemd(t)
-	name := fmt.Sprintf("lxcboot-ut-%d", os.Getpid())
 	caller := exec.Command(os.Args[0], "start-apart")
+	in, out, name := callIn(t, caller)
+	fmt.Fprintln(in, "go")
+	must(t, caller.Wait())
+	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
+	if err != nil {
+		t.Fatal(out.String())
+	}
+	started, _ := os.FindProcess(pid)
+	defer started.Kill()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	must(t, err)
+	if strings.Contains(string(data), name) {
+		t.Errorf("of the caller's groups the process is still in these:\n%s", data)
+	}
+}
+
+// callIn starts a caller in control groups of its own, in each hierarchy that can be written,
+// and gives its input, its output and the name of its groups. They go at the test's end.
+func callIn(t *testing.T, caller *exec.Cmd) (in io.Writer, out *strings.Builder, name string) {
+	t.Helper()
+	name = fmt.Sprintf("lxcboot-ut-%d", os.Getpid())
 	in, err := caller.StdinPipe()
 	must(t, err)
-	out := &strings.Builder{}
+	out = &strings.Builder{}
 	caller.Stdout = out
 	must(t, caller.Start())
 	t.Cleanup(func() { caller.Process.Kill(); caller.Wait() })
 
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	must(t, err)
-	var groups []string
+	groups := 0
 	for _, m := range mounts {
 		dir := filepath.Join(m.Mountpoint, name)
 		if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
@@ -79,24 +103,34 @@ func TestStartApart(t *testing.T) {
 			}
 		}
 		if os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(caller.Process.Pid)), 0) == nil {
-			groups = append(groups, dir)
+			groups++
 		}
 	}
-	if len(groups) == 0 {
+	if groups == 0 {
 		t.Fatal("no hierarchy of control groups can be written here")
 	}
-	fmt.Fprintln(in, "go")
-	must(t, caller.Wait())
-	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
-	if err != nil {
-		t.Fatal(out.String())
-	}
-	started, _ := os.FindProcess(pid)
-	defer started.Kill()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	return in, out, name
+}
+
+// What the process stays in, because it cannot be left, is said, and the process runs.
+func TestStartApartStays(t *testing.T) {
+	withoutSystemd(t)
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
 	must(t, err)
-	if strings.Contains(string(data), name) {
-		t.Errorf("of the caller's %d groups the process is still in these:\n%s", len(groups), data)
+	// In a mount namespace of its own, where none can be written.
+	caller := exec.Command("unshare", "-m", "sh", "-c", `read go; for at; do mount -o remount,bind,ro "$at" || exit; done; echo go | "$0" start-apart`, os.Args[0])
+	for _, m := range mounts {
+		caller.Args = append(caller.Args, m.Mountpoint)
+	}
+	in, out, name := callIn(t, caller)
+	fmt.Fprintln(in, "go")
+	err = caller.Wait()
+	if pid, e := strconv.Atoi(strings.TrimSpace(out.String())); e == nil { // it was not said
+		started, _ := os.FindProcess(pid)
+		started.Kill()
+	}
+	if err == nil || !strings.Contains(out.String(), "stays in the control group") || !strings.Contains(out.String(), name) || !strings.Contains(out.String(), "it runs") {
+		t.Errorf("%v: %q", err, out)
 	}
 }
 
