@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -568,6 +569,37 @@ func TestProcessIsApart(t *testing.T) {
 		if !top && strings.Contains(string(its), line) {
 			t.Errorf("the process is in its caller's group %s", line)
 		}
+	}
+}
+
+// Under systemd the process has a scope of its own: named by the instance and the start, and
+// stopped after the unit that ends the containers. The test runs once more where there seems
+// to be one.
+func TestProcessScope(t *testing.T) {
+	const again = "LXCBOOT_TEST_SYSTEMD"
+	dir := os.Getenv(again)
+	if dir == "" {
+		dir = t.TempDir()
+		must(t, os.WriteFile(filepath.Join(dir, "systemd-run"), []byte(`#!/bin/sh
+printf '%s\n' "$@" >"$0.args"
+while [ "$1" != -- ]; do shift; done
+shift
+exec "$@"
+`), 0o755))
+		cmd := exec.Command("unshare", "-m", "sh", "-c", `mount -t tmpfs none /run && mkdir -p /run/systemd/system && exec "$0" -test.run '^TestProcessScope$'`, os.Args[0])
+		cmd.Env = append(os.Environ(), again+"="+dir, "PATH="+dir+":"+os.Getenv("PATH"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	w := newWorld(t, "sleep 1000")
+	w.start(t)
+	args, err := os.ReadFile(filepath.Join(dir, "systemd-run.args"))
+	must(t, err)
+	unit := regexp.MustCompile(`(?m)^--unit=lxcboot-console-` + regexp.QuoteMeta(filepath.Base(w.dir)) + `-\d+\.scope$`)
+	if !unit.Match(args) || !strings.Contains(string(args), "\n--property=Before=lxcboot.service\n") {
+		t.Errorf("systemd-run is given\n%s", args)
 	}
 }
 

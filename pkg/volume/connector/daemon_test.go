@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -242,6 +243,43 @@ func TestUnreachable(t *testing.T) {
 		if !errors.Is(err, volume.ErrUnreachable) || !strings.Contains(err.Error(), addr) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// Under systemd a daemon has a scope of its own, named by the attachment and the start, and
+// stopped after the unit that ends the containers: it serves what they have mounted. The test
+// runs once more where there seems to be one.
+func TestDaemonScope(t *testing.T) {
+	const again = "LXCBOOT_TEST_SYSTEMD"
+	dir := os.Getenv(again)
+	if dir == "" {
+		dir = t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "systemd-run"), []byte(`#!/bin/sh
+printf '%s\n' "$@" >"$0.args"
+while [ "$1" != -- ]; do shift; done
+shift
+exec "$@"
+`), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("unshare", "-m", "sh", "-c", `mount -t tmpfs none /run && mkdir -p /run/systemd/system && exec "$0" -test.run '^TestDaemonScope$'`, os.Args[0])
+		cmd.Env = append(os.Environ(), again+"="+dir, "PATH="+dir+":"+os.Getenv("PATH"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	h := newHost(t, Auto)
+	h.o.Warn = func(err error) { t.Errorf("a warning: %v", err) }
+	data, _ := nbdVolume(t, 64*MiB)
+	dev := connect(t, h, request("scoped", "nbd", data))
+	args, err := os.ReadFile(filepath.Join(dir, "systemd-run.args"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit := regexp.MustCompile(`(?m)^--unit=lxcboot-volume-` + regexp.QuoteMeta(filepath.Base(filepath.Dir(dev.Path))) + `-\d+\.scope$`)
+	if !unit.Match(args) || !strings.Contains(string(args), "\n--property=Before=lxcboot.service\n") {
+		t.Errorf("systemd-run is given\n%s", args)
 	}
 }
 
