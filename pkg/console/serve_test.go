@@ -313,7 +313,7 @@ func TestSignalAtTheEnd(t *testing.T) {
 }
 
 // What follows the container's end is done by the new program when that is just being put
-// in the old one's place.
+// in the old one's place. A signal meanwhile does not change that.
 func TestProgramIsReplaced(t *testing.T) {
 	w := newWorld(t, "sleep 1000")
 	program := filepath.Join(w.dir, "program")
@@ -321,7 +321,9 @@ func TestProgramIsReplaced(t *testing.T) {
 	w.start(t)
 	w.end()
 	eventually(t, "the socket to go, with the container's end", func() bool { _, err := os.Lstat(w.SocketPath); return err != nil })
+	must(t, unix.Kill(w.process.PID, unix.SIGTERM))
 	time.Sleep(100 * time.Millisecond) // not to be waited for: it is looked for in vain meanwhile
+	must(t, unix.Kill(w.process.PID, unix.SIGTERM))
 	must(t, os.Symlink("/bin/sh", program))
 	w.ended(t)
 }
