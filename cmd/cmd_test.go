@@ -288,7 +288,7 @@ func TestExitCodes(t *testing.T) {
 		exitFailure:     {errors.New("something"), &volume.StateError{Status: volume.StatusError}},
 		exitUsage:       {failure.Invalid("x"), fmt.Errorf("a: %w", failure.Invalid("x"))},
 		exitNotFound:    {&volume.NotFoundError{Kind: "volume"}, state.ErrNotFound, volume.ErrNotFound, fmt.Errorf("a: %w", lxc.ErrNotFound)},
-		exitConflict:    {state.ErrExists, state.ErrBusy, failure.Of(state.ErrState, "x"), failure.Of(lxc.ErrInitUnknown, "x"), volume.ErrInUse, &volume.AmbiguousError{}, &volume.StateError{}, volume.ErrQuota},
+		exitConflict:    {state.ErrExists, state.ErrBusy, failure.Of(state.ErrState, "x"), failure.Of(lxc.ErrInitUnknown, "x"), failure.Of(lxc.ErrNotRunning, "x"), lxc.ErrExists, volume.ErrInUse, volume.Gone("a", volume.Volume{}), volume.ErrConflict, &volume.AmbiguousError{}, &volume.StateError{}, volume.ErrQuota},
 		exitUnreachable: {lxc.ErrNoDaemon, volume.ErrUnreachable},
 		exitUnfit:       {&local.DirError{}, lxc.ErrNoDriver, errNotRoot, volume.ErrAuth, os.ErrPermission},
 		exitIncomplete:  {&madeError{"a", os.ErrPermission}, &instance.RollbackError{Instance: "i", Cause: volume.ErrInUse, Undo: errors.New("y")}},
@@ -490,6 +490,9 @@ func TestHostSettings(t *testing.T) {
 	c.SetArgs([]string{"probe"})
 	if err := c.Execute(); err != nil || app.settings.HostName != "shown" || !strings.Contains(strings.Join(words, " "), "--host-id id-1") {
 		t.Errorf("%+v, %q, %v", app.settings, words, err)
+	}
+	if here, err := app.here(); err != nil || here.Name != "shown" || here.ID != "id-1" {
+		t.Errorf("it is %+v, %v", here, err)
 	}
 	boot, _, err := c.Find([]string{"boot"})
 	if err != nil || boot.ParseFlags([]string{"--host", "h"}) != nil || app.load(boot) != nil || app.settings.HostName != "shown" {
