@@ -425,6 +425,9 @@ func TestExitStatus(t *testing.T) {
 				defer func() { oldKernel, reaped = false, false }()
 				w := newWorld(t, tt.script)
 				must(t, w.terminal.HoldInit(w.init(t)))
+				if asked := w.terminal.init.events != nil; asked != (oldKernel || !release(6, 15)) {
+					t.Errorf("the proc connector is asked: %v", asked)
+				}
 				w.start(t)
 				if tt.script == "" { // as libvirt does it: the controller first
 					w.end()
