@@ -63,7 +63,7 @@ type Terminal struct {
 // has ended, is none.
 func (t *Terminal) HoldInit(pid int) (err error) {
 	if pid != 0 {
-		t.init, err = holdInit(pid, t.pid)
+		t.init, err = holdInit(pid, t.pid, t.controller)
 	}
 	if errors.Is(err, ErrEnded) {
 		return nil

@@ -27,12 +27,13 @@ var oldKernel, reaped = false, false
 // ending is a process whose exit status is learnt although another process is its parent:
 // it is held from before its end.
 type ending struct {
+	ends   *os.File // tells whether its end or its controller's came first
 	pidfd  *os.File // tells the status from Linux 6.15 on (PIDFD_GET_INFO)
 	events *os.File // the proc connector's socket, which tells it before; nil where it is not needed
 }
 
 // holdInit takes hold of the init with a number, which must be a child of controller.
-func holdInit(pid, controller int) (*ending, error) {
+func holdInit(pid, controller int, controllerFD *os.File) (*ending, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return nil, ErrEnded
@@ -47,6 +48,10 @@ func holdInit(pid, controller int) (*ending, error) {
 		e.release()
 		return nil, ErrEnded
 	}
+	if e.ends, err = watchEnds(fd, int(controllerFD.Fd())); err != nil {
+		e.release()
+		return nil, fmt.Errorf("watching the end of process %d: %w", pid, err)
+	}
 	if oldKernel || !release(6, 15) {
 		if e.events, err = exitEvents(uint32(pid)); err != nil {
 			e.release()
@@ -58,6 +63,7 @@ func holdInit(pid, controller int) (*ending, error) {
 
 // release lets go of it here, while another process has it.
 func (e *ending) release() {
+	closeFile(e.ends)
 	closeFile(e.pidfd)
 	closeFile(e.events)
 }
@@ -71,17 +77,13 @@ func (e *ending) release() {
 // an init that was killed counts as powered off then when it ended before its controller,
 // as it does not when libvirt ends the container, and the kernel did not kill it for want of
 // memory.
-func (e *ending) wait(controller *os.File) (status int, known bool) {
+func (e *ending) wait() (status int, known bool) {
 	oom := watchOOM(e.pidfd)
 	defer closeFile(oom.log)
 	// libvirt ends the controller as soon as that has told it: this thread is faster.
 	runtime.LockOSThread() // and not unlocked: the thread ends with this goroutine
 	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK}, 0)
-	first := false
-	if ends, err := watchEnds(e.pidfd, controller); err == nil && proc.Alive(controller) {
-		first = ends.first()
-		unix.Close(ends.epoll)
-	}
+	first := endsFirst(e.ends)
 	pollFor(e.pidfd, unix.POLLIN, -1)
 	if status, known = zombieStatus(e.pidfd); known && !reaped {
 		return status, known
@@ -97,35 +99,34 @@ func (e *ending) wait(controller *os.File) (status int, known bool) {
 	return status, known
 }
 
-// ends is an epoll on the ends of an init and of its controller. On a busy host both may be
-// over by the time that who waits is run again, but an epoll tells of files in the order in
-// which they became ready.
-type ends struct {
-	epoll int
-	init  *os.File
-}
-
-// watchEnds begins to watch the ends of two processes that live.
-func watchEnds(init, controller *os.File) (*ends, error) {
+// watchEnds is an epoll on the ends of an init and of its controller. By the time that
+// somebody looks both may be over, on a busy host or where the init ends at once, but an
+// epoll tells of files in the order in which they became ready.
+func watchEnds(init, controller int) (*os.File, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	for _, f := range []*os.File{init, controller} {
+	if err != nil {
+		return nil, err
+	}
+	for which, pidfd := range []int{ofInit: init, ofController: controller} {
 		if err == nil {
-			err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, int(f.Fd()), &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(f.Fd())})
+			err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(which)})
 		}
 	}
-	return &ends{ep, init}, err
+	return os.NewFile(uintptr(ep), "ends"), err
 }
 
-// first waits for the first end, and says whether it is the init's.
-func (e *ends) first() bool {
+const (
+	ofInit = iota
+	ofController
+)
+
+// endsFirst waits for the first end, and says whether it is the init's.
+func endsFirst(ends *os.File) bool {
 	var ready [1]unix.EpollEvent
 	for {
-		n, err := unix.EpollWait(e.epoll, ready[:], -1)
-		switch {
-		case n == 1 && ready[0].Fd == int32(e.init.Fd()):
-			return true
-		case err != unix.EINTR:
-			return false
+		n, err := unix.EpollWait(int(ends.Fd()), ready[:], -1)
+		if err != unix.EINTR {
+			return n == 1 && ready[0].Fd == ofInit
 		}
 	}
 }

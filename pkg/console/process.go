@@ -37,6 +37,7 @@ const (
 	initFD
 	eventsFD
 	claimFD
+	endsFD
 )
 
 // Start starts the process that keeps a container's console, which is a program that
@@ -66,9 +67,9 @@ func Start(program []string, t *Terminal, o Options) (proc.Process, error) {
 		return proc.Process{}, fmt.Errorf("cannot start the console process: %w", err)
 	}
 	defer none.Close()
-	files := []*os.File{t.Host, t.controller, t.Master, socket, t.Inner, nil, nil, nil}
+	files := []*os.File{t.Host, t.controller, t.Master, socket, t.Inner, nil, nil, nil, nil}
 	if t.init != nil {
-		files[initFD-ttyFD], files[eventsFD-ttyFD] = t.init.pidfd, t.init.events
+		files[initFD-ttyFD], files[eventsFD-ttyFD], files[endsFD-ttyFD] = t.init.pidfd, t.init.events, t.init.ends
 	}
 	if o.Claim != "" {
 		claim, err := os.OpenFile(o.Claim, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
@@ -138,7 +139,7 @@ func Keep(args []string) error {
 	status := make(chan int, 1)
 	if i != nil {
 		go func() {
-			if s, known := i.wait(t.controller); known {
+			if s, known := i.wait(); known {
 				status <- s
 			}
 			close(status)
@@ -183,7 +184,7 @@ func inherit() (t *Terminal, l net.Listener, i *ending, claim *os.File, err erro
 		controller: given(pidFD, "pidfd"),
 	}
 	if pidfd := given(initFD, "pidfd"); pidfd != nil {
-		i = &ending{pidfd, given(eventsFD, "exit events")}
+		i = &ending{given(endsFD, "ends"), pidfd, given(eventsFD, "exit events")}
 	}
 	claim = given(claimFD, "claim")
 	socket := os.NewFile(socketFD, "socket")

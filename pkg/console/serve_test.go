@@ -92,14 +92,15 @@ func newWorld(t *testing.T, script string) *world {
 	return w
 }
 
-// init waits for the controller's child.
+// init waits for the controller's child, until that ends with it: before, it is the
+// controller's copy, and then setpriv.
 func (w *world) init(t *testing.T) (pid int) {
 	t.Helper()
 	eventually(t, "the init", func() bool {
 		data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", w.controller.Process.Pid))
 		n, _ := fmt.Sscan(string(data), &pid)
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		return n == 1 && strings.HasPrefix(string(line), "busybox")
+		return n == 1 && strings.HasPrefix(string(line), "busybox") && !strings.Contains(string(line), "setpriv")
 	})
 	return pid
 }
@@ -457,9 +458,9 @@ func TestEndsFirst(t *testing.T) {
 			files[i] = os.NewFile(uintptr(fd), "pidfd")
 			defer files[i].Close()
 		}
-		e, err := watchEnds(files[0], files[1])
+		ends, err := watchEnds(int(files[0].Fd()), int(files[1].Fd()))
 		must(t, err)
-		defer unix.Close(e.epoll)
+		defer ends.Close()
 		if !initFirst {
 			slices.Reverse(cmds[:])
 		}
@@ -467,7 +468,7 @@ func TestEndsFirst(t *testing.T) {
 			must(t, cmd.Process.Kill())
 			_ = cmd.Wait()
 		}
-		if got := e.first(); got != initFirst {
+		if got := endsFirst(ends); got != initFirst {
 			t.Errorf("the init ended first: %v, and it is said: %v", initFirst, got)
 		}
 	}

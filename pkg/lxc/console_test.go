@@ -255,13 +255,13 @@ func TestConsoleEnded(t *testing.T) {
 func TestExitStatus(t *testing.T) {
 	h := open(t)
 	for _, tt := range []struct{ name, script, want string }{
-		{"failed", "/bin/sleep 0.5; exit 7", "--status 1792"},
-		{"powered off", "/bin/sleep 0.5; /bin/poweroff -f & while :; do /bin/sleep 1; done", "--status 0"},
+		{"failed", "exit 7", "--status 1792"},
+		{"powered off", "/bin/poweroff -f & while :; do /bin/sleep 1; done", "--status 0"},
 		{"destroyed", "/bin/sleep 1000", "--status 9"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := config(t, "")
-			cfg.Init, cfg.InitArgs = "/bin/sh", []string{"-c", tt.script}
+			cfg.Init, cfg.InitArgs = "/bin/sh", []string{"-c", "until [ -e /go ]; do /bin/sleep 0.1; done; " + tt.script}
 			define(t, h, cfg)
 			up(t, h, cfg)
 			info, err := h.State(t.Context(), cfg.UUID)
@@ -277,6 +277,7 @@ func TestExitStatus(t *testing.T) {
 			must(t, h.withInit(t.Context(), cfg.UUID, func(p *initProc) error { return terminal.HoldInit(p.pid) }))
 			keeper, err := console.Start([]string{os.Args[0], "console-serve"}, terminal, o)
 			must(t, err)
+			must(t, os.WriteFile(cfg.Root+"/go", nil, 0o644))
 			if tt.name == "destroyed" {
 				must(t, h.Destroy(t.Context(), cfg.UUID))
 			}
