@@ -14,14 +14,14 @@ const bootID = "cat /proc/sys/kernel/random/boot_id"
 // TestReboot: a host that goes down in order ends its containers first, while they still
 // have their storage, and starts them when it is up again.
 func TestReboot(t *testing.T) {
-	s := machine(t, 10*time.Minute)
+	s := machine(t, 12*time.Minute)
 	s.debians()
 	s.run("lxcboot exec d1 -- sh -c 'echo unsynced >/root/unsynced'")
-	before := s.run(bootID)
+	boot := s.run(bootID)
 	s.try("systemctl reboot") // the connection may end first
 	for {
 		s.verb("up")
-		if now, err := s.try(bootID); err == nil && now != before {
+		if now, err := s.try(bootID); err == nil && now != boot {
 			break
 		}
 		time.Sleep(time.Second)
@@ -46,7 +46,7 @@ func TestReboot(t *testing.T) {
 // TestPowerCut: what was flushed before the power went is there after, and the containers
 // come back by themselves.
 func TestPowerCut(t *testing.T) {
-	s := machine(t, 10*time.Minute)
+	s := machine(t, 12*time.Minute)
 	s.debians()
 	s.run("lxcboot exec d1 -- sh -c 'echo flushed >/root/flushed && sync'")
 	s.verb("kill")

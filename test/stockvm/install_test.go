@@ -13,7 +13,7 @@ import (
 
 // TestDoctor: a host on which lxcboot was installed as README says lacks nothing.
 func TestDoctor(t *testing.T) {
-	s := machine(t, time.Minute)
+	s := machine(t, 3*time.Minute)
 	var checks []struct{ Check, Status, Detail string }
 	if err := json.Unmarshal([]byte(s.run("lxcboot doctor -f json")), &checks); err != nil {
 		t.Fatal(err)
@@ -28,7 +28,7 @@ func TestDoctor(t *testing.T) {
 
 // TestSetup: what setup installs is in use, and gone after it is removed.
 func TestSetup(t *testing.T) {
-	s := machine(t, 2*time.Minute)
+	s := machine(t, 5*time.Minute)
 	const files = "/etc/libvirt/hooks/lxc.d/lxcboot /etc/systemd/system/lxcboot.service /etc/systemd/network/98-lxcboot.link"
 	s.run("systemd-analyze verify --man=no lxcboot.service")
 	s.run("lxcboot setup --remove; ! ls " + files)
@@ -42,7 +42,7 @@ var commands = regexp.MustCompile("(?s)## Commands\n\n```\n(.*?)```")
 
 // TestReadme types the commands that README begins with.
 func TestReadme(t *testing.T) {
-	s := machine(t, 4*time.Minute)
+	s := machine(t, 8*time.Minute)
 	text, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +51,7 @@ func TestReadme(t *testing.T) {
 	if block == nil {
 		t.Fatal("README has no block of commands")
 	}
-	s.run("/srv/share/leaks save before; lxcboot image delete -q busybox; mkdir -p readme; cp /srv/share/busybox.raw readme/disk.raw")
+	s.run(before + "; lxcboot image delete -q busybox; mkdir -p readme; cp /srv/share/busybox.raw readme/disk.raw")
 	for line := range strings.Lines(string(block[1])) {
 		if strings.Contains(line, "VOLUME") {
 			volume := s.run("lxcboot volume list -f value -c id -c status | sed -n 's/ available$//p'")
@@ -59,5 +59,5 @@ func TestReadme(t *testing.T) {
 		}
 		t.Logf("%s%s", line, s.run("cd readme\n"+line))
 	}
-	s.run("/srv/share/leaks check before")
+	s.run(same)
 }

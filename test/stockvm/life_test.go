@@ -54,7 +54,7 @@ func (s stock) init(name string) string {
 
 // TestSystemd boots three containers with systemd side by side.
 func TestSystemd(t *testing.T) {
-	s := machine(t, 6*time.Minute)
+	s := machine(t, 10*time.Minute)
 	s.debians()
 	addresses := map[string]bool{}
 	for _, name := range debians {
@@ -71,7 +71,7 @@ func TestSystemd(t *testing.T) {
 
 // TestGroups: of the host's control groups a container sees its own, as if it were all.
 func TestGroups(t *testing.T) {
-	s := machine(t, 6*time.Minute)
+	s := machine(t, 10*time.Minute)
 	s.debians()
 	for line := range strings.Lines(s.run("lxcboot exec d1 -- cat /proc/1/cgroup /proc/self/cgroup")) {
 		if strings.TrimSpace(line) != "0::/init.scope" {
@@ -91,7 +91,7 @@ func TestGroups(t *testing.T) {
 
 // TestVirsh starts a container with virsh that virsh has ended, and reboots it from inside.
 func TestVirsh(t *testing.T) {
-	s := machine(t, 8*time.Minute)
+	s := machine(t, 10*time.Minute)
 	s.debians()
 	s.run("lxcboot exec d1 -- sh -c 'echo kept >/root/kept && sync'")
 	// systemd may remove the container's scope before libvirt has looked into it once more,
@@ -100,9 +100,9 @@ func TestVirsh(t *testing.T) {
 	s.until(`test "$(lxcboot show d1 -f value -c status)" = SHUTOFF`)
 	s.run("virsh -q -c lxc:/// start d1")
 	s.well("d1")
-	before := s.init("d1")
+	init := s.init("d1")
 	s.run("lxcboot exec d1 -- systemctl reboot")
-	s.until(`pid=$(lxcboot show d1 -f value -c init_pid); echo "$pid"; test "$pid" != 0 && test "$pid" != ` + before)
+	s.until(`pid=$(lxcboot show d1 -f value -c init_pid); echo "$pid"; test "$pid" != 0 && test "$pid" != ` + init)
 	s.well("d1")
 	if kept := s.run("lxcboot exec d1 -- cat /root/kept"); kept != "kept" {
 		t.Errorf("its file has %q", kept)
@@ -132,7 +132,7 @@ func TestHardwareAddress(t *testing.T) {
 		{"without the link file", "rm /etc/systemd/network/98-lxcboot.link", "lxcboot setup", 4},
 	} {
 		t.Run(how.name, func(t *testing.T) {
-			s := machine(t, 6*time.Minute)
+			s := machine(t, 10*time.Minute)
 			s.run(how.before)
 			for i := range how.boots {
 				name := fmt.Sprint("m", i)
@@ -149,25 +149,25 @@ func TestHardwareAddress(t *testing.T) {
 
 // TestCycles boots and deletes while udisks looks at each device that comes.
 func TestCycles(t *testing.T) {
-	s := machine(t, 6*time.Minute)
-	s.run("systemctl start udisks2; udisksctl status >/dev/null; /srv/share/leaks save before")
+	s := machine(t, 10*time.Minute)
+	s.run("systemctl start udisks2; udisksctl status >/dev/null; " + before)
 	s.run("lxcboot volume create --image busybox --size 1 cycles -f value -c id")
 	for range 10 {
 		s.run("lxcboot boot -q --flavor m1.tiny --boot-volume cycles --nic none --block-device source=blank,dest=volume,size=1,shutdown=remove cycle; lsblk --fs >/dev/null; lxcboot delete -q cycle")
 	}
-	s.run("lxcboot volume delete cycles; systemctl is-active udisks2; /srv/share/leaks check before")
+	s.run("lxcboot volume delete cycles; systemctl is-active udisks2; " + same)
 }
 
 // TestNewPrograms replaces the programs beside running containers.
 func TestNewPrograms(t *testing.T) {
-	s := machine(t, 8*time.Minute)
+	s := machine(t, 10*time.Minute)
 	s.debians()
-	before := s.init("d1")
+	init := s.init("d1")
 	s.run(`cd /srv/share/install/usr/local/bin
 for program in lxcboot lxcboot-console lxcboot-init; do install -m 755 $program /usr/local/bin; done
 lxcboot setup; systemctl daemon-reload; systemctl restart libvirtd`)
-	if now := s.init("d1"); now != before {
-		t.Errorf("its init was %s and is %s", before, now)
+	if now := s.init("d1"); now != init {
+		t.Errorf("its init was %s and is %s", init, now)
 	}
 	s.run("lxcboot exec d1 -- sh -c 'echo said after >/dev/console'")
 	s.until("lxcboot logs d1 | grep 'said after'")

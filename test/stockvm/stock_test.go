@@ -91,7 +91,7 @@ func explain() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	out, err := vm(ctx, "ssh", `lxcboot list --long; systemctl --failed --no-legend --plain
-journalctl --boot --no-pager --lines 60; echo "== its serial console"`)
+journalctl --boot --no-pager | grep -v 'End of file while reading data' | tail -n 60; echo "== its serial console"`)
 	fmt.Printf("== the machine: %v\n%s\n", err, out)
 	out, err = vm(ctx, "serial")
 	fmt.Printf("%s\n%v\n", out, err)
@@ -117,12 +117,19 @@ find /sys/fs/cgroup -name 'machine-lxc*' -o -name 'lxcboot-*'; ls /run/lxcboot 2
 echo "$left"
 test -z "$left"`
 
+// before and same compare the machine with what it was, all that runs in it included. The
+// directory for the roots stays, from the first container on.
+const (
+	before = "mkdir -p /run/lxcboot; /srv/share/leaks save before"
+	same   = "/srv/share/leaks check before"
+)
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 // run installs lxcboot for the tests, and looks after them that deleting all that they
 // left leaves nothing.
 func run(m *testing.M) int {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	for _, args := range [][]string{{"up"}, {"ssh", install}} {
 		if out, err := vm(ctx, args...); err != nil {
@@ -132,7 +139,7 @@ func run(m *testing.M) int {
 		}
 	}
 	code := m.Run()
-	ctx, cancel = context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel = context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	out, err := vm(ctx, "ssh", `names=$(lxcboot list -f value -c name) && { [ -z "$names" ] || lxcboot delete -q $names; } && for try in 1 2 3 4 5; do
 left=$(`+nothing+`) && exit; sleep 2; done; echo "$left"; exit 1`)
