@@ -75,24 +75,20 @@ func (g Group) IO() (read, write int64, ok bool) {
 	return read, write, err == nil
 }
 
-// Tasks counts the threads in the group and below.
-func (g Group) Tasks() int64 {
-	if n, ok := g.Number("pids.current"); ok {
-		return n
-	}
+// Tasks are the threads in the group and below, by their numbers.
+func (g Group) Tasks() (tids []string) {
 	file := "tasks"
 	if g.V2() {
 		file = "cgroup.threads"
 	}
-	var total int64
 	_ = filepath.WalkDir(g.Dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return nil
 		}
 		if data, err := os.ReadFile(filepath.Join(path, file)); err == nil {
-			total += int64(strings.Count(string(data), "\n"))
+			tids = append(tids, strings.Fields(string(data))...)
 		}
 		return nil
 	})
-	return total
+	return tids
 }

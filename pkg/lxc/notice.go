@@ -3,6 +3,9 @@ package lxc
 import (
 	"context"
 	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,8 +21,15 @@ const Unnoticed = "unnoticed"
 // listens for that, or when libvirtd has lost its connection to the controller.
 const noticeLimit = 2 * time.Second
 
-// startTries is how often a container is started until libvirtd watches it.
+// startTries is how often a container is started until libvirtd watches it, and knows its
+// init.
 const startTries = 5
+
+// Variables for the tests' sake.
+var (
+	statusDir  = pidDir // where libvirtd keeps what it knows of a running container, NAME.xml
+	heardLimit = 5 * time.Second
+)
 
 // unnoticed says whether libvirt takes a container for running whose init has ended.
 func (i Info) unnoticed() bool { return i.Active() && i.InitPID == 0 }
@@ -53,6 +63,28 @@ func watched(name string) bool {
 	sockets, err := os.ReadFile("/proc/net/unix")
 	return err != nil || connected(string(sockets), "/lxc/"+name+".sock")
 }
+
+// heard says whether libvirtd comes to know the init of a container that was started: the
+// controller names it once, and libvirt 9.0 drops that when it comes before libvirtd is
+// ready for it, which then cannot change a device as long as the container lives. Where
+// libvirt's own note of it cannot be read, nothing is held against it.
+func heard(ctx context.Context, info Info) bool {
+	ctx, cancel := context.WithTimeout(ctx, heardLimit)
+	defer cancel()
+	return wait.Until(ctx, time.Millisecond, poll, func() (bool, error) {
+		text, err := os.ReadFile(filepath.Join(statusDir, info.Name+".xml"))
+		named := initNote.FindSubmatch(text)
+		init, e := findInit(info.PID)
+		if err != nil || named == nil || e != nil {
+			return true, nil
+		}
+		init.Close()
+		return string(named[1]) == strconv.Itoa(init.pid), nil
+	}) == nil
+}
+
+// initNote is that note: 0, or the init of the life before, until it is known.
+var initNote = regexp.MustCompile(`<init pid='(-?[0-9]+)'/>`)
 
 // connected says whether a socket whose path ends so has a connection, or is not there.
 func connected(sockets, suffix string) bool {

@@ -3,6 +3,7 @@ package lxc
 import (
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -61,6 +62,9 @@ func TestStartsAtOnce(t *testing.T) {
 				if !watched(cfg.Name) {
 					t.Errorf("%s runs unwatched", cfg.Name)
 				}
+				if info, err := h.State(limited(t), cfg.UUID); err != nil || !heard(limited(t), info) {
+					t.Errorf("libvirtd does not know the init of %s: %v", cfg.Name, err)
+				}
 				if err := h.Destroy(limited(t), cfg.UUID); err != nil {
 					t.Error(err)
 				}
@@ -68,6 +72,34 @@ func TestStartsAtOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// A container whose init libvirtd does not come to know is started anew.
+func TestInitUnheard(t *testing.T) {
+	h := open(t)
+	cfg := config(t, "")
+	define(t, h, cfg)
+	cfg.mount(t)
+	dir := t.TempDir()
+	writeFile(t, dir+"/"+cfg.Name+".xml", "<domstatus>\n  <init pid='0'/>\n</domstatus>\n")
+	defer func(dir string, limit time.Duration) { statusDir, heardLimit = dir, limit }(statusDir, heardLimit)
+	statusDir, heardLimit = dir, 200*time.Millisecond
+	done := make(chan error, 1)
+	go func() { _, err := h.Start(limited(t), cfg.UUID); done <- err }()
+	lives := map[int]bool{}
+	for ctx := limited(t); ; must(t, wait.For(ctx, time.Millisecond)) {
+		if live, err := Look(cfg.Name); err == nil && live.Controller != 0 {
+			lives[live.Controller] = true
+		}
+		select {
+		case err := <-done:
+			if err != nil || len(lives) != startTries {
+				t.Errorf("it was started %d times: %v", len(lives), err)
+			}
+			return
+		default:
+		}
+	}
 }
 
 func TestConnected(t *testing.T) {

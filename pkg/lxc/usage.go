@@ -79,11 +79,7 @@ func (h *Host) Usage(ctx context.Context, id string) (Usage, error) {
 		if err != nil {
 			return err
 		}
-		u = readUsage(groups)
-		if u.Processes > 0 { // libvirt's controller is in the groups too
-			threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", info.PID))
-			u.Processes -= int64(len(threads))
-		}
+		u = readUsage(groups, info.PID)
 		if !proc.Alive(p.pidfd) {
 			return fmt.Errorf("container %s: %w", id, ErrNotRunning)
 		}
@@ -104,7 +100,7 @@ func usageCgroups(controller, init int, id string) ([]cgroup.Group, error) {
 	return containerCgroups(controller, init)
 }
 
-func readUsage(groups []cgroup.Group) Usage {
+func readUsage(groups []cgroup.Group, controller int) Usage {
 	u := Usage{-1, -1, -1, -1, -1, -1, -1}
 	for _, g := range groups {
 		if g.V2() {
@@ -140,8 +136,11 @@ func readUsage(groups []cgroup.Group) Usage {
 		}
 		// libvirt makes no group in v1's pids: count in one that all are in.
 		if g.V2() || g.Has("memory") {
-			if n := g.Tasks(); n > 0 {
-				u.Processes = n
+			u.Processes = 0
+			for _, tid := range g.Tasks() { // libvirt's controller is in the groups too
+				if _, err := os.Stat(fmt.Sprintf("/proc/%d/task/%s", controller, tid)); err != nil {
+					u.Processes++
+				}
 			}
 		}
 	}

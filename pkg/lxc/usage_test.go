@@ -176,21 +176,21 @@ func TestUsageV2(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"memory.current": "4096\n", "memory.max": "67108864\n", "cpu.stat": "usage_usec 1500\nuser_usec 1000\n",
-		"cpu.max": "200000 100000\n", "pids.current": "7\n",
+		"cpu.max": "200000 100000\n", "cgroup.threads": fmt.Sprintf("%d\n4194304\n4194305\n", os.Getpid()),
 		"io.stat": "8:0 rbytes=10 wbytes=20 rios=1 wios=1 dbytes=0 dios=0\n7:1 rbytes=1 wbytes=2\n",
 	} {
 		writeFile(t, dir+"/"+name, text)
 	}
-	got := readUsage([]cgroup.Group{{Dir: dir}})
-	if want := (Usage{4096, 64 << 20, 1500_000, 2, 11, 22, 7}); got != want {
+	got := readUsage([]cgroup.Group{{Dir: dir}}, os.Getpid())
+	if want := (Usage{4096, 64 << 20, 1500_000, 2, 11, 22, 2}); got != want {
 		t.Errorf("%+v", got)
 	}
 	writeFile(t, dir+"/memory.max", "max\n")
 	writeFile(t, dir+"/cpu.max", "max 100000\n")
-	if got := readUsage([]cgroup.Group{{Dir: dir}}); got.MemoryLimit != -1 || got.CPULimit != -1 {
+	if got := readUsage([]cgroup.Group{{Dir: dir}}, os.Getpid()); got.MemoryLimit != -1 || got.CPULimit != -1 {
 		t.Errorf("%+v", got)
 	}
-	if got := readUsage(nil); got != (Usage{-1, -1, -1, -1, -1, -1, -1}) {
+	if got := readUsage(nil, 0); got != (Usage{-1, -1, -1, -1, -1, -1, -1}) {
 		t.Errorf("%+v", got)
 	}
 }
