@@ -195,6 +195,7 @@ func domain(name, root string) (string, error) {
 		return "", err
 	}
 	d.OS.Init = "/sbin/init"
+	d.Resource = nil // nobody makes it a group of its own
 	d.Devices.Filesystems = slices.DeleteFunc(d.Devices.Filesystems, func(f libvirtxml.DomainFilesystem) bool {
 		return f.Source.Mount.Dir == "/launch"
 	})
