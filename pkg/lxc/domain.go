@@ -188,7 +188,7 @@ func (h *Host) Define(ctx context.Context, cfg Config) error {
 func (h *Host) Start(ctx context.Context, id string) (Info, error) {
 	for try := 1; ; try++ {
 		info, fresh, err := h.create(ctx, id)
-		if err != nil || try == startTries || watched(info.Name) && (fresh || !info.unnoticed()) && heard(ctx, info) {
+		if err != nil || try == startTries || watched(info.Name) && (fresh && heard(ctx, info) || !fresh && !info.unnoticed()) {
 			return info, err
 		}
 		if err := h.Destroy(ctx, id); err != nil {

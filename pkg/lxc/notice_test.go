@@ -96,6 +96,11 @@ func TestInitUnheard(t *testing.T) {
 			if err != nil || len(lives) != startTries {
 				t.Errorf("it was started %d times: %v", len(lives), err)
 			}
+			// One that runs is left alone, whatever libvirt knows of it.
+			info, err := h.Start(limited(t), cfg.UUID)
+			if err != nil || !lives[info.PID] {
+				t.Errorf("a running container was started anew: %+v, %v", info, err)
+			}
 			return
 		default:
 		}

@@ -22,15 +22,16 @@ import (
 // can mount it then, or a partition of it, before it is closed. A disk that is not there
 // is nil. After idleLimit the error is a *BusyError.
 func (h *Host) claim(ctx context.Context, name string) (*os.File, error) {
-	ctx, cancel := context.WithTimeout(ctx, idleLimit)
-	defer cancel()
-	for {
+	for until := time.Now().Add(idleLimit); ; {
 		f, by, err := h.tryClaim(name)
 		if by == "" || err != nil {
 			return f, err
 		}
 		h.deactivate(ctx, name)
-		if wait.For(ctx, 100*time.Millisecond) != nil {
+		if err := wait.For(ctx, 100*time.Millisecond); err != nil {
+			return nil, err
+		}
+		if time.Now().After(until) {
 			return nil, &BusyError{Path: h.fs("dev", name), By: by}
 		}
 	}

@@ -1,6 +1,7 @@
 package connector
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -69,6 +70,11 @@ func TestClaim(t *testing.T) {
 	}
 	if took := time.Since(began); took < idleLimit/2 {
 		t.Errorf("it was waited for %v", took)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := h.claim(ended, name); !errors.Is(err, context.Canceled) {
+		t.Errorf("in use, and the caller is gone: %v", err)
 	}
 	if f, err := h.claim(t.Context(), "none-such"); f != nil || err != nil {
 		t.Errorf("a disk that is gone: %v, %v", f, err)

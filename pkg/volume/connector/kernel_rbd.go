@@ -110,7 +110,7 @@ func (k kernelRBD) disconnect(ctx context.Context, dev Device) error {
 			return err
 		}
 		claimed.Close() // or it could not be unmapped
-		if !dev.ReadOnly {
+		if claimed != nil && !dev.ReadOnly {
 			if err := k.h.flushApart(ctx, path); err != nil {
 				return fmt.Errorf("%w: %v; bring the storage back and try again", ErrNotFlushed, err)
 			}

@@ -186,10 +186,10 @@ func (n nvmeDriver) disconnect(ctx context.Context, dev Device) error {
 				return err
 			}
 			defer claimed.Close()
-		}
-		if path != "" && !dev.ReadOnly {
-			if err := n.h.flushApart(ctx, path); err != nil {
-				return fmt.Errorf("%w: %v; bring the storage back and try again", ErrNotFlushed, err)
+			if claimed != nil && !dev.ReadOnly {
+				if err := n.h.flushApart(ctx, path); err != nil {
+					return fmt.Errorf("%w: %v; bring the storage back and try again", ErrNotFlushed, err)
+				}
 			}
 		}
 		fault.Point("connector/nvmeof/flushed")

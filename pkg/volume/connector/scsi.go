@@ -70,7 +70,7 @@ func (h *Host) removeDisk(ctx context.Context, d scsiDisk, readOnly bool) error 
 	}
 	defer claimed.Close()
 	dev := h.fs("dev", now.Name)
-	if !readOnly {
+	if claimed != nil && !readOnly { // else it is gone, with what was not written
 		if err := h.flushApart(ctx, dev); err != nil {
 			return fmt.Errorf("%w: %v; bring the storage back and try again", ErrNotFlushed, err)
 		}
