@@ -17,7 +17,8 @@ func (a *App) newLogsCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "logs INSTANCE", Aliases: []string{"console-log"}, Short: "Show the console log of an instance", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completer(a.instanceNames, false),
 		Long: `Show what the container has printed on its console. The log is bounded: the oldest
-part is dropped. What could change a terminal is escaped, unless --raw is given.`,
+part is dropped. What could change a terminal is escaped, unless --raw is given; colours
+pass to one.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if length < 0 {
 				return failure.Invalid("--length %d: it is a number of lines, from 1 on; 0 is all of them", length)
@@ -40,7 +41,7 @@ part is dropped. What could change a terminal is escaped, unless --raw is given.
 			if raw {
 				return show(a.Out)
 			}
-			out := tty.Writer(a.Out)
+			out := tty.Writer(a.Out, isTerminal(a.Out))
 			return errors.Join(show(out), out.Close())
 		},
 	}

@@ -1,6 +1,7 @@
 package tty
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strings"
@@ -57,18 +58,22 @@ func appendSafe(out, p []byte, r rune) []byte {
 }
 
 // Writer gives a writer that makes a stream safe for a terminal as Lines does, but that
-// tabs pass, and a carriage return before a newline is left out. A character that is cut
-// at the end of a write is kept for the next one. Close writes what was kept and leaves w
-// open.
-func Writer(w io.Writer) io.WriteCloser { return &safeWriter{w: w} }
+// tabs pass, and carriage returns before a newline are left out. With colours, changes of
+// how characters look (SGR) pass, too, and Close ends them. What is cut at the end of a
+// write is kept for the next one. Close writes what was kept and leaves w open.
+func Writer(w io.Writer, colours bool) io.WriteCloser { return &safeWriter{w: w, colours: colours} }
 
 type safeWriter struct {
-	w    io.Writer
-	kept []byte // the start of a character, or a carriage return
+	w       io.Writer
+	colours bool
+	dyed    bool   // the last change of colours that passed was none back
+	kept    []byte // the start of a character or sequence
 }
 
+const plain = "\x1b[m" // all colours as they were
+
 func (s *safeWriter) Write(p []byte) (int, error) {
-	out, rest := safe(append(s.kept, p...), false)
+	out, rest := s.safe(append(s.kept, p...), false)
 	s.kept = append([]byte(nil), rest...)
 	if _, err := s.w.Write(out); err != nil {
 		return 0, err
@@ -77,24 +82,44 @@ func (s *safeWriter) Write(p []byte) (int, error) {
 }
 
 func (s *safeWriter) Close() error {
-	out, _ := safe(s.kept, true)
+	out, _ := s.safe(s.kept, true)
 	s.kept = nil
+	if s.dyed {
+		out, s.dyed = append(out, plain...), false
+	}
 	_, err := s.w.Write(out)
 	return err
 }
 
-func safe(p []byte, end bool) (out, rest []byte) {
+// longest is how many bytes are looked at before it is decided what they are, at least:
+// the decision does not depend on where a stream is cut.
+const longest = 64
+
+func (s *safeWriter) safe(p []byte, end bool) (out, rest []byte) {
 	out = make([]byte, 0, len(p))
 	for len(p) > 0 {
-		if !end && !utf8.FullRune(p) {
+		head := p[:min(len(p), longest)]
+		cut := !end && len(head) < longest
+		if !utf8.FullRune(p) && cut {
 			return out, p
 		}
 		if p[0] == '\r' {
-			if len(p) == 1 && !end {
+			line := bytes.TrimLeft(head, "\r")
+			if len(line) == 0 && cut {
 				return out, p
 			}
-			if len(p) == 1 || p[1] == '\n' {
-				p = p[1:]
+			if len(line) == 0 && end && len(p) < longest || bytes.HasPrefix(line, []byte("\n")) {
+				p = p[len(head)-len(line):]
+				continue
+			}
+		}
+		if s.colours && p[0] == '\x1b' {
+			n, whole := sgr(head)
+			if n == len(head) && !whole && cut {
+				return out, p
+			}
+			if whole {
+				out, p, s.dyed = append(out, p[:n]...), p[n:], !resets(p[:n])
 				continue
 			}
 		}
@@ -107,4 +132,22 @@ func safe(p []byte, end bool) (out, rest []byte) {
 		p = p[n:]
 	}
 	return out, nil
+}
+
+// sgr gives how many bytes at the start are of a change of colours, ESC [ NUMBERS m, and
+// whether that is all of one.
+func sgr(p []byte) (n int, whole bool) {
+	for i, c := range p {
+		switch {
+		case i == 0 && c == '\x1b', i == 1 && c == '[', i > 1 && (c >= '0' && c <= '9' || c == ';' || c == ':'):
+		default:
+			return i + 1, i > 1 && c == 'm'
+		}
+	}
+	return len(p), false
+}
+
+// resets says whether a change of colours takes all back: ESC [ m or ESC [ 0 m.
+func resets(sequence []byte) bool {
+	return string(sequence) == plain || string(sequence) == "\x1b[0m"
 }

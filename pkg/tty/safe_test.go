@@ -2,6 +2,7 @@ package tty
 
 import (
 	"bytes"
+	"regexp"
 	"strings"
 	"testing"
 	"unicode"
@@ -19,19 +20,45 @@ func TestWriter(t *testing.T) {
 		"\xff\xc3":                 `\xff\xc3`,
 		"end\r":                    "end",
 		"\x00\x7f\b":               `\x00\x7f\x08`,
+		"\x1b[32mOK\x1b[0m\r\r\n":  `\x1b[32mOK\x1b[0m` + "\n",
 	} {
-		var out bytes.Buffer
-		w := Writer(&out)
-		for i := range len(in) { // a byte at a time: the worst case
-			if n, err := w.Write([]byte{in[i]}); n != 1 || err != nil {
-				t.Fatal(n, err)
-			}
+		if got := written(t, in, false); got != want {
+			t.Errorf("%q: %q instead of %q", in, got, want)
 		}
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
+	}
+}
+
+// written is what a Writer makes of a text, a byte at a time: the worst case.
+func written(t *testing.T, in string, colours bool) string {
+	t.Helper()
+	var out bytes.Buffer
+	w := Writer(&out, colours)
+	for i := range len(in) {
+		if n, err := w.Write([]byte{in[i]}); n != 1 || err != nil {
+			t.Fatal(n, err)
 		}
-		if out.String() != want {
-			t.Errorf("%q: %q instead of %q", in, out.String(), want)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// Colours pass, are ended, and nothing that looks like them passes.
+func TestWriterColours(t *testing.T) {
+	long := "\x1b[" + strings.Repeat("1;", longest)
+	for in, want := range map[string]string{
+		"[\x1b[0;32m  OK  \x1b[0m]\r\n":     "[\x1b[0;32m  OK  \x1b[0m]\n",
+		"\x1b[38:2:255:0:0mred":             "\x1b[38:2:255:0:0mred\x1b[m",
+		"\x1b[1mbold\x1b[m":                 "\x1b[1mbold\x1b[m",
+		"\x1b[2J\x1b[?25l\x1b[1;1H\x1b[1 m": `\x1b[2J\x1b[?25l\x1b[1;1H\x1b[1 m`,
+		"\x1b]0;title\x07\x9b1m":            `\x1b]0;title\x07\x9b1m`,
+		"\x1b\x1b[1m":                       `\x1b` + "\x1b[1m\x1b[m",
+		"\x1b[3":                            `\x1b[3`,
+		long + "m":                          `\x1b` + long[1:] + "m",
+	} {
+		if got := written(t, in, true); got != want {
+			t.Errorf("%q: %q instead of %q", in, got, want)
 		}
 	}
 }
@@ -53,13 +80,14 @@ func TestLines(t *testing.T) {
 }
 
 func FuzzWriter(f *testing.F) {
-	f.Add([]byte("a\r\n\x1b\xc3\xa4"), 3)
-	f.Fuzz(func(t *testing.T, in []byte, cut int) {
+	f.Add([]byte("a\r\n\x1b\xc3\xa4"), 3, false)
+	f.Add([]byte("a\x1b[0;32mb\r\r\n\x1b[2J"), 3, true)
+	f.Fuzz(func(t *testing.T, in []byte, cut int, colours bool) {
 		var whole, parts bytes.Buffer
-		w := Writer(&whole)
+		w := Writer(&whole, colours)
 		w.Write(in)
 		w.Close()
-		w = Writer(&parts)
+		w = Writer(&parts, colours)
 		cut = max(0, min(cut, len(in)))
 		w.Write(in[:cut])
 		w.Write(in[cut:])
@@ -67,7 +95,11 @@ func FuzzWriter(f *testing.F) {
 		if whole.String() != parts.String() {
 			t.Errorf("%q cut at %d: %q and %q", in, cut, whole.String(), parts.String())
 		}
-		if bad := strings.ContainsFunc(whole.String(), func(r rune) bool { return r != '\n' && r != '\t' && !unicode.IsPrint(r) }); bad || !utf8.Valid(whole.Bytes()) {
+		text := whole.String()
+		if colours {
+			text = regexp.MustCompile(`\x1b\[[0-9;:]*m`).ReplaceAllString(text, "")
+		}
+		if bad := strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && r != '\t' && !unicode.IsPrint(r) }); bad || !utf8.ValidString(text) {
 			t.Errorf("%q came out as %q", in, whole.String())
 		}
 	})
