@@ -387,13 +387,12 @@ func TestOpenRefuses(t *testing.T) {
 		{"no cloud", func(t *testing.T, c *cloud) { t.Setenv("OS_AUTH_URL", "") }, failure.ErrInvalid, "OS_CLOUD"},
 		{"no password", func(t *testing.T, c *cloud) { t.Setenv("OS_PASSWORD", "") }, failure.ErrInvalid, "password"},
 		{"a bad address", func(t *testing.T, c *cloud) { t.Setenv("OS_AUTH_URL", "keystone.example") }, failure.ErrInvalid, "keystone.example"},
-		{"no cinder", func(t *testing.T, c *cloud) { c.noCinder = true }, volume.ErrUnsupported, "block storage"},
+		{"no cinder", func(t *testing.T, c *cloud) { delete(c.catalog, "volumev3") }, volume.ErrUnsupported, "block storage"},
 		{"another region", func(t *testing.T, c *cloud) { t.Setenv("OS_REGION_NAME", "Two") }, volume.ErrUnsupported, `region "Two"`},
-		{"an old cinder", func(t *testing.T, c *cloud) { c.microversion = "3.50" }, volume.ErrUnsupported, "3.50"},
 		{"an unknown entry", func(t *testing.T, c *cloud) { t.Setenv("OS_CLOUD", "nowhere") }, failure.ErrInvalid, "nowhere"},
 		{"a file that is no YAML", func(t *testing.T, c *cloud) {
 			file := filepath.Join(t.TempDir(), "clouds.yaml")
-			os.WriteFile(file, []byte("clouds:\n  x:\n    auth: "+fakePassword+"\n"), 0o600)
+			os.WriteFile(file, []byte("clouds:\n  x:\n\tauth: "+fakePassword+"\n"), 0o600)
 			t.Setenv("OS_CLOUD", "x")
 			t.Setenv("OS_CLIENT_CONFIG_FILE", file)
 		}, failure.ErrInvalid, "line 3"},

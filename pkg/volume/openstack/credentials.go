@@ -1,180 +1,294 @@
 package openstack
 
 import (
-	"bytes"
+	"cmp"
 	"crypto/tls"
-	"errors"
-	"fmt"
+	"crypto/x509"
+	"net/url"
 	"os"
-	"regexp"
+	"path/filepath"
 	"strings"
 
 	"github.com/gophercloud/gophercloud/v2"
-	"github.com/gophercloud/gophercloud/v2/openstack/config/clouds"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // credentials are how to sign in, and where.
 type credentials struct {
-	cloud    string // entry of clouds.yaml; empty when from OS_*
-	auth     gophercloud.AuthOptions
-	endpoint gophercloud.EndpointOpts
-	tls      *tls.Config
+	cloud  string // entry of clouds.yaml; empty when from OS_*
+	auth   gophercloud.AuthOptions
+	tls    *tls.Config
+	cinder place
+	glance place
 }
 
-// Configured says whether the environment names a cloud, and how: "OS_CLOUD" or
-// "OS_AUTH_URL"; empty when it does not.
-func Configured() string {
-	for _, name := range []string{"OS_CLOUD", "OS_AUTH_URL"} {
-		if os.Getenv(name) != "" {
-			return name
+// place says which endpoint of a service is meant.
+type place struct {
+	region     string // empty: any
+	name       string // of the service in the catalog; empty: any
+	interfaces []gophercloud.Availability
+	override   string // its address, where that is set
+}
+
+// findCredentials reads what is set for a cloud. Nothing is asked of the cloud.
+func findCredentials(cloud string, warn func(string)) (credentials, error) {
+	cloud = cmp.Or(cloud, os.Getenv("OS_CLOUD"))
+	set, source, err := findConfig(cloud, warn)
+	if err != nil {
+		return credentials{}, err
+	}
+	c := credentials{cloud: cloud}
+	refuse := func(err error) (credentials, error) { return c, failure.Of(err, "%s: %v", source, err) }
+	if c.auth, err = set.authOptions(); err != nil {
+		return refuse(err)
+	}
+	if c.tls, err = set.tls(); err != nil {
+		return refuse(err)
+	}
+	if c.cinder, err = set.place("block_storage", "volumev3", "volumev2", "volume", "block_store"); err != nil {
+		return refuse(err)
+	}
+	if c.glance, err = set.place("image"); err != nil {
+		return refuse(err)
+	}
+	return c, nil
+}
+
+// auth is what is set by one of the keys, in the section auth or, as openstacksdk has
+// it, outside of it.
+func (c config) auth(keys ...string) string {
+	for _, key := range keys {
+		if v := cmp.Or(text(section(c, "auth")[key]), text(c[key])); v != "" {
+			return v
 		}
 	}
 	return ""
 }
 
-// findCredentials reads clouds.yaml, where a cloud is named, or the OS_*
-// variables.
-func findCredentials(cloud string) (credentials, error) {
-	if cloud == "" {
-		cloud = os.Getenv("OS_CLOUD")
-	}
-	c := credentials{cloud: cloud}
-	options := []clouds.ParseOption{clouds.WithCloudName(cloud)}
-	source := fmt.Sprintf("cloud %q of clouds.yaml", cloud)
-	if cloud == "" {
-		source = "the OS_* variables"
-		if os.Getenv("OS_AUTH_URL") == "" {
-			return c, failure.Invalid("no cloud is set: set OS_CLOUD to an entry of clouds.yaml, or OS_AUTH_URL and the other OS_* variables")
-		}
-		text, err := environment()
-		if err != nil {
-			return c, err
-		}
-		options = []clouds.ParseOption{
-			clouds.WithCloudName("env"), clouds.WithCloudsYAML(bytes.NewReader(text)), clouds.WithSecureYAML(strings.NewReader("clouds: {}")),
-		}
-	}
-	var err error
-	c.auth, c.endpoint, c.tls, err = parseClouds(options...)
-	if err != nil {
-		return c, failure.Invalid("%s: %s", source, plainParseError(err))
-	}
-	a := &c.auth
-	if a.IdentityEndpoint == "" {
-		return c, failure.Invalid("%s has no auth_url", source)
-	}
-	settle(a)
-	if a.TokenID == "" && a.Password == "" && a.ApplicationCredentialSecret == "" {
-		return c, failure.Invalid("%s: there is neither a password, nor an application credential, nor a token", source)
-	}
-	// Without a password a new token can not be had.
-	a.AllowReauth = a.TokenID == ""
-	return c, nil
+// expanded fills the region into an address that holds {region_name}.
+func (c config) expanded(address string) string {
+	return strings.ReplaceAll(address, "{region_name}", text(c["region_name"]))
 }
 
-// settle leaves one way to sign in, and each thing said once: gophercloud or Keystone
-// refuses what is given both by name and by id. A domain that is not given is Keystone's
-// default one, as in the openstack command.
-func settle(a *gophercloud.AuthOptions) {
+// authTypes are the ways to sign in, by their names in openstacksdk.
+var authTypes = map[string]string{
+	"": "", "password": "password", "v3password": "password", "token": "token", "v3token": "token", "v3applicationcredential": "applicationcredential",
+}
+
+// authOptions is how to sign in. What Keystone wants to be told once is told once, and
+// as openstacksdk does: an id before a name, a default domain where none is given.
+func (c config) authOptions() (gophercloud.AuthOptions, error) {
+	a := gophercloud.AuthOptions{IdentityEndpoint: c.expanded(c.auth("auth_url")), AllowReauth: true}
+	u, err := url.Parse(a.IdentityEndpoint)
 	switch {
-	case a.ApplicationCredentialSecret != "": // it has its own project
-		a.Password, a.TokenID, a.Scope, a.TenantID, a.TenantName = "", "", nil, "", ""
-	case a.Password != "":
-		a.TokenID = ""
-	case a.TokenID != "":
-		a.Username, a.UserID, a.DomainID, a.DomainName = "", "", "", ""
+	case a.IdentityEndpoint == "":
+		return a, failure.Invalid("it has no auth_url")
+	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+		return a, failure.Invalid("auth_url %q is no URL of an identity service, such as https://keystone.example.org/v3", a.IdentityEndpoint)
+	case strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v2.0"):
+		return a, failure.Invalid("auth_url %q is of version 2 of Keystone's API; version 3 is needed, usually at /v3", a.IdentityEndpoint)
 	}
-	if a.UserID != "" {
-		a.Username, a.DomainID, a.DomainName = "", "", ""
+	secret, password, token := c.auth("application_credential_secret"), c.auth("password"), c.auth("token", "auth_token")
+	kind := text(c["auth_type"])
+	how, known := authTypes[kind]
+	if !known {
+		return a, failure.Invalid("auth_type %q is none of those that lxcboot signs in with: password, token, v3applicationcredential", kind)
 	}
-	domain := func(name string, domainID, domainName *string) {
+	if kind == "" {
 		switch {
-		case *domainID != "":
-			*domainName = ""
-		case *domainName == "" && name != "":
-			*domainID = "default"
+		case secret != "":
+			how = "applicationcredential"
+		case password != "":
+			how = "password"
+		case token != "":
+			how = "token"
+		default:
+			return a, failure.Invalid("there is neither a password, nor an application credential, nor a token")
 		}
 	}
-	domain(a.Username, &a.DomainID, &a.DomainName)
-	if a.Scope != nil {
-		domain(a.Scope.ProjectName, &a.Scope.DomainID, &a.Scope.DomainName)
-	}
-}
-
-// parseClouds guards against an entry without an auth section, which the parser
-// takes for granted.
-func parseClouds(options ...clouds.ParseOption) (auth gophercloud.AuthOptions, eo gophercloud.EndpointOpts, conf *tls.Config, err error) {
-	defer func() {
-		if recover() != nil {
-			err = errors.New("the auth section of the cloud was not found")
-		}
-	}()
-	return clouds.Parse(options...)
-}
-
-// environment is the entry of clouds.yaml that says the same as the OS_*
-// variables: so both are understood in the same way, with domains of their own
-// for the user and the project, certificates and all.
-func environment() ([]byte, error) {
-	env := func(names ...string) string {
-		for _, name := range names {
-			if v := os.Getenv(name); v != "" {
-				return v
+	user := func() {
+		if a.UserID = c.auth("user_id", "userid"); a.UserID == "" {
+			if a.Username = c.auth("username", "user_name"); a.Username != "" {
+				a.DomainID, a.DomainName = c.domain("user")
 			}
 		}
-		return ""
 	}
-	entry := clouds.Cloud{
-		AuthInfo: &clouds.AuthInfo{
-			AuthURL: env("OS_AUTH_URL"), Token: env("OS_TOKEN"),
-			Username: env("OS_USERNAME"), UserID: env("OS_USER_ID", "OS_USERID"), Password: env("OS_PASSWORD"),
-			ApplicationCredentialID:     env("OS_APPLICATION_CREDENTIAL_ID"),
-			ApplicationCredentialName:   env("OS_APPLICATION_CREDENTIAL_NAME"),
-			ApplicationCredentialSecret: env("OS_APPLICATION_CREDENTIAL_SECRET"),
-			ProjectName:                 env("OS_PROJECT_NAME", "OS_TENANT_NAME"),
-			ProjectID:                   env("OS_PROJECT_ID", "OS_TENANT_ID"),
-			UserDomainName:              env("OS_USER_DOMAIN_NAME"), UserDomainID: env("OS_USER_DOMAIN_ID"),
-			ProjectDomainName: env("OS_PROJECT_DOMAIN_NAME"), ProjectDomainID: env("OS_PROJECT_DOMAIN_ID"),
-			DomainName: env("OS_DOMAIN_NAME"), DomainID: env("OS_DOMAIN_ID", "OS_DEFAULT_DOMAIN"),
-		},
-		CACertFile: env("OS_CACERT"), ClientCertFile: env("OS_CERT"), ClientKeyFile: env("OS_KEY"),
-		Interface: env("OS_INTERFACE", "OS_ENDPOINT_TYPE"),
-	}
-	if v := env("OS_INSECURE"); v != "" && !strings.EqualFold(v, "false") && v != "0" {
-		verify := false
-		entry.Verify = &verify
-	}
-	text, err := yaml.Marshal(clouds.Clouds{Clouds: map[string]clouds.Cloud{"env": entry}})
-	if err != nil {
-		return nil, fmt.Errorf("the OS_* variables: %w", err)
-	}
-	return text, nil
-}
-
-var yamlLine = regexp.MustCompile(`line \d+`)
-
-// plainParseError says what is wrong with clouds.yaml without quoting from it: a
-// YAML error shows the text that it stumbled over, which may be a password.
-func plainParseError(err error) string {
-	text := err.Error()
-	for _, harmless := range []string{"not found", "Search locations", "system scope", "TLS configuration", "home directory", "current"} {
-		if strings.Contains(text, harmless) && !strings.Contains(text, "yaml:") {
-			return text
+	missing := ""
+	switch how {
+	case "password":
+		user()
+		a.Password = password
+		if a.UserID+a.Username == "" {
+			missing = "username"
+		} else if password == "" {
+			missing = "password"
+		}
+	case "token":
+		a.TokenID = token
+		a.AllowReauth = false // a new one can not be had
+		if token == "" {
+			missing = "token"
+		}
+	case "applicationcredential":
+		a.ApplicationCredentialSecret = secret
+		if a.ApplicationCredentialID = c.auth("application_credential_id"); a.ApplicationCredentialID == "" {
+			a.ApplicationCredentialName = c.auth("application_credential_name")
+			user()
+		}
+		if secret == "" {
+			missing = "application_credential_secret"
+		} else if a.ApplicationCredentialID+a.ApplicationCredentialName == "" {
+			missing = "application_credential_id"
+		}
+		if missing == "" {
+			return a, nil // it has its own project
 		}
 	}
-	if line := yamlLine.FindString(text); line != "" {
-		return "it can not be read, see " + line
+	if missing != "" {
+		return a, failure.Invalid("%s is missing, which auth_type %s needs", missing, cmp.Or(kind, how))
 	}
-	return "it can not be read; check its syntax"
+	a.Scope, err = c.scope()
+	return a, err
+}
+
+// scope is what a token shall be for; nil leaves that to Keystone.
+func (c config) scope() (*gophercloud.AuthScope, error) {
+	trust, system := c.auth("trust_id"), c.auth("system_scope")
+	id, name := c.auth("project_id", "tenant_id"), c.auth("project_name", "tenant_name")
+	switch {
+	case system != "":
+		return nil, failure.Invalid("system_scope is set; volumes and images belong to a project: set project_name in its place")
+	case trust != "" && id+name != "":
+		return nil, failure.Invalid("both a trust_id and a project are set; a trust has its own project")
+	case trust != "":
+		return &gophercloud.AuthScope{TrustID: trust}, nil
+	case id != "":
+		return &gophercloud.AuthScope{ProjectID: id}, nil
+	case name != "":
+		scope := &gophercloud.AuthScope{ProjectName: name}
+		scope.DomainID, scope.DomainName = c.domain("project")
+		return scope, nil
+	}
+	return nil, nil
+}
+
+// domain is the domain of the user or the project.
+func (c config) domain(of string) (id, name string) {
+	if id = c.auth(of+"_domain_id", "domain_id", "default_domain_id"); id != "" {
+		return id, ""
+	}
+	if name = c.auth(of+"_domain_name", "domain_name", "default_domain_name"); name != "" {
+		return "", name
+	}
+	return cmp.Or(c.auth("default_domain"), "default"), ""
+}
+
+// place says where a service is, by settings that begin with one of its names, and by
+// those for all services.
+func (c config) place(names ...string) (place, error) {
+	set := func(keys ...string) any {
+		for _, key := range keys {
+			for _, name := range names {
+				if v := c[name+"_"+key]; v != nil {
+					return v
+				}
+			}
+		}
+		return nil
+	}
+	p := place{
+		region: cmp.Or(text(set("region_name")), text(c["region_name"])), name: text(set("service_name")),
+		override: c.expanded(text(set("endpoint_override", "endpoint"))),
+	}
+	if u, err := url.Parse(p.override); p.override != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		return p, failure.Invalid("%s_endpoint_override %q is no URL", names[0], p.override)
+	}
+	wanted := set("endpoint_type", "interface")
+	for _, key := range []string{"endpoint_type", "interface"} {
+		if wanted == nil {
+			wanted = c[key]
+		}
+	}
+	list, ok := wanted.([]any)
+	if !ok {
+		list = []any{cmp.Or(text(wanted), "public")}
+	}
+	for _, item := range list {
+		i := gophercloud.Availability(strings.TrimSuffix(text(item), "URL"))
+		switch i {
+		case gophercloud.AvailabilityPublic, gophercloud.AvailabilityInternal, gophercloud.AvailabilityAdmin:
+		default:
+			return p, failure.Invalid("interface %q is none of public, internal and admin", text(item))
+		}
+		p.interfaces = append(p.interfaces, i)
+	}
+	return p, nil
+}
+
+// tls says whom to trust, and who we are.
+func (c config) tls() (*tls.Config, error) {
+	insecure, err := c.truth("insecure", false)
+	if err != nil {
+		return nil, err
+	}
+	verify, err := c.truth("verify", true)
+	if err != nil {
+		return nil, err
+	}
+	t := &tls.Config{InsecureSkipVerify: insecure || !verify}
+	if path := home(text(c["cacert"])); path != "" && !t.InsecureSkipVerify {
+		pem, err := os.ReadFile(path)
+		if err != nil {
+			return nil, failure.Invalid("cacert: %v", err)
+		}
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, failure.Invalid("cacert %s holds no certificate in PEM", path)
+		}
+	}
+	cert, key := home(text(c["cert"])), home(text(c["key"]))
+	switch {
+	case cert == "" && key != "":
+		return nil, failure.Invalid("key is set, and cert, which it is for, is not")
+	case cert != "": // both may be in one file
+		pair, err := tls.LoadX509KeyPair(cert, cmp.Or(key, cert))
+		if err != nil {
+			return nil, failure.Invalid("cert %s and its key: %v", cert, err)
+		}
+		t.Certificates = []tls.Certificate{pair}
+	}
+	return t, nil
+}
+
+// truth reads a word for yes or no, as YAML and Python have them.
+func (c config) truth(key string, usual bool) (bool, error) {
+	switch word := text(c[key]); strings.ToLower(word) {
+	case "":
+		return usual, nil
+	case "true", "yes", "on":
+		return true, nil
+	case "false", "no", "off":
+		return false, nil
+	default:
+		return false, failure.Invalid("%s: %q is neither true nor false (a CA's file is named by cacert)", key, word)
+	}
+}
+
+// home is a path with its ~ resolved.
+func home(path string) string {
+	if rest, ok := strings.CutPrefix(path, "~/"); ok {
+		if dir, err := os.UserHomeDir(); err == nil {
+			return filepath.Join(dir, rest)
+		}
+	}
+	return path
 }
 
 // secrets lists what must never be in a text.
 func (c credentials) secrets() []string {
 	var all []string
-	for _, s := range []string{c.auth.Password, c.auth.ApplicationCredentialSecret, c.auth.TokenID, c.auth.Passcode} {
+	for _, s := range []string{c.auth.Password, c.auth.ApplicationCredentialSecret, c.auth.TokenID} {
 		// A text of a few characters would turn up in innocent words.
 		if len(s) >= 4 {
 			all = append(all, s)

@@ -67,6 +67,9 @@ func (s *Store) translate(ctx context.Context, service, doing string, err error)
 		}
 		e.Request = answer.ResponseHeader.Get("X-Openstack-Request-Id")
 		e.Kind = kindOf(answer.Actual, e.Message)
+		if answer.Actual == http.StatusNotAcceptable && service == cinderService.name {
+			e.Message += "; " + microversion + " (Stein, 2019) is needed"
+		}
 		if answer.Actual == http.StatusUnauthorized {
 			e.Message += "; check the user, password and project in clouds.yaml or the OS_* variables"
 		}

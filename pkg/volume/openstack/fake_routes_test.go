@@ -39,12 +39,6 @@ func (c *cloud) routes(mux *http.ServeMux) {
 			"id": "v3.14", "status": "stable", "links": []any{map[string]any{"rel": "self", "href": c.URL + "/identity/v3/"}},
 		}}}})
 	})
-	mux.HandleFunc("GET /volume/v3/{$}", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, 200, map[string]any{"versions": []any{map[string]any{"id": "v3.0", "status": "CURRENT", "version": c.microversion, "min_version": "3.0"}}})
-	})
-	mux.HandleFunc("GET /image/{$}", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, 300, map[string]any{"versions": []any{map[string]any{"id": "v2.9", "status": "CURRENT"}}})
-	})
 	const p = "/volume/v3/" + fakeProject
 	get := func(kind string, all func() map[string]map[string]any) {
 		mux.HandleFunc("GET "+p+"/"+kind+"s/{id}", func(w http.ResponseWriter, r *http.Request) {
@@ -259,9 +253,9 @@ func (c *cloud) signIn(w http.ResponseWriter, r *http.Request) {
 	endpoint := func(kind, path string) map[string]any {
 		return map[string]any{"type": kind, "name": kind, "endpoints": []any{map[string]any{"interface": "public", "region": "One", "region_id": "One", "url": c.URL + path}}}
 	}
-	catalog := []any{endpoint("image", "/image")}
-	if !c.noCinder {
-		catalog = append(catalog, endpoint("volumev3", "/volume/v3/"+fakeProject))
+	catalog := []any{}
+	for kind, path := range c.catalog {
+		catalog = append(catalog, endpoint(kind, path))
 	}
 	token := "token-" + uuid.NewString()
 	c.tokens[token] = name

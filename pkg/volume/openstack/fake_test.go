@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -34,9 +35,9 @@ type cloud struct {
 	volumes, attachments, images, snapshots map[string]map[string]any
 	messages                                map[string]string // by resource
 	quota                                   map[string]any
-	microversion                            string
+	minor                                   int               // of the newest version of Cinder's API
 	tokens                                  map[string]string // that are valid, and whose
-	noCinder                                bool
+	catalog                                 map[string]string // type and path of each service
 
 	faults  []*mishap
 	log     []string // "METHOD path" of each request but those for tokens
@@ -106,8 +107,9 @@ func late(delay time.Duration) func(http.ResponseWriter, *http.Request, func() *
 func newCloud(t *testing.T) *cloud {
 	c := &cloud{
 		t: t, volumes: map[string]map[string]any{}, attachments: map[string]map[string]any{}, images: map[string]map[string]any{},
-		snapshots: map[string]map[string]any{}, messages: map[string]string{}, tokens: map[string]string{}, microversion: "3.70",
-		quota: map[string]any{"id": fakeProject},
+		snapshots: map[string]map[string]any{}, messages: map[string]string{}, tokens: map[string]string{}, minor: 70,
+		quota:   map[string]any{"id": fakeProject},
+		catalog: map[string]string{"image": "/image", "volumev3": "/volume/v3/" + fakeProject},
 	}
 	mux := http.NewServeMux()
 	c.routes(mux)
@@ -143,10 +145,13 @@ func (c *cloud) serve(mux http.Handler, w http.ResponseWriter, r *http.Request) 
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		rec := httptest.NewRecorder()
-		open := strings.HasPrefix(r.URL.Path, "/identity") || r.URL.Path == "/volume/v3/" || r.URL.Path == "/image/"
-		if c.tokens[r.Header.Get("X-Auth-Token")] == "" && !open {
+		if c.tokens[r.Header.Get("X-Auth-Token")] == "" && !strings.HasPrefix(r.URL.Path, "/identity") {
 			rec.WriteHeader(http.StatusUnauthorized)
 			io.WriteString(rec, `{"error": {"code": 401, "message": "The request you have made requires authentication.", "title": "Unauthorized"}}`)
+			return rec
+		}
+		if minor, _ := strconv.Atoi(strings.TrimPrefix(r.Header.Get("OpenStack-API-Version"), "volume 3.")); minor > c.minor {
+			refuse(rec, http.StatusNotAcceptable, "computeFault", fmt.Sprintf("Version 3.%d is not supported by the API. Minimum is 3.0 and maximum is 3.%d.", minor, c.minor))
 			return rec
 		}
 		mux.ServeHTTP(rec, r)
@@ -229,7 +234,7 @@ func (c *cloud) meta(id string) map[string]any {
 
 // setenv makes the OS_* variables those of the fake, and no others.
 func (c *cloud) setenv(t *testing.T) {
-	for _, name := range []string{"OS_CLOUD", "OS_PROJECT_ID", "OS_DOMAIN_NAME", "OS_DOMAIN_ID", "OS_TOKEN", "OS_USER_ID", "OS_USER_DOMAIN_ID", "OS_PROJECT_DOMAIN_ID", "OS_REGION_NAME", "OS_INTERFACE", "OS_USER_DOMAIN_NAME", "OS_PROJECT_DOMAIN_NAME", "OS_CLIENT_CONFIG_FILE"} {
+	for _, name := range []string{"OS_CLOUD", "OS_PROJECT_ID", "OS_DOMAIN_NAME", "OS_DOMAIN_ID", "OS_TOKEN", "OS_USER_ID", "OS_USER_DOMAIN_ID", "OS_PROJECT_DOMAIN_ID", "OS_REGION_NAME", "OS_INTERFACE", "OS_USER_DOMAIN_NAME", "OS_PROJECT_DOMAIN_NAME", "OS_CLIENT_CONFIG_FILE", "OS_CLIENT_SECURE_FILE", "OS_AUTH_TYPE", "OS_INSECURE"} {
 		t.Setenv(name, "")
 	}
 	t.Setenv("OS_AUTH_URL", c.URL+"/identity/v3")

@@ -1,6 +1,7 @@
 package openstack
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,7 +23,7 @@ import (
 // last one's error: that request may have had its effect although no answer came, and an
 // op that must not be done twice has to look first.
 func retry[T any](ctx context.Context, s *Store, service, doing string, op func(last error) (T, error)) (T, error) {
-	if err := ctx.Err(); err != nil {
+	if err := cmp.Or(ctx.Err(), s.missing(service)); err != nil {
 		var zero T
 		return zero, s.translate(ctx, service, doing, err)
 	}

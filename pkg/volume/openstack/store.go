@@ -13,15 +13,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/gophercloud/gophercloud/v2"
 	"github.com/gophercloud/gophercloud/v2/openstack"
-	tokens3 "github.com/gophercloud/gophercloud/v2/openstack/identity/v3/tokens"
-	"github.com/gophercloud/gophercloud/v2/openstack/utils"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/host"
@@ -63,6 +60,8 @@ type Options struct {
 	Inspect func(ctx context.Context, path, format string) (diskFormat string, virtualSize int64, err error)
 	// Log gets what is repeated and why; may be nil.
 	Log *slog.Logger
+	// Warn gets what a person should know of the settings; may be nil.
+	Warn func(string)
 }
 
 // Store is the volume store of one project in one cloud. Its methods may be
@@ -74,11 +73,9 @@ type Store struct {
 	service *gophercloud.ProviderClient // nil without a service user
 	secrets []string                    // what must never be in a text
 	who     identity
-}
-
-// identity is who we are, without anything secret.
-type identity struct {
-	authURL, cloud, user, project, projectID, region string
+	region  string // where volumes are
+	// noGlance is why there is no Glance to ask; nil when there is one.
+	noGlance error
 }
 
 // Open signs in to the cloud. Its errors wrap failure.ErrInvalid when the settings
@@ -97,6 +94,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Warn == nil {
+		o.Warn = func(string) {}
+	}
 	if o.Host.ID == "" {
 		here, err := host.Here("", "")
 		if err != nil {
@@ -108,31 +108,25 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{o: o}
-	creds, err := findCredentials(o.Cloud)
+	creds, err := findCredentials(o.Cloud, o.Warn)
 	if err != nil {
 		return nil, err
 	}
 	s.secrets = creds.secrets()
-	s.who.authURL, s.who.cloud, s.who.region = creds.auth.IdentityEndpoint, creds.cloud, creds.endpoint.Region
 	provider, err := s.signIn(ctx, creds)
 	if err != nil {
 		return nil, err
 	}
-	s.learnIdentity(provider, creds)
 	if o.ServiceCloud != "" {
 		if err := s.openService(ctx, provider); err != nil {
 			return nil, err
 		}
 	}
-	return s, s.findServices(ctx, provider, creds.endpoint)
+	return s, s.look(provider, creds)
 }
 
 // signIn gets a token.
 func (s *Store) signIn(ctx context.Context, c credentials) (*gophercloud.ProviderClient, error) {
-	u, err := url.Parse(c.auth.IdentityEndpoint)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, failure.Invalid("%q is no URL of an identity service, such as https://keystone.example.org/v3", c.auth.IdentityEndpoint)
-	}
 	provider, err := openstack.NewClient(c.auth.IdentityEndpoint)
 	if err != nil {
 		return nil, failure.Invalid("%q is no URL of an identity service", c.auth.IdentityEndpoint)
@@ -151,7 +145,7 @@ func (s *Store) signIn(ctx context.Context, c credentials) (*gophercloud.Provide
 // openService signs the service user in too, and has its token sent to Cinder
 // with every request.
 func (s *Store) openService(ctx context.Context, provider *gophercloud.ProviderClient) error {
-	creds, err := findCredentials(s.o.ServiceCloud)
+	creds, err := findCredentials(s.o.ServiceCloud, s.o.Warn)
 	if err != nil {
 		return fmt.Errorf("service user: %w", err)
 	}
@@ -183,73 +177,6 @@ func (t *serviceToken) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.base.RoundTrip(r)
 }
 
-// findServices finds Cinder and Glance in the catalog.
-func (s *Store) findServices(ctx context.Context, provider *gophercloud.ProviderClient, eo gophercloud.EndpointOpts) error {
-	where := ""
-	if eo.Region != "" {
-		where = fmt.Sprintf(" in region %q", eo.Region)
-	}
-	find := func(service, kind string, open func(*gophercloud.ProviderClient, gophercloud.EndpointOpts) (*gophercloud.ServiceClient, error)) (*gophercloud.ServiceClient, error) {
-		return retry(ctx, s, service, "looking for it", func(error) (*gophercloud.ServiceClient, error) {
-			c, err := open(provider, eo)
-			var none *gophercloud.ErrEndpointNotFound
-			if errors.As(err, &none) {
-				return nil, failure.Of(volume.ErrUnsupported, "the cloud's catalog has no %s service (%s)%s: check the region and the interface", kind, service, where)
-			}
-			return c, err
-		})
-	}
-	var err error
-	if s.glance, err = find("glance", "image", openstack.NewImageV2); err != nil {
-		return err
-	}
-	cinder, err := find("cinder", "block storage", openstack.NewBlockStorageV3)
-	if err != nil {
-		return err
-	}
-	base, err := utils.BaseVersionedEndpoint(cinder.Endpoint)
-	if err != nil {
-		return failure.Invalid("cinder's address %s", cinder.Endpoint)
-	}
-	_, err = retry(ctx, s, "cinder", "asking for its version", func(error) (struct{}, error) {
-		at := *cinder
-		at.Endpoint = gophercloud.NormalizeURL(base)
-		have, err := utils.GetSupportedMicroversions(ctx, &at)
-		if err != nil {
-			return struct{}{}, err
-		}
-		if ok, _ := have.IsSupported(microversion); !ok {
-			return struct{}{}, failure.Of(volume.ErrUnsupported, "cinder at %s speaks versions %d.%d to %d.%d of its API, and %s (Stein, 2019) is needed",
-				base, have.MinMajor, have.MinMinor, have.MaxMajor, have.MaxMinor, microversion)
-		}
-		return struct{}{}, nil
-	})
-	cinder.Microversion = microversion
-	s.cinder = cinder
-	return err
-}
-
-// learnIdentity keeps who the token says we are.
-func (s *Store) learnIdentity(provider *gophercloud.ProviderClient, c credentials) {
-	s.who.user, s.who.project = c.auth.Username, c.auth.TenantName
-	var user *tokens3.User
-	var project *tokens3.Project
-	switch r := provider.GetAuthResult().(type) {
-	case tokens3.CreateResult:
-		user, _ = r.ExtractUser()
-		project, _ = r.ExtractProject()
-	case tokens3.GetResult:
-		user, _ = r.ExtractUser()
-		project, _ = r.ExtractProject()
-	}
-	if user != nil {
-		s.who.user = user.Name
-	}
-	if project != nil {
-		s.who.project, s.who.projectID = project.Name, project.ID
-	}
-}
-
 // StoreID tells the project from others, in whatever cloud, whatever the cloud's name
 // or address is now.
 func (s *Store) StoreID() string { return "openstack project " + s.who.projectID }
@@ -265,10 +192,13 @@ func (s *Store) Describe() string {
 		fmt.Fprintf(&b, "cloud %s, ", s.who.cloud)
 	}
 	fmt.Fprintf(&b, "user %s, project %s", s.who.user, s.who.project)
-	if s.who.region != "" {
-		fmt.Fprintf(&b, ", region %s", s.who.region)
+	if s.region != "" {
+		fmt.Fprintf(&b, ", region %s", s.region)
 	}
-	fmt.Fprintf(&b, ", at %s", s.who.authURL)
+	fmt.Fprintf(&b, ", keystone at %s, cinder at %s", s.who.authURL, s.cinder.Endpoint)
+	if s.noGlance == nil {
+		fmt.Fprintf(&b, ", glance at %s", s.glance.Endpoint)
+	}
 	return s.clean(b.String())
 }
 
