@@ -5,7 +5,6 @@ package cmd
 import (
 	"cmp"
 	"context"
-	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
@@ -33,7 +32,6 @@ type App struct {
 	v        *viper.Viper
 	settings Settings
 	config   string // the file that was named; empty: the usual one
-	log      *slog.Logger
 	print    report.Printer
 	quiet    bool
 
@@ -151,22 +149,7 @@ func (a *App) prepare(c *cobra.Command, _ []string) error {
 	if settingless(c) {
 		return nil
 	}
-	if err := a.load(c); err != nil {
-		return err
-	}
-	if a.settings.Debug {
-		a.debug()
-	}
-	return nil
-}
-
-// debug has all told on stderr that is asked of the cloud and of libvirt, whose library
-// tells that itself, and the commands that are run.
-func (a *App) debug() {
-	a.log = slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	slog.SetDefault(a.log)
-	os.Setenv("LIBVIRT_LOG_FILTERS", "1:libvirt")
-	os.Setenv("LIBVIRT_LOG_OUTPUTS", "1:stderr")
+	return a.load(c)
 }
 
 // settingless says whether a command works whatever the configuration says: who has

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -54,13 +55,47 @@ func (h *Host) tryClaim(name string) (f *os.File, by string, err error) {
 	return f, "", err
 }
 
-// parts are the names of a disk and of its partitions.
+// parts are the names of a disk and of its partitions, which for a device of multipathd's
+// are devices of kpartx's.
 func (h *Host) parts(name string) []string {
 	all := []string{name}
 	for _, p := range h.glob("sys/block/" + name + "/*/partition") {
 		all = append(all, filepath.Base(filepath.Dir(p)))
 	}
+	for _, holder := range h.glob("sys/block/" + name + "/holders/*") {
+		if holder = filepath.Base(holder); h.isPart(holder) {
+			all = append(all, holder)
+		}
+	}
 	return all
+}
+
+func (h *Host) isPart(name string) bool {
+	return partUUID.MatchString(h.firstLine("sys/block", name, "dm/uuid"))
+}
+
+var partUUID = regexp.MustCompile(`^part[0-9]+-mpath-`)
+
+// idle waits until no loop device stands on a file. After idleLimit the error is a
+// *BusyError.
+func idle(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, idleLimit)
+	defer cancel()
+	user := ""
+	err := poll(ctx, "loop devices to go", func() (bool, error) {
+		backings, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+		user = ""
+		for _, f := range backings {
+			if b, err := os.ReadFile(f); err == nil && strings.TrimSuffix(string(b), "\n") == path {
+				user = "/dev/" + strings.Split(f, "/")[3]
+			}
+		}
+		return user == "", err
+	})
+	if user != "" {
+		return &BusyError{Path: path, By: user}
+	}
+	return err
 }
 
 // loopOn is a loop device on a disk or on a partition of it; empty: there is none.
@@ -82,7 +117,9 @@ func (h *Host) userOf(name string) string {
 		dir := filepath.Join("sys/class/block", part)
 		numbers = append(numbers, h.firstLine(dir, "dev"))
 		for _, holder := range h.glob(dir + "/holders/*") {
-			return h.mapped(filepath.Base(holder))
+			if holder = filepath.Base(holder); !h.isPart(holder) {
+				return h.mapped(holder)
+			}
 		}
 		if swaps, err := os.Open(h.fs("proc/swaps")); err == nil {
 			defer swaps.Close()
@@ -112,10 +149,11 @@ func (h *Host) mapped(name string) string {
 }
 
 // deactivate has LVM let go of what it activated on a disk by itself because it saw a
-// volume group on it, unless that is in use. What cannot be deactivated still holds the
-// disk, and is named.
+// volume group on it, and kpartx of the partitions, unless that is in use. What cannot be
+// deactivated still holds the disk, and is named.
 func (h *Host) deactivate(ctx context.Context, name string) {
-	for _, part := range h.parts(name) {
+	parts := h.parts(name)
+	for _, part := range parts {
 		for _, holder := range h.glob(filepath.Join("sys/class/block", part, "holders/*")) {
 			holder = filepath.Base(holder)
 			if !strings.HasPrefix(h.firstLine("sys/block", holder, "dm/uuid"), "LVM-") {
@@ -126,5 +164,8 @@ func (h *Host) deactivate(ctx context.Context, name string) {
 				_, _ = h.o.Run(ctx, "vgchange", "--quiet", "--activate", "n", "--", group)
 			}
 		}
+	}
+	if slices.ContainsFunc(parts, h.isPart) {
+		_, _ = h.o.Run(ctx, "kpartx", "-d", h.fs("dev", name))
 	}
 }

@@ -289,7 +289,7 @@ func (d daemon) stop(ctx context.Context) error {
 	}
 	if pidfd != nil {
 		defer pidfd.Close()
-		if err := d.idle(ctx); err != nil {
+		if err := idle(ctx, d.path()); err != nil {
 			return err
 		}
 		// A daemon that was just killed cannot flush either, but is about to end.
@@ -310,27 +310,6 @@ func (d daemon) stop(ctx context.Context) error {
 		fault.Point("connector/daemon/ended")
 	}
 	return d.clean()
-}
-
-// idle waits until no loop device stands on the volume.
-func (d daemon) idle(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, idleLimit)
-	defer cancel()
-	user := ""
-	err := poll(ctx, "loop devices to go", func() (bool, error) {
-		backings, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-		user = ""
-		for _, f := range backings {
-			if b, err := os.ReadFile(f); err == nil && strings.TrimSuffix(string(b), "\n") == d.path() {
-				user = "/dev/" + strings.Split(f, "/")[3]
-			}
-		}
-		return user == "", err
-	})
-	if user != "" {
-		return &BusyError{Path: d.path(), By: user}
-	}
-	return err
 }
 
 // flush brings all that was written to the storage.

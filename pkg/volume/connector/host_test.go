@@ -64,7 +64,7 @@ func freePort(t testing.TB) string {
 
 func waitPort(t testing.TB, addr string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := poll(ctx, addr, func() (bool, error) { return dialAny(ctx, []string{addr}) == nil, nil }); err != nil {
 		t.Fatal(err)

@@ -42,6 +42,9 @@ func (k kernelRBD) connect(ctx context.Context, req Request, dev Device) (Device
 	if dev.Path = k.device(st); dev.Path != "" {
 		return dev, nil
 	}
+	if err := dialAny(ctx, v.monitors); err != nil { // the tool would go on trying
+		return Device{}, err
+	}
 	dir := k.dir(st)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return Device{}, err
@@ -74,12 +77,13 @@ func (k kernelRBD) connect(ctx context.Context, req Request, dev Device) (Device
 		argv = append(argv, "--read-only")
 	}
 	fault.Point("connector/rbd/key-written")
+	ctx, cancel := context.WithTimeoutCause(ctx, deviceLimit, fmt.Errorf(
+		"after %s; the monitors answer, so the key of client.%s may not be the cluster's, or its OSDs are down", deviceLimit, v.user))
+	defer cancel()
 	if _, err := k.h.o.Run(ctx, argv...); err != nil {
 		return Device{}, err
 	}
 	fault.Point("connector/rbd/mapped")
-	ctx, cancel := context.WithTimeout(ctx, deviceLimit)
-	defer cancel()
 	err = poll(ctx, "the kernel to show "+v.pool+"/"+v.image, func() (bool, error) {
 		dev.Path = k.device(st)
 		return dev.Path != "", nil

@@ -126,9 +126,15 @@ func (n nfsDriver) disconnect(ctx context.Context, dev Device) error {
 	if err != nil {
 		return err
 	}
-	if mounted && st.Format == "raw" && !dev.ReadOnly {
-		if err := n.h.flushApart(ctx, filepath.Join(s.target(), st.Name)); err != nil {
-			return fmt.Errorf("%w: %v; bring %s back and try again", ErrNotFlushed, err, st.Export)
+	if file := filepath.Join(s.target(), st.Name); mounted && st.Format == "raw" {
+		// The mount shows no user of it while it is another volume's too.
+		if err := idle(ctx, file); err != nil {
+			return err
+		}
+		if !dev.ReadOnly {
+			if err := n.h.flushApart(ctx, file); err != nil {
+				return fmt.Errorf("%w: %v; bring %s back and try again", ErrNotFlushed, err, st.Export)
+			}
 		}
 	}
 	fault.Point("connector/nfs/flushed")

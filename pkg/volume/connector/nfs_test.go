@@ -154,12 +154,19 @@ func TestNFSFailures(t *testing.T) {
 	if _, err := h.Connect(t.Context(), req, dev); err == nil || !strings.Contains(err.Error(), "Connection timed out") {
 		t.Error(err)
 	}
-	// A file in use is not unmounted under its user.
+	// A file in use is not let go, whether the mount is its alone or another's too.
 	f.fail = nil
 	dev = connect(t, h, req)
+	sparse(t, dir+"/other", MiB)
+	other := connect(t, h, request("f3", "nfs", nfsData(dir, "other", "raw")))
 	loop := losetup(t, dev.Path)
-	if err := h.Disconnect(t.Context(), dev); !errors.Is(err, volume.ErrInUse) {
-		t.Errorf("got %v", err)
+	for range 2 {
+		if err := h.Disconnect(t.Context(), dev); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), loop) {
+			t.Errorf("got %v", err)
+		}
+		if err := h.Disconnect(t.Context(), other); err != nil {
+			t.Error(err)
+		}
 	}
 	// One who is about to let go is waited for.
 	let := time.AfterFunc(300*time.Millisecond, func() { run(t, "losetup", "-d", loop) })

@@ -1,14 +1,13 @@
 //go:build stockvm
 
-// These tests take the kernel's own drivers, and run on a host that has them: test/stockvm
-// builds them and runs them there.
+// The tests in the files stockvm_*_test.go take the kernel's own drivers, and run on a host
+// that has them: test/stockvm builds them and runs them there. With -short only those that
+// do not wait for time limits.
 package connector
 
 import (
 	"errors"
-	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -18,193 +17,169 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
-const realIQN = "iqn.2026-01.org.example:volume-1"
+// realPassword is a secret of each service that has one; it must be left nowhere.
+const realPassword = "the-password"
 
-// tgt serves a disk by iSCSI with a login, at a port of this host's.
-func tgt(t *testing.T) (port string) {
+// long is for a test that waits for time limits.
+func long(t *testing.T) {
 	t.Helper()
-	port = freePort(t)
-	disk := sparse(t, filepath.Join(t.TempDir(), "disk"), 64*MiB)
-	background(t, "tgtd", "-f", "--iscsi", "portal=127.0.0.1:"+port)
-	waitPort(t, "127.0.0.1:"+port)
-	for _, words := range []string{
-		"--op new --mode target --tid 1 -T " + realIQN,
-		"--op new --mode logicalunit --tid 1 --lun 1 -b " + disk,
-		"--op bind --mode target --tid 1 -I ALL",
-		"--op new --mode account --user name --password the-password",
-		"--op bind --mode account --tid 1 --user name",
-	} {
-		run(t, append([]string{"tgtadm", "--lld", "iscsi"}, strings.Fields(words)...)...)
-	}
-	return port
-}
-
-func iscsiData(password string, portals ...string) map[string]any {
-	data := map[string]any{"auth_method": "CHAP", "auth_username": "name", "auth_password": password}
-	var iqns, luns, all []any
-	for _, p := range portals {
-		all, iqns, luns = append(all, p), append(iqns, realIQN), append(luns, 1)
-	}
-	data["target_portals"], data["target_iqns"], data["target_luns"] = all, iqns, luns
-	return data
-}
-
-// nothingOfISCSI sees that neither a session nor a login is left.
-func nothingOfISCSI(t *testing.T) {
-	t.Helper()
-	if left, _ := filepath.Glob("/sys/class/iscsi_session/*"); len(left) > 0 {
-		t.Errorf("sessions: %v", left)
-	}
-	out, _ := exec.Command("grep", "-rl", "the-password", "/etc/iscsi", "/var/lib/iscsi").Output()
-	if len(out) > 0 {
-		t.Errorf("the login is left in %s", out)
+	if testing.Short() {
+		t.Skip("waits for time limits")
 	}
 }
 
-// busyOf uses a device in each way that a host does, and sees that it is not let go then,
-// and is afterwards as it was.
-func busyOf(t *testing.T, h *Host, dev Device) {
+// wholeWay connects a volume, writes to it, and reads it back after it was connected anew.
+// Then it is used in each of the ways, and is not let go and stays as it was; and of the
+// last it is waited for the end.
+func wholeWay(t *testing.T, h *Host, req Request, uses ...use) {
 	t.Helper()
-	run(t, "mkfs.ext4", "-q", dev.Path)
-	at := t.TempDir()
-	for what, use := range map[string][2][]string{
-		"a mount":       {{"mount", dev.Path, at}, {"umount", at}},
-		"a loop device": {{"losetup", "/dev/loop63", dev.Path}, {"losetup", "-d", "/dev/loop63"}},
-	} {
-		run(t, use[0]...)
-		if err := h.Disconnect(t.Context(), dev); !errors.Is(err, volume.ErrInUse) {
-			t.Errorf("under %s: %v", what, err)
+	dev := connect(t, h, req)
+	useVolume(t, dev.Path)
+	disconnect(t, h, dev)
+	dev = connect(t, h, req)
+	if !hasExt4(t, dev.Path) {
+		t.Error("what was written is not there after connecting again")
+	}
+	for n, u := range uses {
+		by, letGo := u(t, dev.Path)
+		began := time.Now()
+		err := h.Disconnect(t.Context(), dev)
+		if !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), by) {
+			t.Errorf("used by %s: %v", by, err)
 		}
-		run(t, use[1]...)
+		if took := time.Since(began); took < idleLimit/2 {
+			t.Errorf("used by %s: it was waited for %v", by, took)
+		}
+		if n < len(uses)-1 {
+			letGo()
+			useVolume(t, dev.Path)
+		} else {
+			time.AfterFunc(300*time.Millisecond, letGo)
+		}
 	}
-	run(t, "mount", dev.Path, at)
-	if err := os.WriteFile(at+"/x", []byte("words"), 0o600); err != nil {
-		t.Error(err)
-	}
-	run(t, "umount", at)
+	disconnect(t, h, dev)
 }
 
-func TestRealISCSI(t *testing.T) {
-	port := tgt(t)
-	h := newHost(t, Kernel)
-	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+// A use begins to use a disk or file, and says how the user is named and how it ends.
+type use func(t *testing.T, path string) (by string, letGo func())
+
+func byMount(t *testing.T, path string) (string, func()) {
+	t.Helper()
+	at := t.TempDir()
+	run(t, "mount", path, at)
+	t.Cleanup(func() { exec.Command("umount", at).Run() })
+	return "the mount " + at, func() { run(t, "umount", at) }
+}
+
+func byLoop(t *testing.T, path string) (string, func()) {
+	t.Helper()
+	loop := losetup(t, path)
+	return loop, func() { run(t, "losetup", "-d", loop) }
+}
+
+func disconnect(t *testing.T, h *Host, dev Device) {
+	t.Helper()
+	if err := h.Disconnect(t.Context(), dev); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// refused is the error of a connection that is not made, which is there within limit.
+func refused(t *testing.T, h *Host, req Request, limit time.Duration, words ...string) {
+	t.Helper()
+	began := time.Now()
+	dev, err := h.Prepare(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer silent.Close()
-	good := "127.0.0.1:" + port
-	for name, portals := range map[string][]string{"one": {good}, "first silent": {silent.Addr().String(), good}, "first refuses": {"127.0.0.1:9", good}} {
-		t.Run(name, func(t *testing.T) {
-			began := time.Now()
-			req := request("k-"+strings.Fields(name)[0], "iscsi", iscsiData("the-password", portals...))
-			dev := connect(t, h, req)
-			t.Logf("connected after %v", time.Since(began))
-			if name == "one" {
-				busyOf(t, h, dev)
-			}
-			if err := h.Disconnect(t.Context(), dev); err != nil {
-				t.Error(err)
-			}
-			nothingOfISCSI(t)
-		})
+	dev, err = h.Connect(t.Context(), req, dev)
+	if err == nil {
+		t.Fatalf("connected as %+v", dev)
 	}
-	for name, data := range map[string]map[string]any{
-		"wrong password": iscsiData("not the-password", good),
-		"dead":           iscsiData("the-password", silent.Addr().String()),
-	} {
-		t.Run(name, func(t *testing.T) {
-			began := time.Now()
-			req := request("f-"+strings.Fields(name)[0], "iscsi", data)
-			dev, err := h.Prepare(t.Context(), req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if dev, err := h.Connect(t.Context(), req, dev); err == nil || strings.Contains(err.Error(), "the-password") {
-				t.Errorf("%+v, %v", dev, err)
-			}
-			t.Logf("refused after %v", time.Since(began))
-			nothingOfISCSI(t)
-		})
+	took := time.Since(began).Round(time.Second / 10)
+	t.Logf("refused after %v: %v", took, err)
+	if took > limit {
+		t.Errorf("it took %v", took)
+	}
+	for _, s := range secretsOf(req.Connection.Data) {
+		if strings.Contains(err.Error(), s) {
+			t.Error("the error holds the secret")
+		}
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("it does not say %q", w)
+		}
 	}
 }
 
-// What was written and cannot be brought to a target that is gone ends the wait, and the
-// disk stays.
-func TestRealISCSITargetDies(t *testing.T) {
-	port := tgt(t)
-	h := newHost(t, Kernel)
-	dev := connect(t, h, request("dies", "iscsi", iscsiData("the-password", "127.0.0.1:"+port)))
-	run(t, "pkill", "-STOP", "tgtd")
-	defer exec.Command("pkill", "-CONT", "tgtd").Run()
-	if err := exec.Command("dd", "if=/dev/urandom", "of="+dev.Path, "bs=64k", "count=16", "status=none").Run(); err != nil {
-		t.Fatal(err)
+// dies writes to a volume whose storage stands still from then on: it is not let go then,
+// within the time that the documentation says, and is once the storage is back.
+func dies(t *testing.T, h *Host, dev Device, still, back func()) {
+	t.Helper()
+	to := dev.Path
+	if dev.Driver == "nfs" { // whose files are brought to the server when a program closes them
+		to = losetup(t, dev.Path)
+	}
+	run(t, "dd", "if=/dev/zero", "of="+to, "bs=64k", "count=16", "conv=fsync,notrunc", "status=none")
+	still()
+	stopped := true
+	goOn := func() {
+		if stopped {
+			back()
+		}
+		stopped = false
+	}
+	t.Cleanup(goOn)
+	run(t, "dd", "if=/dev/urandom", "of="+to, "bs=64k", "count=16", "conv=notrunc", "status=none")
+	if to != dev.Path {
+		run(t, "losetup", "-d", to)
 	}
 	began := time.Now()
 	if err := h.Disconnect(t.Context(), dev); !errors.Is(err, ErrNotFlushed) {
 		t.Errorf("got %v", err)
 	}
-	if took := time.Since(began); took > 2*flushLimit {
+	took := time.Since(began)
+	t.Logf("given up after %v", took)
+	if took > 2*flushLimit {
 		t.Errorf("it took %v", took)
 	}
-	run(t, "pkill", "-CONT", "tgtd")
-	if err := h.Disconnect(t.Context(), dev); err != nil {
-		t.Error(err)
-	}
-	nothingOfISCSI(t)
+	goOn()
+	disconnect(t, h, dev)
 }
 
-const realNQN = "nqn.2026-01.org.example:volume-1"
-
-func nvmet(t *testing.T) (port string) {
+// silent takes connections and says nothing.
+func silent(t *testing.T) (addr string) {
 	t.Helper()
-	port = freePort(t)
-	disk := losetup(t, sparse(t, filepath.Join(t.TempDir(), "disk"), 64*MiB))
-	run(t, "modprobe", "-a", "nvmet", "nvmet-tcp", "nvme-tcp")
-	run(t, "sh", "-ec", fmt.Sprintf(`cd /sys/kernel/config/nvmet
-mkdir subsystems/%[1]s subsystems/%[1]s/namespaces/1 ports/1
-echo 1 >subsystems/%[1]s/attr_allow_any_host
-echo %[2]s >subsystems/%[1]s/namespaces/1/device_path
-echo 81f0b6a4-5b0c-4b3e-8f7c-3a1d2e4f5a6b >subsystems/%[1]s/namespaces/1/device_uuid
-echo 1 >subsystems/%[1]s/namespaces/1/enable
-cd ports/1
-echo tcp >addr_trtype; echo ipv4 >addr_adrfam; echo 127.0.0.1 >addr_traddr; echo %[3]s >addr_trsvcid
-ln -s /sys/kernel/config/nvmet/subsystems/%[1]s subsystems/`, realNQN, disk, port))
-	t.Cleanup(func() {
-		run(t, "sh", "-ec", fmt.Sprintf(`cd /sys/kernel/config/nvmet
-rm ports/1/subsystems/%[1]s
-rmdir ports/1 subsystems/%[1]s/namespaces/1 subsystems/%[1]s`, realNQN))
-	})
-	return port
-}
-
-func TestRealNVMe(t *testing.T) {
-	port := nvmet(t)
-	h := newHost(t, Kernel)
-	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer silent.Close()
-	_, silentPort, _ := net.SplitHostPort(silent.Addr().String())
-	for name, ports := range map[string][]string{"one": {port}, "first refuses": {"9", port}, "first silent": {silentPort, port}} {
-		t.Run(name, func(t *testing.T) {
-			var portals []any
-			for _, p := range ports {
-				portals = append(portals, []any{"127.0.0.1", p, "tcp"})
-			}
-			began := time.Now()
-			dev := connect(t, h, request("n-"+ports[0], "nvmeof", map[string]any{
-				"target_nqn": realNQN, "vol_uuid": "81f0b6a4-5b0c-4b3e-8f7c-3a1d2e4f5a6b", "portals": portals}))
-			t.Logf("connected after %v", time.Since(began))
-			if name == "one" {
-				busyOf(t, h, dev)
-			}
-			if err := h.Disconnect(t.Context(), dev); err != nil {
-				t.Error(err)
-			}
-			if left, _ := filepath.Glob("/sys/class/nvme/*"); len(left) > 0 {
-				t.Errorf("controllers: %v", left)
-			}
-		})
+	t.Cleanup(func() { l.Close() })
+	return l.Addr().String()
+}
+
+// noSecret sees that the password is in none of the files where the tools keep things.
+func noSecret(t *testing.T, dirs ...string) {
+	t.Helper()
+	out, _ := exec.Command("grep", append([]string{"-rl", realPassword}, dirs...)...).Output()
+	if len(out) > 0 {
+		t.Errorf("the secret is left in %s", out)
 	}
+}
+
+// noneOf sees that the kernel shows nothing of these patterns' any more.
+func noneOf(t *testing.T, patterns ...string) {
+	t.Helper()
+	for _, p := range patterns {
+		if left, _ := filepath.Glob(p); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	}
+}
+
+// shell runs a script of the test's world, with what it is told as $1 and so on.
+func shell(t testing.TB, script string, args ...string) string {
+	t.Helper()
+	return run(t, append([]string{"sh", "-ec", script, "sh"}, args...)...)
 }

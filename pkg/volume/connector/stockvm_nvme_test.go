@@ -1,0 +1,112 @@
+//go:build stockvm
+
+package connector
+
+import (
+	"net"
+	"testing"
+	"time"
+)
+
+const (
+	realNQN = "nqn.2026-01.org.example:volume-1"
+	realNS  = "81f0b6a4-5b0c-4b3e-8f7c-3a1d2e4f5a6" // and the namespace's number
+)
+
+// nvmet serves two namespaces by the kernel's own target, at a port of this host's.
+func nvmet(t *testing.T) (port string) {
+	t.Helper()
+	port = freePort(t)
+	dir := t.TempDir()
+	run(t, "modprobe", "-a", "nvmet", "nvmet-tcp", "nvme-tcp")
+	t.Cleanup(func() {
+		shell(t, `cd /sys/kernel/config/nvmet
+rm ports/1/subsystems/$1
+rmdir ports/1 subsystems/$1/namespaces/* subsystems/$1`, realNQN)
+	})
+	shell(t, `cd /sys/kernel/config/nvmet
+mkdir subsystems/$1 ports/1
+echo 1 >subsystems/$1/attr_allow_any_host
+for n in 1 2; do
+	mkdir subsystems/$1/namespaces/$n
+	cd subsystems/$1/namespaces/$n
+	echo "$4/$n" >device_path
+	echo $2$n >device_uuid
+	echo 1 >enable
+	cd ../../../..
+done
+cd ports/1
+echo tcp >addr_trtype; echo ipv4 >addr_adrfam; echo 127.0.0.1 >addr_traddr; echo $3 >addr_trsvcid
+ln -s /sys/kernel/config/nvmet/subsystems/$1 subsystems/`, realNQN, realNS, port, diskFiles(t, dir))
+	return port
+}
+
+// diskFiles makes the files 1 and 2 in a directory.
+func diskFiles(t *testing.T, dir string) string {
+	t.Helper()
+	for _, name := range []string{"1", "2"} {
+		sparse(t, dir+"/"+name, 64*MiB)
+	}
+	return dir
+}
+
+func nvmeData(number string, ports ...string) map[string]any {
+	var portals []any
+	for _, p := range ports {
+		portals = append(portals, []any{"127.0.0.1", p, "tcp"})
+	}
+	return map[string]any{"target_nqn": realNQN, "vol_uuid": realNS + number, "portals": portals}
+}
+
+func TestRealNVMe(t *testing.T) {
+	port := nvmet(t)
+	h := newHost(t, Kernel)
+	uses := []use{byMount}
+	if !testing.Short() {
+		uses = []use{byLoop, byMount}
+	}
+	wholeWay(t, h, request("n-1", "nvmeof", nvmeData("1", port)), uses...)
+	noneOf(t, "/sys/class/nvme/*")
+	// Two namespaces share the controller, and the first that goes leaves it to the other.
+	first := connect(t, h, request("n-1", "nvmeof", nvmeData("1", port)))
+	second := connect(t, h, request("n-2", "nvmeof", nvmeData("2", port)))
+	disconnect(t, h, first)
+	useVolume(t, second.Path)
+	disconnect(t, h, second)
+	noneOf(t, "/sys/class/nvme/*")
+}
+
+func TestRealNVMePortals(t *testing.T) {
+	long(t)
+	port := nvmet(t)
+	h := newHost(t, Kernel)
+	_, silentPort, _ := net.SplitHostPort(silent(t))
+	for name, first := range map[string]string{"refuses": "9", "silent": silentPort} {
+		t.Run("first "+name, func(t *testing.T) {
+			began := time.Now()
+			dev := connect(t, h, request("p-"+name, "nvmeof", nvmeData("1", first, port)))
+			t.Logf("connected after %v", time.Since(began))
+			disconnect(t, h, dev)
+			noneOf(t, "/sys/class/nvme/*")
+		})
+	}
+	for name, data := range map[string]map[string]any{
+		"silent":       nvmeData("1", silentPort),
+		"refuses":      nvmeData("1", "9"),
+		"no-namespace": nvmeData("9", port),
+	} {
+		t.Run(name, func(t *testing.T) {
+			refused(t, h, request("f-"+name, "nvmeof", data), 75*time.Second, "127.0.0.1")
+			noneOf(t, "/sys/class/nvme/*")
+		})
+	}
+}
+
+func TestRealNVMeTargetDies(t *testing.T) {
+	long(t)
+	port := nvmet(t)
+	h := newHost(t, Kernel)
+	dev := connect(t, h, request("dies", "nvmeof", nvmeData("1", port)))
+	dies(t, h, dev, func() { block(t, port) }, func() { unblock(t, port) })
+	noneOf(t, "/sys/class/nvme/*")
+}
