@@ -30,8 +30,12 @@ type kernelISCSI struct{ h *Host }
 
 type kernelISCSIState struct {
 	Targets []iscsiTarget `json:"targets"`
-	Used    *iscsiTarget  `json:"used,omitempty"`
-	Disk    *scsiDisk     `json:"disk,omitempty"`
+	Paths   []iscsiPath   `json:"paths,omitempty"` // connected; several where multipathd runs
+}
+
+type iscsiPath struct {
+	iscsiTarget
+	Disk scsiDisk `json:"disk"`
 }
 
 func (k kernelISCSI) prepare(_ context.Context, req Request, dev Device) (Device, error) {
@@ -55,23 +59,45 @@ func (k kernelISCSI) connect(ctx context.Context, req Request, dev Device) (Devi
 	if err != nil {
 		return Device{}, err
 	}
+	all := len(st.Targets) > 1 && k.h.multipathd(ctx)
+	st.Paths = nil
 	var errs []error
 	for _, t := range st.Targets {
+		if len(st.Paths) > 0 && !all {
+			break
+		}
 		err := k.h.exclusive(ctx, "iscsi", func() error {
 			disk, err := k.attach(ctx, t, login)
-			st.Used, st.Disk = &t, disk
-			if err != nil { // or the login stays in its record when another portal answers
-				err = errors.Join(err, k.detach(context.WithoutCancel(ctx), t, nil, true))
+			if err == nil && len(st.Paths) > 0 && disk.WWID != st.Paths[0].Disk.WWID {
+				err = failure.Invalid("it is another disk than that of %s", st.Paths[0].iscsiTarget)
 			}
-			return err
+			if err != nil { // or the login stays in its record when another portal answers
+				return errors.Join(err, k.detach(context.WithoutCancel(ctx), []iscsiTarget{t}, nil, true))
+			}
+			st.Paths = append(st.Paths, iscsiPath{t, *disk})
+			return nil
 		})
-		if err == nil {
-			dev.Path = k.h.fs("dev", st.Disk.Name)
-			return encode(dev, st)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", t, err))
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", t, err))
 	}
-	return Device{}, errors.Join(errs...)
+	if len(st.Paths) == 0 {
+		return Device{}, errors.Join(errs...)
+	}
+	name, err := k.h.assemble(ctx, disks(st.Paths))
+	if err != nil {
+		return Device{}, err
+	}
+	if name == "" { // the first path it is, alone
+		err := k.h.exclusive(ctx, "iscsi", func() error { return k.detach(ctx, nil, st.Paths[1:], true) })
+		if err != nil {
+			return Device{}, err
+		}
+		st.Paths = st.Paths[:1]
+		name = st.Paths[0].Disk.Name
+	}
+	dev.Path = k.h.fs("dev", name)
+	return encode(dev, st)
 }
 
 func (k kernelISCSI) attach(ctx context.Context, t iscsiTarget, login chap) (*scsiDisk, error) {
@@ -236,36 +262,56 @@ func (k kernelISCSI) disconnect(ctx context.Context, dev Device) error {
 	if err := decode(dev, &st); err != nil {
 		return err
 	}
-	if st.Used != nil {
-		st.Targets = []iscsiTarget{*st.Used}
-	}
-	return k.h.exclusive(ctx, "iscsi", func() error {
-		for _, t := range st.Targets {
-			if err := k.detach(ctx, t, st.Disk, dev.ReadOnly); err != nil {
-				return fmt.Errorf("%s: %w", t, err)
-			}
-		}
-		return nil
-	})
+	return k.h.exclusive(ctx, "iscsi", func() error { return k.detach(ctx, st.Targets, st.Paths, dev.ReadOnly) })
 }
 
-// detach removes the disk, and logs out when no other LUN is used by the session.
-func (k kernelISCSI) detach(ctx context.Context, t iscsiTarget, disk *scsiDisk, readOnly bool) error {
-	s := k.session(t)
-	if s != nil {
-		now, err := k.disk(*s, t.LUN)
-		if err != nil {
-			return err
+func disks(paths []iscsiPath) []scsiDisk {
+	all := make([]scsiDisk, len(paths))
+	for n, p := range paths {
+		all[n] = p.Disk
+	}
+	return all
+}
+
+// detach removes the disk that was connected by these paths, or without any, as after a
+// crash, what the targets have at the volume's address; and logs out where no other LUN is
+// used by the session.
+func (k kernelISCSI) detach(ctx context.Context, targets []iscsiTarget, paths []iscsiPath, readOnly bool) error {
+	if len(paths) > 0 {
+		targets = nil
+		for _, p := range paths {
+			targets = append(targets, p.iscsiTarget)
 		}
-		if disk == nil { // only planned, or lost in a crash
-			disk = now
-		}
-		if disk != nil {
-			if err := k.h.removeDisk(ctx, *disk, readOnly); err != nil {
-				return err
+	} else {
+		for _, t := range targets {
+			s := k.session(t)
+			if s == nil {
+				continue
+			}
+			disk, err := k.disk(*s, t.LUN)
+			if err != nil {
+				return fmt.Errorf("%s: %w", t, err)
+			}
+			if disk != nil {
+				paths = append(paths, iscsiPath{t, *disk})
 			}
 		}
-		fault.Point("connector/iscsi/disk-removed")
+	}
+	if err := k.h.removeDisks(ctx, disks(paths), readOnly); err != nil {
+		return err
+	}
+	fault.Point("connector/iscsi/disk-removed")
+	for _, t := range targets {
+		if err := k.logout(ctx, t); err != nil {
+			return fmt.Errorf("%s: %w", t, err)
+		}
+	}
+	return nil
+}
+
+// logout ends the session with a target that no LUN is used of, and removes its record.
+func (k kernelISCSI) logout(ctx context.Context, t iscsiTarget) error {
+	if s := k.session(t); s != nil {
 		for _, dir := range k.luns(*s) {
 			other, err := k.h.scsiDiskAt(filepath.Base(dir))
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {

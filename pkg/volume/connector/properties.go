@@ -37,7 +37,7 @@ func (h *Host) Properties(ctx context.Context) (map[string]any, error) {
 		"host":            name,
 		"ip":              ip,
 		"initiator":       initiator,
-		"multipath":       false,
+		"multipath":       h.multipathd(ctx),
 		"do_local_attach": false,
 		"os_type":         "linux",
 		"platform":        machine(),

@@ -9,13 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/lock"
-	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 // scsiDisk is a SCSI disk of the kernel. Its address may pass to another disk
@@ -123,132 +120,3 @@ func (h *Host) glob(pattern string) []string {
 
 // deviceLimit is how long the kernel may take to show a device.
 const deviceLimit = 30 * time.Second
-
-// fcDriver is for fibre channel: the zone is the fabric's matter, so the LUN only
-// has to be asked for at the ports that see the target.
-type fcDriver struct{ h *Host }
-
-type fcState struct {
-	WWNs []string  `json:"wwns"` // of target ports, lower case hex without 0x
-	LUNs []int     `json:"luns"` // at each of them
-	Disk *scsiDisk `json:"disk,omitempty"`
-}
-
-func (fcDriver) prepare(_ context.Context, req Request, dev Device) (Device, error) {
-	i := info(req.Connection.Data)
-	st := fcState{WWNs: i.strs("target_wwns")}
-	luns := i.list("target_luns")
-	if len(st.WWNs) == 0 {
-		st.WWNs, luns = i.strs("target_wwn"), nil
-	}
-	if len(st.WWNs) == 0 {
-		return Device{}, failure.Invalid("the connection says no target_wwn")
-	}
-	if len(luns) > 0 && len(luns) != len(st.WWNs) {
-		return Device{}, failure.Invalid("%d target_wwns and %d target_luns do not go together", len(st.WWNs), len(luns))
-	}
-	for n, wwn := range st.WWNs {
-		wwn = strings.TrimPrefix(strings.ToLower(strings.ReplaceAll(wwn, ":", "")), "0x")
-		if _, err := strconv.ParseUint(wwn, 16, 64); err != nil || len(wwn) != 16 {
-			return Device{}, failure.Invalid("target_wwn %q is no world wide name", st.WWNs[n])
-		}
-		st.WWNs[n] = wwn
-		lun := i["target_lun"]
-		if len(luns) > 0 {
-			lun = luns[n]
-		}
-		l, ok := number(lun)
-		if !ok {
-			return Device{}, failure.Invalid("target_lun %v is not a number", lun)
-		}
-		st.LUNs = append(st.LUNs, l)
-	}
-	return encode(dev, st)
-}
-
-// fcPath is a target port as a host's port sees it.
-type fcPath struct{ host, channel, target, lun int }
-
-func (p fcPath) hctl() string { return hctl(p.host, p.channel, p.target, p.lun) }
-
-// paths finds the target's ports by their names.
-func (f fcDriver) paths(st fcState) []fcPath {
-	var out []fcPath
-	for _, rport := range f.h.glob("sys/class/fc_remote_ports/rport-*") {
-		n := slices.Index(st.WWNs, strings.TrimPrefix(f.h.firstLine(rport, "port_name"), "0x"))
-		target, err := strconv.Atoi(f.h.firstLine(rport, "scsi_target_id"))
-		var host, channel, number int
-		_, bad := fmt.Sscanf(filepath.Base(rport), "rport-%d:%d-%d", &host, &channel, &number)
-		if n < 0 || err != nil || target < 0 || bad != nil || f.h.firstLine(rport, "port_state") != "Online" {
-			continue
-		}
-		out = append(out, fcPath{host, channel, target, st.LUNs[n]})
-	}
-	return out
-}
-
-func (f fcDriver) connect(ctx context.Context, _ Request, dev Device) (Device, error) {
-	var st fcState
-	if err := decode(dev, &st); err != nil {
-		return Device{}, err
-	}
-	paths := f.paths(st)
-	if len(paths) == 0 {
-		return Device{}, failure.Of(volume.ErrUnreachable, "no fibre channel port of this host sees %s", strings.Join(st.WWNs, ", "))
-	}
-	ctx, cancel := context.WithTimeout(ctx, deviceLimit)
-	defer cancel()
-	err := f.h.exclusive(ctx, "fibre_channel", func() error {
-		for n, p := range paths {
-			disk, err := f.h.scsiDiskAt(p.hctl())
-			if disk == nil && err == nil {
-				if err := f.h.scan(p.host, strconv.Itoa(p.channel), strconv.Itoa(p.target), p.lun); err != nil {
-					return err
-				}
-				fault.Point("connector/fibre_channel/scanned")
-				// The last path gets all the time that is left, the others a share.
-				limited, cancel := context.WithTimeout(ctx, deviceLimit/time.Duration(len(paths)-n+1))
-				err = poll(limited, "the kernel to show LUN "+p.hctl(), func() (bool, error) {
-					var err error
-					disk, err = f.h.scsiDiskAt(p.hctl())
-					return disk != nil, err
-				})
-				cancel()
-			}
-			if disk != nil {
-				st.Disk = disk
-				return nil
-			}
-			if n == len(paths)-1 {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return Device{}, err
-	}
-	dev.Path = f.h.fs("dev", st.Disk.Name)
-	return encode(dev, st)
-}
-
-func (f fcDriver) disconnect(ctx context.Context, dev Device) error {
-	var st fcState
-	if err := decode(dev, &st); err != nil {
-		return err
-	}
-	if st.Disk != nil {
-		return f.h.removeDisk(ctx, *st.Disk, dev.ReadOnly)
-	}
-	// Only planned, or lost in a crash: whatever has the volume's address.
-	for _, p := range f.paths(st) {
-		disk, err := f.h.scsiDiskAt(p.hctl())
-		if err == nil && disk != nil {
-			err = f.h.removeDisk(ctx, *disk, dev.ReadOnly)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
