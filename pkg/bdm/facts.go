@@ -18,8 +18,9 @@ type Facts struct {
 	// VolumeTypes are the names of the volume types, by id; nil: not looked up, and
 	// left to who makes the volumes.
 	VolumeTypes map[string]string
-	MaxLocal    int // local devices that are allowed, as Nova's max_local_block_devices; negative: no limit
-	Count       int // instances that are booted at once; 0: one
+	Machine     string // what this host is, as uname -m has it; empty: any
+	MaxLocal    int    // local devices that are allowed, as Nova's max_local_block_devices; negative: no limit
+	Count       int    // instances that are booted at once; 0: one
 }
 
 // Flavor is what the rules need of a flavor.
@@ -46,7 +47,7 @@ func Check(mappings []Mapping, f Facts) (final []Mapping, warnings []string, err
 		}
 	}
 	all = f.addFlavorDevices(all)
-	for _, rule := range []func([]Mapping) error{f.rootFits, f.volumesExist, f.bootSequence, f.each, f.ephemerals, f.swap, f.local, f.created, CheckMounts} {
+	for _, rule := range []func([]Mapping) error{f.rootFits, f.volumesExist, f.bootSequence, f.each, f.ephemerals, f.swap, f.local, f.created, f.host, CheckMounts} {
 		if err := rule(all); err != nil {
 			return nil, nil, err
 		}

@@ -102,6 +102,12 @@ func TestRules(t *testing.T) {
 		{"B7.5 virtual size", []string{local}, setImage(func(i *volume.Image) { i.VirtualSize = 3 << 30 }), failure.ErrInvalid, "image is 3221225472 bytes"},
 		{"B7.5 min_disk", []string{local}, setImage(func(i *volume.Image) { i.MinDisk = 3 }), failure.ErrInvalid, "Flavor's disk is smaller than the minimum size specified in image metadata. Flavor disk is 2147483648 bytes, minimum size is 3221225472 bytes."},
 		{"B7.5 no disk", []string{local}, func(f *Facts) { f.Flavor.RootGiB = 0 }, failure.ErrInvalid, "Only volume-backed servers are allowed for flavors with zero disk."},
+		{"host's machine", []string{fromImage}, onHost("architecture", "aarch64"), failure.ErrInvalid, `its property architecture is "aarch64", and this host has x86_64`},
+		{"host's machine, local", []string{local}, onHost("hw_architecture", "PPC64"), failure.ErrInvalid, `"ppc64"`},
+		{"host's hypervisor", []string{fromImage}, onHost("hypervisor_type", "qemu"), failure.ErrInvalid, `its property hypervisor_type is "qemu", and this host has lxc`},
+		{"host's mode", []string{fromImage}, onHost("hw_vm_mode", "hvm"), failure.ErrInvalid, `its property vm_mode is "hvm"`},
+		{"host's machine, volume", []string{fromVolume}, setVolume("v", func(v *volume.Volume) { v.ImageProps = map[string]string{"img_hv_type": "kvm"} }), failure.ErrInvalid, `"kvm"`},
+		{"host's machine, snapshot", []string{fromSnap}, setVolume("v", func(v *volume.Volume) { v.ImageProps = map[string]string{"vm_mode": "xen"} }), failure.ErrInvalid, `"xen"`},
 		{"B8", []string{fromImage, "source=volume,id=x"}, nil, ErrNotFound, "Volume x could not be found."},
 		{"B9.1 none", []string{"source=volume,id=v", "source=volume,id=w,bootindex=-1"}, nil, failure.ErrInvalid, "Boot sequence for the instance and image/block device mapping combination is not valid. No device is the root"},
 		{"B9.1 none, and no disk in the flavor", []string{"source=volume,id=v"}, func(f *Facts) { f.Flavor.RootGiB = 0 }, failure.ErrInvalid, "No device is the root"},
@@ -162,6 +168,28 @@ func TestRules(t *testing.T) {
 }
 
 // TestRuleOrder breaks two rules at once: the earlier is the one that is told.
+// onHost is a 64-bit PC's boot of an image with a property.
+func onHost(key, value string) func(*Facts) {
+	return func(f *Facts) {
+		f.Machine = "x86_64"
+		setImage(func(i *volume.Image) { i.Properties = map[string]string{key: value} })(f)
+	}
+}
+
+// TestHost boots images that say what this host has, in all the ways to say so.
+func TestHost(t *testing.T) {
+	for _, prop := range [][2]string{
+		{"architecture", "x86_64"}, {"architecture", "AMD64"}, {"architecture", "i386"}, {"hw_architecture", "i686"}, {"architecture", ""},
+		{"hypervisor_type", "lxc"}, {"img_hv_type", "LXC"}, {"vm_mode", "exe"}, {"hw_vm_mode", " exe "},
+	} {
+		f := world()
+		onHost(prop[0], prop[1])(&f)
+		if _, _, err := Check(devices(t, fromImage), f); err != nil {
+			t.Errorf("%v: %v", prop, err)
+		}
+	}
+}
+
 func TestRuleOrder(t *testing.T) {
 	add := func(spec string) func(*testing.T, *[]Mapping, *Facts) {
 		return func(t *testing.T, all *[]Mapping, _ *Facts) { *all = append(devices(t, spec), *all...) }

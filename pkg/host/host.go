@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
@@ -16,6 +18,13 @@ type Host struct {
 	ID     string `json:"id"`                // the setting host-id, else the machine id
 	Name   string `json:"name"`              // the setting host, else the host name: for people
 	BootID string `json:"boot_id,omitempty"` // the kernel's, anew with each start of the machine
+}
+
+// Machine is the hardware's name, as uname -m has it.
+func Machine() string {
+	var u unix.Utsname
+	_ = unix.Uname(&u) // never fails
+	return unix.ByteSliceToString(u.Machine[:])
 }
 
 // validID is what a host id may be: it becomes part of Cinder's metadata.

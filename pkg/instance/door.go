@@ -20,6 +20,7 @@ type Handle struct {
 	live    lxc.Live        // what the door saw of the container, and what this process did to it
 	cut     state.Operation // the one that the door found cut short, and ended
 	did     []string        // what the door did, in words
+	lost    []string        // volumes that are not attached to it any more, and were warned of
 	at      Step            // the step that this process has come to
 	domain  lxc.Info        // what libvirt said when the container was started
 	console Console         // held, and not kept by a process yet

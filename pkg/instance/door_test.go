@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -343,6 +344,22 @@ func TestTakenOver(t *testing.T) {
 				t.Errorf("volume %+v, warned %q", v, warned)
 			}
 		})
+	}
+}
+
+// TestAttachmentGone has somebody else delete the attachment of a volume that stays: the
+// delete says so, and goes through.
+func TestAttachmentGone(t *testing.T) {
+	w, m := booted(t)
+	v := find(t, m).Volumes[0]
+	w.volumes[v.VolumeID].Attachments = nil
+	var warned []string
+	m.Warn = func(format string, args ...any) { warned = append(warned, fmt.Sprintf(format, args...)) }
+	if _, err := m.Delete(t.Context(), "web1"); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(strings.Join(warned, "\n"), "attachment "+v.AttachmentID+" is gone") {
+		t.Errorf("warned of %q", warned)
 	}
 }
 

@@ -38,6 +38,7 @@ type Manager struct {
 	MaxLocal    int           // local devices that an instance may have; bdm.DefaultMaxLocal
 	IDBase      uint32        // the first host id that containers get; 0: state.DefaultIDBase
 	UndoTimeout time.Duration // how long a rollback may take
+	Machine     string        // what this host is, as uname -m has it; empty: what images are for is not looked at
 	StopTimeout time.Duration // how long a container has to stop by itself
 }
 
@@ -206,6 +207,7 @@ func (m *Manager) keepOthers(ctx context.Context, h *Handle) error {
 		}
 		if !own {
 			v.Mapping.DeleteOnTermination = false
+			h.lost = append(h.lost, v.VolumeID)
 			m.warn("volume %s is kept: it is not attached to instance %q any more", v.VolumeID, h.Name)
 		}
 	}

@@ -214,6 +214,7 @@ func (m *Manager) facts(ctx context.Context, mappings []bdm.Mapping, req BootReq
 		Images:    map[string]volume.Image{},
 		Volumes:   map[string]volume.Volume{},
 		Snapshots: map[string]volume.Snapshot{},
+		Machine:   m.Machine,
 		MaxLocal:  m.MaxLocal,
 		Count:     req.Count,
 	}

@@ -2,6 +2,7 @@ package instance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -218,7 +219,10 @@ func (m *Manager) detachVolume(ctx context.Context, h *Handle, v *state.Volume) 
 		}
 	}
 	for _, id := range ids {
-		if err := ignore(m.Volumes.Detach(ctx, id), volume.ErrNotFound); err != nil {
+		err := m.Volumes.Detach(ctx, id)
+		if errors.Is(err, volume.ErrNotFound) && h.Ran && !slices.Contains(h.lost, v.VolumeID) {
+			m.warn("volume %s was not attached to instance %q any more: attachment %s is gone", v.VolumeID, h.Name, id)
+		} else if err != nil && !errors.Is(err, volume.ErrNotFound) {
 			return fmt.Errorf("volume %s is left attached (attachment %s): %w", v.VolumeID, id, err)
 		}
 		fault.Point("volume detached")

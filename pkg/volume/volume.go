@@ -69,6 +69,7 @@ type Volume struct {
 	SourceID    string            `json:"source_volid"`
 	MinDisk     int               `json:"min_disk"` // GiB, from the image it was made of; 0 when unknown
 	MinRAM      int               `json:"min_ram"`  // MiB, from the image it was made of; 0 when unknown
+	ImageProps  map[string]string `json:"-"`        // of the image it was made of, where the store keeps them
 	Metadata    map[string]string `json:"metadata"`
 	Attachments []Attachment      `json:"attachments"`
 	CreatedAt   time.Time         `json:"created_at"`

@@ -15,7 +15,7 @@ import (
 	"strings"
 
 	"github.com/lxcboot/lxcboot/pkg/durable"
-	"golang.org/x/sys/unix"
+	"github.com/lxcboot/lxcboot/pkg/host"
 )
 
 // Properties describes this host to the storage service, under the names of
@@ -40,7 +40,7 @@ func (h *Host) Properties(ctx context.Context) (map[string]any, error) {
 		"multipath":       h.multipathd(ctx),
 		"do_local_attach": false,
 		"os_type":         "linux",
-		"platform":        machine(),
+		"platform":        host.Machine(),
 	}
 	if uuid := h.firstLine("sys/class/dmi/id/product_uuid"); uuid != "" {
 		p["system uuid"] = uuid
@@ -162,13 +162,4 @@ func firstAddress() string {
 		return v6
 	}
 	return "127.0.0.1"
-}
-
-// machine is the hardware's name as uname says it.
-func machine() string {
-	var u unix.Utsname
-	if unix.Uname(&u) != nil {
-		return "unknown"
-	}
-	return unix.ByteSliceToString(u.Machine[:])
 }

@@ -214,17 +214,33 @@ func (s *Store) gone(ctx context.Context, id string, err error) error {
 	if missing, ok := errors.AsType[*volume.NotFoundError](err); !ok || missing.Kind != "attachment" {
 		return err
 	}
-	all, listErr := s.Volumes(ctx)
+	v := s.leftBy(ctx, id)
+	if v.Held() {
+		return s.inUse(ctx, v)
+	}
+	return volume.Gone(id, v)
+}
+
+// leftBy is the volume that an attachment was of which is gone; a zero one when that is
+// not known. Its claim on the volume goes, but for a note by which this finds it again.
+func (s *Store) leftBy(ctx context.Context, id string) volume.Volume {
+	all, err := s.Volumes(ctx)
 	at := slices.IndexFunc(all, func(v volume.Volume) bool {
 		return claimOf(v.Metadata, id).attachment != "" || slices.Contains(formerOf(v), id)
 	})
-	if listErr != nil || at < 0 {
-		return volume.Gone(id, volume.Volume{})
+	if err != nil || at < 0 {
+		return volume.Volume{}
 	}
-	if all[at].Held() {
-		return s.inUse(ctx, all[at])
+	v := all[at]
+	if c := claimOf(v.Metadata, id); c.attachment != "" {
+		if err = s.noteFormer(ctx, v, id); err == nil {
+			err = s.dropClaim(ctx, v.ID, c.instance)
+		}
+		if err != nil {
+			s.o.Warn(err.Error())
+		}
 	}
-	return volume.Gone(id, all[at])
+	return v
 }
 
 // attachment reads one attachment.
@@ -366,11 +382,14 @@ func (s *Store) Complete(ctx context.Context, attachmentID string) error {
 }
 
 // Detach deletes an attachment, whichever host made it, and waits until the volume
-// shows it.
+// shows it. What one that is gone has left on its volume goes.
 func (s *Store) Detach(ctx context.Context, attachmentID string) error {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	a, err := s.attachment(ctx, attachmentID)
+	if errors.Is(err, volume.ErrNotFound) {
+		s.leftBy(ctx, attachmentID)
+	}
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package openstack
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -239,6 +240,34 @@ func TestStaleClaims(t *testing.T) {
 	_, err = s.Connect(t.Context(), ids[last])
 	if !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), instance+" on here") {
 		t.Errorf("connecting what another has now: %v", err)
+	}
+}
+
+// TestTakenAway has somebody else delete the attachment of a volume: whoever starts the
+// instance is told, and the claim goes with that as with a delete.
+func TestTakenAway(t *testing.T) {
+	for what, end := range map[string]func(*Store, context.Context, string) error{
+		"start":  func(s *Store, ctx context.Context, id string) error { _, err := s.Connect(ctx, id); return err },
+		"delete": (*Store).Detach,
+	} {
+		c := newCloud(t)
+		s := c.open(t, nil)
+		vol := c.add("available", map[string]any{"colour": "blue"})
+		id, err := s.Reserve(t.Context(), vol, uuid.NewString(), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.locked(func() {
+			delete(c.attachments, id)
+			c.volumes[vol]["status"] = "available"
+		})
+		err = end(s, t.Context(), id)
+		if !errors.Is(err, volume.ErrNotFound) || (what == "start") != errors.Is(err, volume.ErrConflict) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if meta, want := c.meta(vol), map[string]any{"colour": "blue", metaFormer: id}; !reflect.DeepEqual(meta, want) {
+			t.Errorf("%s leaves the metadata %v, want %v", what, meta, want)
+		}
 	}
 }
 

@@ -324,6 +324,20 @@ func TestErrorState(t *testing.T) {
 	if err := s.DeleteVolume(t.Context(), id); !errors.As(err, &state) || state.Detail != "delete volume:driver failed" {
 		t.Errorf("deleting: %v", err)
 	}
+
+	// What an administrator has put aside ends by their hand alone.
+	id = c.add("maintenance", nil)
+	if _, err := s.WaitVolume(t.Context(), id); !errors.As(err, &state) || state.Status != "maintenance" {
+		t.Errorf("waiting: %v", err)
+	}
+	c.fail("DELETE", "/volumes/"+id, 1, status(400, "", `{"badRequest": {"code": 400, "message": "Invalid volume: Volume status must be available or error"}}`))
+	if err := s.DeleteVolume(t.Context(), id); !errors.Is(err, volume.ErrConflict) {
+		t.Errorf("deleting in maintenance: %v", err)
+	}
+	c.fail("DELETE", "/volumes/"+id, 1, status(202, "", ""))
+	if err := s.DeleteVolume(t.Context(), id); !errors.As(err, &state) || state.Status != "maintenance" {
+		t.Errorf("put aside while it is deleted: %v", err)
+	}
 }
 
 func TestTimeout(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/google/uuid"
 	"github.com/gophercloud/gophercloud/v2"
@@ -157,7 +156,7 @@ func (s *Store) DeleteSnapshot(ctx context.Context, id string) error {
 		switch {
 		case errors.Is(err, volume.ErrNotFound):
 			return true, nil
-		case err == nil && (strings.HasPrefix(n.Status, "error_deleting") || n.Status == volume.StatusAvailable):
+		case err == nil && n.Status != volume.StatusDeleting:
 			return false, &volume.StateError{Kind: "snapshot", ID: id, Status: n.Status, Want: "gone", Detail: s.lastMessage(ctx, id)}
 		}
 		return false, err

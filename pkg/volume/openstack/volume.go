@@ -90,6 +90,7 @@ func volumeOf(c *volumes.Volume) volume.Volume {
 		ID: c.ID, Name: c.Name, Description: c.Description, Status: c.Status, Size: c.Size,
 		Bootable: c.Bootable == "true", Multiattach: c.Multiattach, Encrypted: c.Encrypted, Type: c.VolumeType,
 		ReadOnly:   strings.EqualFold(c.Metadata["readonly"], "true"),
+		ImageProps: c.VolumeImageMetadata,
 		SnapshotID: c.SnapshotID, SourceID: c.SourceVolID, ImageID: c.VolumeImageMetadata["image_id"],
 		Metadata: c.Metadata, Attachments: []volume.Attachment{}, CreatedAt: c.CreatedAt,
 	}
@@ -178,7 +179,7 @@ func (s *Store) deleteOthers(ctx context.Context, mark, keep string) error {
 // busy are the states in which Cinder is at work and that end by themselves.
 var busy = []string{
 	volume.StatusCreating, volume.StatusDownloading, volume.StatusDetaching, volume.StatusExtending,
-	"uploading", "retyping", "backing-up", "restoring-backup", "reverting", "maintenance",
+	"uploading", "retyping", "backing-up", "restoring-backup", "reverting",
 }
 
 // WaitVolume waits until a volume is available. An error state ends the wait at
@@ -291,10 +292,8 @@ func (s *Store) DeleteVolume(ctx context.Context, id string) error {
 		switch {
 		case errors.Is(err, volume.ErrNotFound):
 			return true, nil
-		case err == nil && strings.HasPrefix(v.Status, "error_deleting"):
-			return false, s.badState(ctx, v, "gone")
-		case err == nil && v.Status == volume.StatusAvailable:
-			// A driver gives it back when it found the volume busy.
+		case err == nil && v.Status != volume.StatusDeleting:
+			// It failed; or a driver gave it back, having found the volume busy.
 			return false, &volume.StateError{Kind: "volume", ID: id, Status: v.Status, Want: "gone", Detail: s.lastMessage(ctx, id)}
 		}
 		return false, err
