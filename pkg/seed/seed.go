@@ -4,7 +4,6 @@ package seed
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/netip"
 	"path"
 	"slices"
@@ -30,9 +29,11 @@ type Seed struct {
 	Files      []File            `json:"files,omitempty"`
 }
 
-// NIC is a network interface with what the seed can say of it.
+// NIC is a network interface with what the seed can say of it. Its name in the container
+// tells which it is: a veth has no permanent hardware address, which networkd would want
+// of a match by address.
 type NIC struct {
-	MAC     string
+	Name    string
 	Address netip.Prefix // invalid: by DHCP
 	Gateway netip.Addr
 }
@@ -88,19 +89,15 @@ func (s Seed) noCloud() ([]File, error) {
 		meta["meta"] = s.Meta
 	}
 	ethernets := map[string]any{}
-	for i, nic := range s.NICs {
+	for _, nic := range s.NICs {
 		eth := map[string]any{"dhcp4": !nic.Address.IsValid()}
-		if nic.MAC != "" {
-			eth["match"] = map[string]string{"macaddress": nic.MAC}
-			eth["set-name"] = fmt.Sprint("eth", i)
-		}
 		if nic.Address.IsValid() {
 			eth["addresses"] = []string{nic.Address.String()}
 		}
 		if nic.Gateway.IsValid() {
 			eth["routes"] = []map[string]string{{"to": "default", "via": nic.Gateway.String()}}
 		}
-		ethernets[fmt.Sprint("eth", i)] = eth
+		ethernets[nic.Name] = eth
 	}
 	user := s.UserData
 	if user == nil {

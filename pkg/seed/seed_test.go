@@ -15,7 +15,7 @@ import (
 func TestRender(t *testing.T) {
 	s := Seed{InstanceID: "i-1", Hostname: "web1", SSHKeys: []string{"ssh-ed25519 AAAA me"}, UserData: []byte("#!/bin/sh\n"),
 		Meta:  map[string]string{"role": "web"},
-		NICs:  []NIC{{MAC: "52:54:00:00:00:01", Address: netip.MustParsePrefix("10.0.0.5/24"), Gateway: netip.MustParseAddr("10.0.0.1")}, {}},
+		NICs:  []NIC{{Name: "eth0", Address: netip.MustParsePrefix("10.0.0.5/24"), Gateway: netip.MustParseAddr("10.0.0.1")}, {Name: "eth1"}},
 		Files: []File{{Path: "/etc/hostname", Data: []byte("mine\n"), Mode: 0o600}}}
 	files, err := s.Render()
 	if err != nil {
@@ -40,7 +40,7 @@ func TestRender(t *testing.T) {
 	if got[noCloud+"user-data"] != "#!/bin/sh\n" {
 		t.Errorf("user-data: %q", got[noCloud+"user-data"])
 	}
-	for _, want := range []string{`"10.0.0.5/24"`, `"52:54:00:00:00:01"`, `"via": "10.0.0.1"`, `"dhcp4": true`} {
+	for _, want := range []string{`"10.0.0.5/24"`, `"eth1": {`, `"via": "10.0.0.1"`, `"dhcp4": true`} {
 		if !strings.Contains(got[noCloud+"network-config"], want) {
 			t.Errorf("network-config lacks %s:\n%s", want, got[noCloud+"network-config"])
 		}

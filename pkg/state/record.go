@@ -5,6 +5,7 @@ package state
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -248,8 +249,8 @@ func (r *Record) Limits() cgroup.Limits {
 
 // SeedNICs are the network interfaces as the seed tells of them.
 func (r *Record) SeedNICs() (all []seed.NIC) {
-	for _, n := range r.Spec.NICs {
-		s := seed.NIC{MAC: n.MAC}
+	for i, n := range r.Spec.NICs {
+		s := seed.NIC{Name: cmp.Or(n.Name, fmt.Sprint("eth", i))} // as libvirt names it
 		for _, a := range n.Addresses {
 			s.Address, _ = netip.ParsePrefix(a)
 		}
