@@ -15,6 +15,7 @@ import (
 type bootOptions struct {
 	blocks                                 bdm.Request
 	keepGoing, dryRun, privileged, fsck    bool
+	newIdentity                            bool
 	meta, tags, env, files, nics, initArgs []string
 	description, hostname, keyName, sshKey string
 	userData, configDrive, init            string
@@ -61,7 +62,8 @@ func (a *App) bootFlags(c *cobra.Command, o *bootOptions) {
 	f.StringVar(&o.keyName, "key-name", os.Getenv("NOVACLIENT_DEFAULT_KEY_NAME"), "ssh key of STATE/keypairs/NAME.pub for root")
 	f.StringVar(&o.sshKey, "ssh-key", "", "file of ssh public keys for root")
 	f.StringVar(&o.userData, "user-data", "", "file for cloud-init")
-	f.StringVar(&o.configDrive, "config-drive", "", "true: write cloud-init's seed in any case")
+	f.StringVar(&o.configDrive, "config-drive", "", "true: write cloud-init's seed in any case; false: leave the root as it is, but for what is asked for")
+	f.BoolVar(&o.newIdentity, "new-identity", false, "give a volume that was there before a name, a machine id and an instance-id of its own, as one that is made gets them")
 	f.StringArrayVar(&o.files, "file", nil, "DST=SRC, a file to write into the root (can be repeated)")
 	f.StringVar(&o.init, "init", "", "program to start in the container (default: the root's init)")
 	f.StringArrayVar(&o.initArgs, "init-arg", nil, "argument of the init (can be repeated)")

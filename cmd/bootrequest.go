@@ -90,7 +90,7 @@ func instanceTags(given []string) ([]string, error) {
 
 // seed reads what is to be written into the root.
 func (a *App) seed(ctx context.Context, o *bootOptions) (seed.Seed, error) {
-	s := seed.Seed{Hostname: o.hostname}
+	s := seed.Seed{Hostname: o.hostname, NewIdentity: o.newIdentity}
 	flag, keyFile := "--ssh-key", o.sshKey
 	switch {
 	case o.sshKey != "" && o.changed("key-name") && o.keyName != "":
@@ -119,7 +119,9 @@ func (a *App) seed(ctx context.Context, o *bootOptions) (seed.Seed, error) {
 	switch strings.ToLower(o.configDrive) {
 	case "true", "1":
 		s.NoCloud = true
-	case "", "false", "0", "none":
+	case "false", "0":
+		s.Bare = true
+	case "", "none":
 	default:
 		return s, failure.Invalid("The value of the '--config-drive' option must be a boolean value. It is %q; say true or false", o.configDrive)
 	}

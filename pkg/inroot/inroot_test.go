@@ -2,8 +2,10 @@ package inroot
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -145,5 +147,33 @@ func TestOpenTerminal(t *testing.T) {
 			f.Close()
 			t.Errorf("%s was taken for a terminal", name)
 		}
+	}
+}
+
+func TestFS(t *testing.T) {
+	root := FS(tree(t))
+	for name, want := range map[string]string{"etc/name": "inside", "absolute": "inside", "up": "inside"} {
+		if data, err := fs.ReadFile(root, name); err != nil || string(data) != want {
+			t.Errorf("%s: %q, %v", name, data, err)
+		}
+	}
+	for name, want := range map[string]error{
+		"fifo": fs.ErrInvalid, "loop": unix.ELOOP, "outside": fs.ErrNotExist, "magic": fs.ErrNotExist,
+		"/etc/name": fs.ErrInvalid, "../secret": fs.ErrInvalid,
+	} {
+		if data, err := fs.ReadFile(root, name); !errors.Is(err, want) {
+			t.Errorf("%s: %q, %v instead of %v", name, data, err, want)
+		}
+	}
+	if to, err := fs.ReadLink(root, "absolute"); err != nil || to != "/etc/name" {
+		t.Errorf("the link leads to %q, %v", to, err)
+	}
+	var all []string
+	err := fs.WalkDir(root, ".", func(name string, e fs.DirEntry, err error) error {
+		all = append(all, name+" "+e.Type().String())
+		return err
+	})
+	if err != nil || !slices.Contains(all, "etc/name ----------") || !slices.Contains(all, "var/run L---------") || !slices.Contains(all, "fifo p---------") || !slices.Contains(all, "dev d---------") {
+		t.Errorf("it holds %q, %v", all, err)
 	}
 }

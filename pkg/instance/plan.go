@@ -113,9 +113,12 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 			continue
 		}
 		if mp.Source == bdm.SourceImage && facts.Images[mp.ID].Properties[bdm.ConfigDrive] == "mandatory" {
-			spec.Seed.NoCloud = true
+			spec.Seed.NoCloud, spec.Seed.Bare = true, false
 		}
-		if mp.ReadOnly && !spec.Seed.Empty() {
+		if mp.Source == bdm.SourceVolume {
+			spec.Seed.Copy = facts.Volumes[mp.ID].Copy()
+		}
+		if mp.ReadOnly && spec.Seed.Asked() {
 			return Plan{}, errReadOnlyRoot
 		}
 	}

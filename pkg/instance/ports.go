@@ -9,6 +9,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
+	"github.com/lxcboot/lxcboot/pkg/seed"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/connector"
 )
@@ -53,6 +54,7 @@ type Roots interface {
 	Mounted(target string) bool
 	CheckMountpoint(root, name string) error
 	FindInit(root, init string) (string, error)
+	Look(root string) (seed.Root, error)
 	Format(ctx context.Context, device, fstype string) error
 	WriteFile(root string, f rootfs.File, ids *rootfs.IDMap) error
 	Keep(root, path, into string, ids *rootfs.IDMap) error

@@ -2,10 +2,8 @@ package instance
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -13,13 +11,11 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
-	"github.com/lxcboot/lxcboot/pkg/seed"
 	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
@@ -181,82 +177,6 @@ func (m *Manager) checkMountpoints(h *Handle) error {
 			return fmt.Errorf("cannot mount at %s in the container: %w", target, err)
 		}
 	}
-	return nil
-}
-
-// inject writes the seed into the root, before the first start only: what the
-// container makes of its files afterwards is its own. On a volume that the user brought,
-// what stood there is kept until the boot went well.
-func (m *Manager) inject(h *Handle) error {
-	data, err := h.Seed()
-	if err != nil || data == nil {
-		return err
-	}
-	if h.Root().ReadOnly() {
-		return errReadOnlyRoot
-	}
-	var s seed.Seed
-	if err := json.Unmarshal(data, &s); err != nil {
-		return failure.Of(state.ErrDamaged, "the seed of instance %q cannot be read: %w", h.Name, err)
-	}
-	s.InstanceID, s.Meta, s.NICs = h.ID, h.Meta, h.SeedNICs()
-	files, err := s.Render()
-	if err != nil {
-		return err
-	}
-	root := m.Store.RootDir(h.ID)
-	if !h.Root().Made() {
-		// How to get at the root again has to be on disk before there is anything to
-		// put back.
-		if err := h.Save(); err != nil {
-			return err
-		}
-	}
-	for _, f := range files {
-		if !h.Root().Made() {
-			if err := m.Roots.Keep(root, f.Path, m.Store.KeptDir(h.ID), h.RootIDs()); err != nil {
-				return err
-			}
-		}
-		if err := m.Roots.WriteFile(root, rootfs.File{Path: f.Path, Data: f.Data, Mode: f.Mode}, h.RootIDs()); err != nil {
-			return err
-		}
-		fault.Point("file injected")
-	}
-	return nil
-}
-
-// forget removes the seed of a built instance, and what its files replaced: what the
-// container made of them is its own.
-func (m *Manager) forget(h *Handle) error {
-	if h.Phase != state.Built {
-		return nil
-	}
-	return errors.Join(m.Roots.Forget(m.Store.KeptDir(h.ID)), h.ForgetSeed())
-}
-
-// restore puts back on the root what the seed's files replaced, after a boot that failed.
-func (m *Manager) restore(ctx context.Context, h *Handle) error {
-	if h.Phase == state.Built {
-		return nil
-	}
-	kept := m.Store.KeptDir(h.ID)
-	if _, err := os.Lstat(kept); errors.Is(err, fs.ErrNotExist) || h.Root().Device == nil {
-		return nil
-	}
-	root := m.Store.RootDir(h.ID)
-	if !m.Roots.Mounted(root) {
-		if err := m.Store.MakeRunDir(h.ID, 0); err != nil {
-			return err
-		}
-		if err := m.mount(ctx, h, h.Root(), root); err != nil {
-			return err
-		}
-	}
-	if err := m.Roots.Restore(root, kept); err != nil {
-		return err
-	}
-	fault.Point("files put back")
 	return nil
 }
 

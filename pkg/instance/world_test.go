@@ -16,6 +16,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
+	"github.com/lxcboot/lxcboot/pkg/seed"
 	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/connector"
@@ -411,6 +412,13 @@ func (w rootsFake) FindInit(root, init string) (string, error) {
 		return "", errors.New("the root is not mounted")
 	}
 	return "/sbin/init", nil
+}
+
+func (w rootsFake) Look(root string) (seed.Root, error) {
+	if _, ok := w.mounts[root]; !ok {
+		return seed.Root{}, errors.New("the root is not mounted")
+	}
+	return seed.Root{}, nil
 }
 
 func (w rootsFake) Format(ctx context.Context, device, _ string) error {

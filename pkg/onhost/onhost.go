@@ -13,11 +13,13 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/cgroup"
 	"github.com/lxcboot/lxcboot/pkg/console"
+	"github.com/lxcboot/lxcboot/pkg/inroot"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
+	"github.com/lxcboot/lxcboot/pkg/seed"
 	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/wait"
 )
@@ -53,6 +55,16 @@ func (Roots) CheckMountpoint(root, name string) error { return rootfs.CheckMount
 
 // FindInit is rootfs.FindInit.
 func (Roots) FindInit(root, init string) (string, error) { return rootfs.FindInit(root, init) }
+
+// Look is seed.Look.
+func (Roots) Look(root string) (seed.Root, error) {
+	dir, err := inroot.Dir(root)
+	if err != nil {
+		return seed.Root{}, err
+	}
+	defer dir.Close()
+	return seed.Look(inroot.FS(dir)), nil
+}
 
 // Format is rootfs.Format.
 func (Roots) Format(ctx context.Context, device, fstype string) error {

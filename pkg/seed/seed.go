@@ -3,6 +3,7 @@
 package seed
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/netip"
 	"path"
@@ -17,16 +18,26 @@ import (
 const MaxUserData = 49_151
 
 // Seed is what the container is told. One that Check found good is the same after it
-// was written as JSON, but for what its instance has anyway.
+// was written as JSON.
 type Seed struct {
-	InstanceID string            `json:"-"`
-	Hostname   string            `json:"hostname,omitempty"` // as asked; empty: the root's own stays
-	SSHKeys    []string          `json:"ssh_keys,omitempty"`
-	UserData   []byte            `json:"user_data,omitzero"` // empty is not nil
-	NoCloud    bool              `json:"nocloud,omitempty"`  // --config-drive: the seed even when nothing else asks for it
-	Meta       map[string]string `json:"-"`
-	NICs       []NIC             `json:"-"`
-	Files      []File            `json:"files,omitempty"`
+	Hostname    string   `json:"hostname,omitempty"` // as asked; empty: the instance's for a new machine, else the root's own
+	SSHKeys     []string `json:"ssh_keys,omitempty"`
+	UserData    []byte   `json:"user_data,omitzero"`     // empty is not nil
+	NoCloud     bool     `json:"nocloud,omitempty"`      // cloud-init's seed even when the root has no cloud-init
+	Bare        bool     `json:"bare,omitempty"`         // nothing is written but what is asked for
+	NewIdentity bool     `json:"new_identity,omitempty"` // it is a new machine, whatever the root says
+	Copy        bool     `json:"copy,omitempty"`         // the store made the root volume from something, and no boot has
+	Files       []File   `json:"files,omitempty"`
+}
+
+// Machine is what the seed's instance is, beside what was asked for.
+type Machine struct {
+	Instance string // id
+	Volume   string // id of the root volume
+	Made     bool   // the boot made the root volume
+	Hostname string
+	Meta     map[string]string
+	NICs     []NIC
 }
 
 // NIC is a network interface with what the seed can say of it. Its name in the container
@@ -45,10 +56,13 @@ type File struct {
 	Mode uint32 `json:"mode"`
 }
 
-// Empty says whether there is nothing to write.
-func (s Seed) Empty() bool {
-	return s.Hostname == "" && !s.wantsNoCloud() && len(s.Files) == 0
+// Asked says whether the user asked for something that has to be written.
+func (s Seed) Asked() bool {
+	return s.Hostname != "" || s.NewIdentity || s.wantsNoCloud() || len(s.Files) > 0
 }
+
+// Empty says whether there is nothing to write, whatever the root is.
+func (s Seed) Empty() bool { return s.Bare && !s.Asked() }
 
 func (s Seed) wantsNoCloud() bool {
 	return s.NoCloud || len(s.SSHKeys) > 0 || s.UserData != nil
@@ -56,17 +70,33 @@ func (s Seed) wantsNoCloud() bool {
 
 const noCloud = "/var/lib/cloud/seed/nocloud/"
 
-// Render gives the files of the seed, the user's own last, so that they win.
-func (s Seed) Render() ([]File, error) {
+// Render gives the files to write into a root that is to be a machine, the user's own
+// last, so that they win.
+//
+// What the boot made, and what is a copy by the store's word or because lxcboot's seed in
+// it is of another volume, is a new machine: it gets its name and its instance-id, and
+// has neither the machine id nor the user data of the one that it was copied from. Any
+// other keeps its name and its ids, unless it is asked for new ones.
+func (s Seed) Render(m Machine, r Root) ([]File, error) {
+	fresh := s.fresh(m, r)
+	name := s.Hostname
+	if name == "" && fresh {
+		name = m.Hostname
+	}
 	var files []File
-	if s.Hostname != "" {
-		files = append(files, File{Path: "/etc/hostname", Data: []byte(s.Hostname + "\n"), Mode: 0o644})
+	if name != "" {
+		files = append(files, File{Path: "/etc/hostname", Data: []byte(name + "\n"), Mode: 0o644})
+	}
+	if fresh {
+		for _, id := range r.MachineIDs {
+			files = append(files, File{Path: id, Mode: 0o444})
+		}
 	}
 	if len(s.SSHKeys) > 0 {
 		files = append(files, File{Path: "/root/.ssh/authorized_keys", Data: []byte(strings.Join(s.SSHKeys, "\n") + "\n"), Mode: 0o600})
 	}
-	if s.wantsNoCloud() {
-		seed, err := s.noCloud()
+	if !s.Bare {
+		seed, err := s.noCloud(m, r, fresh, name)
 		if err != nil {
 			return nil, err
 		}
@@ -75,21 +105,92 @@ func (s Seed) Render() ([]File, error) {
 	return append(files, s.Files...), nil
 }
 
-// noCloud is the seed that cloud-init reads as its NoCloud data source. JSON is
-// YAML, and leaves nothing to quote.
-func (s Seed) noCloud() ([]File, error) {
-	meta := map[string]any{"instance-id": s.InstanceID}
-	if s.Hostname != "" {
-		meta["local-hostname"] = s.Hostname
+// fresh says whether the root is a new machine.
+func (s Seed) fresh(m Machine, r Root) bool {
+	switch {
+	case s.Bare:
+		return false
+	case s.NewIdentity, m.Made:
+		return true
+	case r.Meta != nil:
+		return !r.Meta.of(m.Volume)
 	}
-	if len(s.SSHKeys) > 0 {
-		meta["public-keys"] = s.SSHKeys
+	return s.Copy
+}
+
+// noCloud is the seed that cloud-init reads as its NoCloud data source. A root without
+// cloud-init gets of it what tells later whose machine it is.
+func (s Seed) noCloud(m Machine, r Root, fresh bool, name string) ([]File, error) {
+	wanted := s.wantsNoCloud()
+	if !wanted && (r.Foreign || !fresh && r.Meta == nil && !r.CloudInit) {
+		return nil, nil
 	}
-	if len(s.Meta) > 0 {
-		meta["meta"] = s.Meta
+	files := map[string][]byte{}
+	var err error
+	if files["meta-data"], err = indent(s.meta(m, r, fresh, name)); err != nil {
+		return nil, err
 	}
+	if wanted || r.CloudInit || r.held["network-config"] != nil {
+		if files["network-config"], err = indent(networkConfig(m.NICs)); err != nil {
+			return nil, err
+		}
+		files["vendor-data"] = []byte(vendorData)
+	}
+	switch {
+	case s.UserData != nil:
+		files["user-data"] = s.UserData
+	case fresh && r.held["user-data"] != nil, (wanted || r.CloudInit) && (fresh || r.Meta == nil || r.held["user-data"] == nil):
+		files["user-data"] = []byte("#cloud-config\n{}\n")
+	}
+	var all []File
+	if fresh && r.Meta != nil {
+		for _, path := range r.cached {
+			all = append(all, File{Path: path, Mode: 0o600})
+		}
+	}
+	for _, name := range noCloudFiles {
+		if data, ok := files[name]; ok && !bytes.Equal(data, r.held[name]) {
+			all = append(all, File{Path: noCloud + name, Data: data, Mode: 0o600})
+		}
+	}
+	if r.sources != nil && !slices.Contains(r.sources, "NoCloud") {
+		all = append(all, r.withNoCloud())
+	}
+	return all, nil
+}
+
+// meta is the seed's meta-data. The machine that a root already is keeps them, but for
+// what was asked for; user data that cloud-init has not seen there need an instance-id that
+// it has not seen either.
+func (s Seed) meta(m Machine, r Root, fresh bool, name string) Meta {
+	meta := Meta{InstanceID: m.Volume, Hostname: name, SSHKeys: s.SSHKeys, Meta: m.Meta}
+	if !fresh {
+		old := r.Meta
+		if old == nil {
+			old = &Meta{InstanceID: m.Volume, Hostname: r.Hostname}
+		}
+		meta.InstanceID = old.InstanceID
+		if name == "" {
+			meta.Hostname = old.Hostname
+		}
+		if len(s.SSHKeys) == 0 {
+			meta.SSHKeys = old.SSHKeys
+		}
+	}
+	if r.Meta.of(m.Volume) && (fresh || s.UserData != nil && !bytes.Equal(s.UserData, r.held["user-data"])) {
+		meta.InstanceID = m.Volume + "-" + m.Instance[:8]
+	}
+	return meta
+}
+
+// vendorData lets cloud-init take the network of the seed at each boot, and not at the
+// first alone: the next instance of a volume may have another one.
+const vendorData = "#cloud-config\nupdates: {network: {when: [boot-new-instance, boot]}}\n"
+
+// networkConfig is cloud-init's network configuration, version 2.
+func networkConfig(nics []NIC) any {
 	ethernets := map[string]any{}
-	for _, nic := range s.NICs {
+	for _, nic := range nics {
 		eth := map[string]any{"dhcp4": !nic.Address.IsValid()}
 		if nic.Address.IsValid() {
 			eth["addresses"] = []string{nic.Address.String()}
@@ -99,26 +200,34 @@ func (s Seed) noCloud() ([]File, error) {
 		}
 		ethernets[nic.Name] = eth
 	}
-	user := s.UserData
-	if user == nil {
-		user = []byte("#cloud-config\n{}\n")
+	return map[string]any{"version": 2, "ethernets": ethernets}
+}
+
+// withNoCloud is a file of cloud-init's settings that puts NoCloud before the sources that
+// it is to look at. It is of one line, which cloud-init's ds-identify wants.
+func (r Root) withNoCloud() File {
+	name := "zz_lxcboot.cfg"
+	if name <= r.decides { // the last one in order decides
+		name = strings.TrimSuffix(r.decides, ".cfg") + "_lxcboot.cfg"
 	}
-	var files []File
-	for _, f := range []struct {
-		name string
-		data any
-	}{{"meta-data", meta}, {"network-config", map[string]any{"version": 2, "ethernets": ethernets}}} {
-		data, err := json.MarshalIndent(f.data, "", "  ")
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, File{Path: noCloud + f.name, Data: append(data, '\n'), Mode: 0o600})
-	}
-	return append(files, File{Path: noCloud + "user-data", Data: user, Mode: 0o600}), nil
+	text := "# Written by lxcboot: the seed is a NoCloud one.\ndatasource_list: [" + strings.Join(append([]string{"NoCloud"}, r.sources...), ", ") + "]\n"
+	return File{Path: "/" + cloudConfig + ".d/" + name, Data: []byte(text), Mode: 0o644}
+}
+
+// indent is JSON, which is YAML, and leaves nothing to quote.
+func indent(v any) ([]byte, error) {
+	data, err := json.MarshalIndent(v, "", "  ")
+	return append(data, '\n'), err
 }
 
 // Check refuses what cannot be written.
 func (s Seed) Check() error {
+	switch {
+	case s.Bare && s.UserData != nil:
+		return failure.Invalid("user data are for cloud-init's seed, and --config-drive false writes none; leave one of them out")
+	case s.Bare && s.NewIdentity:
+		return failure.Invalid("--new-identity writes into the root, and --config-drive false leaves it as it is; leave one of them out")
+	}
 	if len(s.UserData) > MaxUserData {
 		return failure.Invalid("the user data are of %d bytes, and at most %d are allowed", len(s.UserData), MaxUserData)
 	}

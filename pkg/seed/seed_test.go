@@ -12,12 +12,14 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
-func TestRender(t *testing.T) {
-	s := Seed{InstanceID: "i-1", Hostname: "web1", SSHKeys: []string{"ssh-ed25519 AAAA me"}, UserData: []byte("#!/bin/sh\n"),
-		Meta:  map[string]string{"role": "web"},
-		NICs:  []NIC{{Name: "eth0", Address: netip.MustParsePrefix("10.0.0.5/24"), Gateway: netip.MustParseAddr("10.0.0.1")}, {Name: "eth1"}},
-		Files: []File{{Path: "/etc/hostname", Data: []byte("mine\n"), Mode: 0o600}}}
-	files, err := s.Render()
+const vol, other = "11111111-2222-4333-8444-555555555555", "99999999-2222-4333-8444-555555555555"
+
+var made = Machine{Instance: "aaaaaaaa-2222-4333-8444-555555555555", Volume: vol, Made: true, Hostname: "web1"}
+
+// render gives what a seed writes into a root, by path.
+func render(t *testing.T, s Seed, m Machine, r Root) map[string]string {
+	t.Helper()
+	files, err := s.Render(m, r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,16 +27,23 @@ func TestRender(t *testing.T) {
 	for _, f := range files {
 		got[f.Path] = string(f.Data)
 	}
-	var meta struct {
-		ID   string            `json:"instance-id"`
-		Host string            `json:"local-hostname"`
-		Keys []string          `json:"public-keys"`
-		Meta map[string]string `json:"meta"`
+	return got
+}
+
+func TestRender(t *testing.T) {
+	s := Seed{
+		Hostname: "asked", SSHKeys: []string{"ssh-ed25519 AAAA me"}, UserData: []byte("#!/bin/sh\n"),
+		Files: []File{{Path: "/etc/hostname", Data: []byte("mine\n"), Mode: 0o600}},
 	}
+	m := made
+	m.Meta = map[string]string{"role": "web"}
+	m.NICs = []NIC{{Name: "eth0", Address: netip.MustParsePrefix("10.0.0.5/24"), Gateway: netip.MustParseAddr("10.0.0.1")}, {Name: "eth1"}}
+	got := render(t, s, m, Root{})
+	var meta Meta
 	if err := json.Unmarshal([]byte(got[noCloud+"meta-data"]), &meta); err != nil {
 		t.Fatal(err)
 	}
-	if meta.ID != "i-1" || meta.Host != "web1" || len(meta.Keys) != 1 || meta.Meta["role"] != "web" {
+	if meta.InstanceID != vol || meta.Hostname != "asked" || len(meta.SSHKeys) != 1 || meta.Meta["role"] != "web" {
 		t.Errorf("meta-data: %+v", meta)
 	}
 	if got[noCloud+"user-data"] != "#!/bin/sh\n" {
@@ -45,6 +54,9 @@ func TestRender(t *testing.T) {
 			t.Errorf("network-config lacks %s:\n%s", want, got[noCloud+"network-config"])
 		}
 	}
+	if strings.Contains(got[noCloud+"network-config"], "mac") {
+		t.Errorf("a card is matched by its hardware address:\n%s", got[noCloud+"network-config"])
+	}
 	if got["/etc/hostname"] != "mine\n" {
 		t.Errorf("the user's own file does not win: %q", got["/etc/hostname"])
 	}
@@ -53,13 +65,16 @@ func TestRender(t *testing.T) {
 	}
 }
 
-func TestEmpty(t *testing.T) {
-	if !(Seed{InstanceID: "i", Meta: map[string]string{"a": "b"}, NICs: []NIC{{}}}).Empty() {
-		t.Error("a seed that nobody asked for is to be written")
+func TestAsked(t *testing.T) {
+	for _, s := range []Seed{{}, {Bare: true}, {Copy: true}} {
+		if s.Asked() || s.Empty() != s.Bare {
+			t.Errorf("%+v is asked for, or it is wrong that it is empty: %v", s, s.Empty())
+		}
 	}
-	for _, s := range []Seed{{Hostname: "h"}, {SSHKeys: []string{"k"}}, {UserData: []byte{}}, {NoCloud: true}, {Files: []File{{}}}} {
-		if s.Empty() {
-			t.Errorf("%+v is empty", s)
+	for _, s := range []Seed{{Hostname: "h"}, {SSHKeys: []string{"k"}}, {UserData: []byte{}}, {NoCloud: true}, {Files: []File{{}}}, {NewIdentity: true}} {
+		s.Bare = true
+		if !s.Asked() || s.Empty() {
+			t.Errorf("%+v is not asked for", s)
 		}
 	}
 }
@@ -110,6 +125,8 @@ func TestCheck(t *testing.T) {
 		"key":       {SSHKeys: []string{"ssh-ed25519 AAAA m\xfcller"}},
 		"twice":     {Files: []File{{Path: "/a"}, {Path: "/a"}}},
 		"user data": {UserData: make([]byte, MaxUserData+1)},
+		"no seed":   {Bare: true, UserData: []byte{}},
+		"bare":      {Bare: true, NewIdentity: true},
 	} {
 		if err := s.Check(); !errors.Is(err, failure.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)

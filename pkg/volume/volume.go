@@ -80,6 +80,12 @@ func (v Volume) Held() bool {
 	return slices.Contains([]string{StatusReserved, StatusAttaching, StatusInUse}, v.Status)
 }
 
+// Copy says that the volume was made from an image, a snapshot or another volume, and
+// not by a boot, which made a machine of it already.
+func (v Volume) Copy() bool {
+	return v.ImageID+v.SnapshotID+v.SourceID != "" && v.Metadata[MetaInstance] == ""
+}
+
 // Attachment binds a volume to an instance on a host.
 type Attachment struct {
 	ID         string `json:"id"`

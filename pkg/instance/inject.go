@@ -1,0 +1,110 @@
+package instance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/rootfs"
+	"github.com/lxcboot/lxcboot/pkg/seed"
+	"github.com/lxcboot/lxcboot/pkg/state"
+)
+
+// inject writes into the root what the instance is told, before the first start only: what
+// the container makes of its files afterwards is its own. On a volume that the user brought,
+// what stood there is kept until the boot went well.
+func (m *Manager) inject(h *Handle) error {
+	data, err := h.Seed()
+	if err != nil || data == nil {
+		return err
+	}
+	var s seed.Seed
+	if err := json.Unmarshal(data, &s); err != nil {
+		return failure.Of(state.ErrDamaged, "the seed of instance %q cannot be read: %w", h.Name, err)
+	}
+	v := h.Root()
+	if v.ReadOnly() {
+		if s.Asked() {
+			return errReadOnlyRoot
+		}
+		return nil
+	}
+	root := m.Store.RootDir(h.ID)
+	found, err := m.Roots.Look(root)
+	if err != nil {
+		return err
+	}
+	files, err := s.Render(seed.Machine{Instance: h.ID, Volume: v.VolumeID, Made: v.Made(), Hostname: h.Spec.Hostname, Meta: h.Meta, NICs: h.SeedNICs()}, found)
+	if err != nil || len(files) == 0 {
+		return err
+	}
+	if !v.Made() {
+		// How to get at the root again has to be on disk before there is anything to
+		// put back.
+		if err := h.Save(); err != nil {
+			return err
+		}
+	}
+	for _, f := range files {
+		if err := m.write(h, root, f); err != nil {
+			if !s.Asked() {
+				err = fmt.Errorf("%w (--config-drive false leaves the root as it is)", err)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// write writes a file of the seed into the root.
+func (m *Manager) write(h *Handle, root string, f seed.File) error {
+	if !h.Root().Made() {
+		if err := m.Roots.Keep(root, f.Path, m.Store.KeptDir(h.ID), h.RootIDs()); err != nil {
+			return err
+		}
+	}
+	if err := m.Roots.WriteFile(root, rootfs.File{Path: f.Path, Data: f.Data, Mode: f.Mode}, h.RootIDs()); err != nil {
+		return err
+	}
+	fault.Point("file injected")
+	return nil
+}
+
+// forget removes the seed of a built instance, and what its files replaced: what the
+// container made of them is its own.
+func (m *Manager) forget(h *Handle) error {
+	if h.Phase != state.Built {
+		return nil
+	}
+	return errors.Join(m.Roots.Forget(m.Store.KeptDir(h.ID)), h.ForgetSeed())
+}
+
+// restore puts back on the root what the seed's files replaced, after a boot that failed.
+func (m *Manager) restore(ctx context.Context, h *Handle) error {
+	if h.Phase == state.Built {
+		return nil
+	}
+	kept := m.Store.KeptDir(h.ID)
+	if _, err := os.Lstat(kept); errors.Is(err, fs.ErrNotExist) || h.Root().Device == nil {
+		return nil
+	}
+	root := m.Store.RootDir(h.ID)
+	if !m.Roots.Mounted(root) {
+		if err := m.Store.MakeRunDir(h.ID, 0); err != nil {
+			return err
+		}
+		if err := m.mount(ctx, h, h.Root(), root); err != nil {
+			return err
+		}
+	}
+	if err := m.Roots.Restore(root, kept); err != nil {
+		return err
+	}
+	fault.Point("files put back")
+	return nil
+}
