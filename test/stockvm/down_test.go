@@ -14,7 +14,7 @@ const bootID = "cat /proc/sys/kernel/random/boot_id"
 // TestReboot: a host that goes down in order ends its containers first, while they still
 // have their storage, and starts them when it is up again.
 func TestReboot(t *testing.T) {
-	s := machine(t, 12*time.Minute)
+	s := machine(t, 20*time.Minute)
 	s.debians()
 	s.run("lxcboot exec d1 -- sh -c 'echo unsynced >/root/unsynced'")
 	boot := s.run(bootID)
@@ -46,7 +46,7 @@ func TestReboot(t *testing.T) {
 // TestPowerCut: what was flushed before the power went is there after, and the containers
 // come back by themselves.
 func TestPowerCut(t *testing.T) {
-	s := machine(t, 12*time.Minute)
+	s := machine(t, 20*time.Minute)
 	s.debians()
 	s.run("lxcboot exec d1 -- sh -c 'echo flushed >/root/flushed && sync'")
 	s.verb("kill")

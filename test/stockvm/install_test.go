@@ -28,7 +28,7 @@ func TestDoctor(t *testing.T) {
 
 // TestSetup: what setup installs is in use, and gone after it is removed.
 func TestSetup(t *testing.T) {
-	s := machine(t, 5*time.Minute)
+	s := machine(t, 10*time.Minute)
 	const files = "/etc/libvirt/hooks/lxc.d/lxcboot /etc/systemd/system/lxcboot.service /etc/systemd/network/98-lxcboot.link"
 	s.run("systemd-analyze verify --man=no lxcboot.service")
 	s.run("lxcboot setup --remove; ! ls " + files)
@@ -42,7 +42,7 @@ var commands = regexp.MustCompile("(?s)## Commands\n\n```\n(.*?)```")
 
 // TestReadme types the commands that README begins with.
 func TestReadme(t *testing.T) {
-	s := machine(t, 8*time.Minute)
+	s := machine(t, 15*time.Minute)
 	text, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)

@@ -54,7 +54,7 @@ func (s stock) init(name string) string {
 
 // TestSystemd boots three containers with systemd side by side.
 func TestSystemd(t *testing.T) {
-	s := machine(t, 10*time.Minute)
+	s := machine(t, 20*time.Minute)
 	s.debians()
 	addresses := map[string]bool{}
 	for _, name := range debians {
@@ -71,7 +71,7 @@ func TestSystemd(t *testing.T) {
 
 // TestGroups: of the host's control groups a container sees its own, as if it were all.
 func TestGroups(t *testing.T) {
-	s := machine(t, 10*time.Minute)
+	s := machine(t, 20*time.Minute)
 	s.debians()
 	for line := range strings.Lines(s.run("lxcboot exec d1 -- cat /proc/1/cgroup /proc/self/cgroup")) {
 		if strings.TrimSpace(line) != "0::/init.scope" {
@@ -91,7 +91,7 @@ func TestGroups(t *testing.T) {
 
 // TestVirsh starts a container with virsh that virsh has ended, and reboots it from inside.
 func TestVirsh(t *testing.T) {
-	s := machine(t, 10*time.Minute)
+	s := machine(t, 20*time.Minute)
 	s.debians()
 	s.run("lxcboot exec d1 -- sh -c 'echo kept >/root/kept && sync'")
 	// systemd may remove the container's scope before libvirt has looked into it once more,
@@ -132,45 +132,56 @@ func TestHardwareAddress(t *testing.T) {
 		{"without the link file", "rm /etc/systemd/network/98-lxcboot.link", "lxcboot setup", 4},
 	} {
 		t.Run(how.name, func(t *testing.T) {
-			s := machine(t, 10*time.Minute)
-			s.run(how.before)
+			s := machine(t, 20*time.Minute)
+			s.run(how.before + fmt.Sprintf("; lxcboot boot -q --min-count %d --flavor m1.tiny --image busybox --boot-from-volume 1 --delete-on-termination --nic net-name=default m", how.boots))
 			for i := range how.boots {
-				name := fmt.Sprint("m", i)
-				s.run("lxcboot boot -q --flavor m1.tiny --image busybox --boot-from-volume 1 --delete-on-termination --nic net-name=default " + name)
+				name := fmt.Sprint("m-", i+1)
 				if told, has := s.addresses(name); told != has || !strings.HasPrefix(told, "52:54:00:") {
-					t.Errorf("boot %d: show says %q, and it has %q", i, told, has)
+					t.Errorf("%s: show says %q, and it has %q", name, told, has)
 				}
-				s.run("lxcboot delete -q " + name)
 			}
-			s.run(how.after)
+			s.run("lxcboot list -f value -c name | grep ^m- | xargs lxcboot delete -q; " + how.after)
 		})
 	}
 }
 
 // TestCycles boots and deletes while udisks looks at each device that comes.
 func TestCycles(t *testing.T) {
-	s := machine(t, 10*time.Minute)
+	s := machine(t, 20*time.Minute)
 	s.run("systemctl start udisks2; udisksctl status >/dev/null; " + before)
 	s.run("lxcboot volume create --image busybox --size 1 cycles -f value -c id")
-	for range 10 {
-		s.run("lxcboot boot -q --flavor m1.tiny --boot-volume cycles --nic none --block-device source=blank,dest=volume,size=1,shutdown=remove cycle; lsblk --fs >/dev/null; lxcboot delete -q cycle")
+	cycles := 50
+	if testing.Short() {
+		cycles = 5
 	}
+	s.run(fmt.Sprintf(`for cycle in $(seq %d); do
+lxcboot boot -q --flavor m1.tiny --boot-volume cycles --nic none --block-device source=blank,dest=volume,size=1,shutdown=remove cycle
+lsblk --fs >/dev/null
+lxcboot delete -q cycle
+done`, cycles))
 	s.run("lxcboot volume delete cycles; systemctl is-active udisks2; " + same)
 }
 
 // TestNewPrograms replaces the programs beside running containers.
 func TestNewPrograms(t *testing.T) {
-	s := machine(t, 10*time.Minute)
+	s := machine(t, 20*time.Minute)
 	s.debians()
 	init := s.init("d1")
-	s.run(`cd /srv/share/install/usr/local/bin
-for program in lxcboot lxcboot-console lxcboot-init; do install -m 755 $program /usr/local/bin; done
-lxcboot setup; systemctl daemon-reload; systemctl restart libvirtd`)
+	s.run(`install -m 755 /srv/share/next/lxcboot* /usr/local/bin
+lxcboot version | grep next
+lxcboot setup; systemctl daemon-reload; ` + restart)
 	if now := s.init("d1"); now != init {
 		t.Errorf("its init was %s and is %s", init, now)
 	}
 	s.run("lxcboot exec d1 -- sh -c 'echo said after >/dev/console'")
 	s.until("lxcboot logs d1 | grep 'said after'")
+	// The keeper of its console is of the program before. ^] leaves it.
+	s.run(`rm -f keys; mkfifo keys
+lxcboot console d1 <keys >said & client=$!
+exec 3>keys
+until grep -q 'said to a client' said; do kill -0 $client; lxcboot exec d1 -- sh -c 'echo said to a client >/dev/console'; done
+printf '\035' >&3
+wait $client`)
 	s.run("lxcboot stop -q d1; lxcboot start -q d1")
 	s.well("d1")
 }

@@ -97,23 +97,27 @@ journalctl --boot --no-pager | grep -v 'End of file while reading data' | tail -
 	fmt.Printf("%s\n%v\n", out, err)
 }
 
+// restart restarts libvirtd. It says that it is ready before it answers.
+const restart = "systemctl restart libvirtd; until virsh -q -c lxc:/// version >/dev/null 2>&1; do sleep 1; done"
+
 // install is how README has it, with the programs that were built outside. libvirt's
 // network is switched on, as it is not by itself.
 const install = `set -eu
-cp -a /srv/share/install/usr/local/. /usr/local/
+cp -a --remove-destination /srv/share/install/usr/local/. /usr/local/
 lxcboot setup
 systemctl --quiet enable --now lxcboot.service
-systemctl restart libvirtd
+` + restart + `
 virsh -q net-autostart default
 virsh -q net-info default | grep -q 'Active: *yes' || virsh -q net-start default
 for image in busybox debian; do
   lxcboot image show $image >/dev/null 2>&1 || lxcboot image import /srv/share/$image.raw --name $image >/dev/null
 done`
 
-// nothing fails, and prints what it is, when anything is left of containers.
+// nothing fails, and prints what it is, when anything is left of containers. systemd keeps
+// the slice that those of the instances were in.
 const nothing = `left=$(losetup --noheadings --list --output NAME,BACK-FILE; findmnt --noheadings --raw --output TARGET | grep lxcboot
 virsh -q -c lxc:/// list --all --name | grep .; pgrep -l 'lxcboot|libvirt_lxc|qemu-storage'
-find /sys/fs/cgroup -name 'machine-lxc*' -o -name 'lxcboot-*'; ls /run/lxcboot 2>/dev/null; ls /sys/class/net | grep -E '^(lx|vnet)')
+find /sys/fs/cgroup ! -name machine-lxcboot.slice '(' -name 'machine-lxc*' -o -name 'lxcboot-*' ')'; ls /run/lxcboot 2>/dev/null; ls /sys/class/net | grep -E '^(lx|vnet)')
 echo "$left"
 test -z "$left"`
 
