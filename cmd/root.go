@@ -5,6 +5,7 @@ package cmd
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
@@ -32,6 +33,7 @@ type App struct {
 	v        *viper.Viper
 	settings Settings
 	config   string // the file that was named; empty: the usual one
+	log      *slog.Logger
 	print    report.Printer
 	quiet    bool
 
@@ -149,7 +151,22 @@ func (a *App) prepare(c *cobra.Command, _ []string) error {
 	if settingless(c) {
 		return nil
 	}
-	return a.load(c)
+	if err := a.load(c); err != nil {
+		return err
+	}
+	if a.settings.Debug {
+		a.debug()
+	}
+	return nil
+}
+
+// debug has all told on stderr that is asked of the cloud and of libvirt, whose library
+// tells that itself, and the commands that are run.
+func (a *App) debug() {
+	a.log = slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	slog.SetDefault(a.log)
+	os.Setenv("LIBVIRT_LOG_FILTERS", "1:libvirt")
+	os.Setenv("LIBVIRT_LOG_OUTPUTS", "1:stderr")
 }
 
 // settingless says whether a command works whatever the configuration says: who has

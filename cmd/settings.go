@@ -38,6 +38,7 @@ type Settings struct {
 	HostName  string
 	Seccomp   string
 	LogBytes  int64
+	Debug     bool
 	IDBase    uint32
 	MaxLocal  int
 	Flavors   []flavor.Flavor
@@ -65,6 +66,7 @@ var settings = []setting{
 	{"timeout", "LXCBOOT_TIMEOUT", "10m", "how long to wait for volumes, and for another process that works on an instance", func(s *Settings) any { return &s.Timeout }},
 	{"stop-timeout", "LXCBOOT_STOP_TIMEOUT", "60s", "", func(s *Settings) any { return &s.StopTime }},
 	{"console-log-bytes", "LXCBOOT_CONSOLE_LOG_BYTES", console.DefaultLogBytes, "", func(s *Settings) any { return &s.LogBytes }},
+	{"debug", "LXCBOOT_DEBUG", false, "tell on stderr what is asked of the cloud and of libvirt, and which commands are run", func(s *Settings) any { return &s.Debug }},
 	{"idmap-base", "LXCBOOT_IDMAP_BASE", state.DefaultIDBase, "", func(s *Settings) any { return &s.IDBase }},
 	{"max-local-block-devices", "LXCBOOT_MAX_LOCAL_BLOCK_DEVICES", 3, "", func(s *Settings) any { return &s.MaxLocal }},
 }
@@ -94,7 +96,9 @@ func (a *App) bindSettings(root *cobra.Command) {
 	for _, s := range settings {
 		a.v.SetDefault(s.key, s.value)
 		_ = a.v.BindEnv(s.key, s.env)
-		if s.help != "" {
+		if b, ok := s.value.(bool); ok {
+			flags.Bool(s.key, b, s.help)
+		} else if s.help != "" {
 			flags.String(s.key, fmt.Sprint(s.value), s.help)
 		}
 	}
@@ -189,6 +193,11 @@ func assign(to, value any) error {
 	switch to := to.(type) {
 	case *string:
 		*to = text
+		return nil
+	case *bool:
+		if *to, err = strconv.ParseBool(text); err != nil {
+			return fmt.Errorf("%q is neither true nor false", text)
+		}
 		return nil
 	case *time.Duration:
 		if *to, err = time.ParseDuration(text); err != nil {

@@ -63,7 +63,7 @@ func (a *App) openStore(ctx context.Context) (Store, error) {
 	s, err := openstack.Open(ctx, openstack.Options{
 		Cloud: a.settings.Cloud, ServiceCloud: a.settings.Service, Timeout: a.settings.Timeout,
 		Connector: a.connectors().Properties, Inspect: local.Inspect, Host: here,
-		Warn: func(text string) { a.warn("%s", text) },
+		Warn: func(text string) { a.warn("%s", text) }, Waiting: func(text string) { a.say("%s", text) }, Log: a.log,
 	})
 	if err != nil {
 		return nil, err

@@ -179,3 +179,23 @@ func TestRemoveTree(t *testing.T) {
 		t.Errorf("the groups of no process: %v", err)
 	}
 }
+
+// v1 limits memory and swap together, v2 swap alone: of either a container has as much swap
+// as was asked for.
+func TestSwap(t *testing.T) {
+	for _, c := range []struct {
+		group Group
+		mib   int
+		want  []setting
+	}{
+		{Group{}, 64, []setting{{"swap", "memory.swap.max", "67108864"}}},
+		{Group{}, 0, []setting{{"swap", "memory.swap.max", "0"}}},
+		{Group{Controllers: []string{"memory"}}, 64, []setting{{"swap", "memory.memsw.limit_in_bytes", "-1"}, {"swap", "memory.memsw.limit_in_bytes", "335544320"}}},
+		{Group{Controllers: []string{"memory"}}, 0, []setting{{"swap", "memory.memsw.limit_in_bytes", "-1"}, {"swap", "memory.memsw.limit_in_bytes", "268435456"}}},
+	} {
+		got := slices.DeleteFunc(Limits{MemoryMiB: 256, SwapMiB: c.mib, VCPUs: 1, Processes: 1}.settings(c.group), func(s setting) bool { return s.what != "swap" })
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%d MiB of swap in %+v: %v", c.mib, c.group, got)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,7 +58,9 @@ func manager(ctx context.Context, words ...string) error {
 func run(ctx context.Context, program string, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, systemdLimit)
 	defer cancel()
+	start := time.Now()
 	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
+	slog.Debug("ran", "argv", append([]string{program}, args...), "time", time.Since(start), "error", err)
 	if err != nil {
 		return fmt.Errorf("%s: %w", strings.TrimSpace(program+": "+string(bytes.TrimSpace(out))), err)
 	}

@@ -85,6 +85,7 @@ func Host(stateDir string, stateRule func(dir string) error) []Check {
 		{"user namespaces", userNamespaces},
 		{"idmapped mounts", func(context.Context) (string, error) { return idmapped(stateDir) }},
 		{"cgroups", cgroups},
+		{"lvm", lvm},
 		{"qemu-img", tool("qemu-img", "apt-get install qemu-utils", "images other than raw cannot be imported")},
 		{"qemu-storage-daemon", tool("qemu-storage-daemon", "apt-get install qemu-system-common qemu-block-extra", "volumes cannot be reached in user space (iscsi, rbd, nbd, qcow2 files)")},
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,6 +51,11 @@ func CloseOnExec() error {
 // makes the command, and is called again when systemd refuses. warning is not nil when
 // the process runs and is not apart.
 func StartApart(scope Scope, command func() *exec.Cmd) (cmd *exec.Cmd, warning, err error) {
+	defer func() {
+		if cmd != nil {
+			slog.Debug("started", "argv", cmd.Args, "pid", cmd.Process.Pid)
+		}
+	}()
 	if _, e := os.Stat(systemdDir); e == nil {
 		if cmd, warning = scope.start(command()); warning == nil {
 			return cmd, nil, nil

@@ -239,6 +239,9 @@ func (m *Manager) recoverVolume(ctx context.Context, h *Handle) error {
 	if op != state.OpAttach && op != state.OpDetach {
 		return nil
 	}
+	if m.Volumes == nil {
+		return failure.Of(state.ErrState, "the %s of a volume of instance %q was interrupted; 'lxcboot repair' ends it", op, h.Name)
+	}
 	if err := m.sameStore(h); err != nil {
 		return err
 	}

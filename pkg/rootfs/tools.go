@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"runtime"
@@ -146,7 +147,9 @@ func tool(ctx context.Context, name string, args ...string) (output string, code
 	cmd.WaitDelay = 5 * time.Second
 	var end tail
 	cmd.Stdout, cmd.Stderr = &end, &end
+	start := time.Now()
 	err = cmd.Run()
+	slog.Debug("ran", "argv", cmd.Args, "time", time.Since(start), "error", err)
 	code = -1
 	if cmd.ProcessState != nil {
 		code = cmd.ProcessState.ExitCode()

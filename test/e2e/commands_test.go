@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,12 +13,48 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/lxcboot/lxcboot/test/host"
 )
+
+// silent is a service that takes connections and never answers, at $SILENT.
+type silent struct {
+	net.Listener
+	asked atomic.Int32
+}
+
+func listenSilently() (*silent, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	s := &silent{Listener: l}
+	if err == nil {
+		go func() {
+			var open []net.Conn
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					break
+				}
+				s.asked.Add(1)
+				open = append(open, c)
+			}
+			for _, c := range open {
+				c.Close()
+			}
+		}()
+	}
+	return s, err
+}
+
+// unasked: $SILENT was not connected to.
+func unasked(ts *testscript.TestScript, neg bool, args []string) {
+	if n := ts.Value(holderKey{}).(*holder).silent.asked.Load(); (n == 0) == neg {
+		ts.Fatalf("%d connections to $SILENT", n)
+	}
+}
 
 // commands are what scripts can say besides testscript's own commands.
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -28,6 +65,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 		}
 	},
 	"code":    code,
+	"unasked": unasked,
 	"poll":    poll,
 	"capture": capture,
 	"held":    held,

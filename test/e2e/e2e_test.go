@@ -156,6 +156,13 @@ func setup(env *testscript.Env) error {
 
 func setupNamed(env *testscript.Env, name string) error {
 	h := &holder{terminals: map[string]*terminal{}, work: env.WorkDir, prefix: ownName(name), state: filepath.Join(env.WorkDir, "state"), runDir: filepath.Join(env.WorkDir, "run")}
+	silent, err := listenSilently()
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { silent.Close() })
+	h.silent = silent
+	env.Setenv("SILENT", silent.Addr().String())
 	env.Setenv("N", h.prefix)
 	env.Setenv("STATE", h.state)
 	env.Setenv("LXCBOOT_STATE_DIR", h.state)
@@ -183,6 +190,7 @@ type holder struct {
 	small                       []string   // where
 	undo                        []func()
 	terminals                   map[string]*terminal
+	silent                      *silent
 }
 
 // pick is the script's share of a state. Another script's libvirtd, which comes and goes,

@@ -11,9 +11,15 @@ import (
 	"time"
 )
 
-// TestDoctor: a host on which lxcboot was installed as README says lacks nothing.
+// TestDoctor: a host on which lxcboot was installed as README says lacks nothing, once its
+// LVM, which looks at every disk by itself, is told which are the host's.
 func TestDoctor(t *testing.T) {
 	s := machine(t, 3*time.Minute)
+	if out := s.run("lxcboot doctor -f value | grep '^lvm warning'"); !strings.Contains(out, "global_filter") {
+		t.Errorf("of LVM it says %q", out)
+	}
+	s.run(`echo 'devices { global_filter = [ "a|^/dev/vda|", "r|.*|" ] }' >/etc/lvm/lvmlocal.conf`)
+	t.Cleanup(func() { s.run("rm /etc/lvm/lvmlocal.conf") })
 	var checks []struct{ Check, Status, Detail string }
 	if err := json.Unmarshal([]byte(s.run("lxcboot doctor -f json")), &checks); err != nil {
 		t.Fatal(err)

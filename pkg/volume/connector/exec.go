@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,7 +60,9 @@ func runCommand(ctx context.Context, argv ...string) (string, error) {
 	cmd.WaitDelay = 5 * time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	start := time.Now()
 	err = cmd.Run()
+	slog.Debug("ran", "argv", cmd.Args, "time", time.Since(start), "error", err)
 	var exit *exec.ExitError
 	switch {
 	case err == nil:

@@ -47,6 +47,7 @@ func TestKernelNVMe(t *testing.T) {
 	}
 	line := "nvme connect -t tcp -n " + nqn + " -a 10.1.0.%s -s 4420 -q nqn.2014-08.org.nvmexpress:uuid:host"
 	expect(t, "connect", w.commands(), []string{strings.ReplaceAll(line, "%s", "6"), "nvme disconnect -d nvme7", strings.ReplaceAll(line, "%s", "7")})
+	inUse(t, w, h, dev)
 	// A second namespace keeps the subsystem connected.
 	put(t, w.root, subsystem+"/nvme4n3/uuid", "other\n")
 	if err := h.Disconnect(t.Context(), dev); err != nil {

@@ -232,6 +232,7 @@ func TestKernelISCSI(t *testing.T) {
 		t.Errorf("%+v, %v", again, err)
 	}
 	w.commands()
+	inUse(t, w, h, dev)
 	for range 2 {
 		if err := h.Disconnect(t.Context(), dev); err != nil {
 			t.Fatal(err)
@@ -397,6 +398,7 @@ func TestKernelRBD(t *testing.T) {
 	if _, err := h.Connect(t.Context(), req, dev); err != nil || len(w.commands()) != 0 {
 		t.Errorf("connecting again: %v", err)
 	}
+	inUse(t, w, h, dev)
 	for range 2 {
 		if err := h.Disconnect(t.Context(), dev); err != nil {
 			t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os/exec"
 	"runtime"
 	"strconv"
@@ -50,7 +51,9 @@ func qemuImg(ctx context.Context, l limits, args ...string) ([]byte, error) {
 	defer runtime.UnlockOSThread()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	start := time.Now()
 	err := cmd.Run()
+	slog.Debug("ran", "argv", cmd.Args, "time", time.Since(start), "error", err)
 	if ctx.Err() == context.DeadlineExceeded {
 		return nil, fmt.Errorf("qemu-img %s did not end within %v", args[0], l.wait)
 	}

@@ -2,6 +2,7 @@ package openstack
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,18 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/tty"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
+
+// ErrTLS is the kind of a service that does not speak TLS, or that one side does not trust.
+var ErrTLS = fmt.Errorf("TLS: %w", volume.ErrUnreachable)
+
+// isTLS says whether an error is about TLS.
+func isTLS(err error) bool {
+	var untrusted *tls.CertificateVerificationError
+	var other tls.RecordHeaderError
+	var op *net.OpError
+	return errors.As(err, &untrusted) || errors.As(err, &other) || errors.Is(err, http.ErrSchemeMismatch) ||
+		errors.As(err, &op) && op.Op == "remote error" // its alert
+}
 
 // Error is what a service of the cloud refused, or could not do.
 type Error struct {
@@ -70,12 +83,23 @@ func (s *Store) translate(ctx context.Context, service, doing string, err error)
 		if answer.Actual == http.StatusNotAcceptable && service == cinderService.name {
 			e.Message += "; " + microversion + " (Stein, 2019) is needed"
 		}
+		if answer.Actual == http.StatusNotFound && service == "keystone" {
+			e.Kind = failure.ErrInvalid
+			e.Message += "; check auth_url, which usually ends in /v3"
+			if strings.Contains(strings.ToLower(string(answer.Body)), "could not find token") {
+				e.Kind, e.Message = volume.ErrAuth, "the token is not valid, or not any more"
+			}
+		}
 		if answer.Actual == http.StatusUnauthorized {
 			e.Message += "; check the user, password and project in clouds.yaml or the OS_* variables"
 		}
 		return e
 	}
 	e.Kind, e.Message = volume.ErrUnreachable, s.clean(networkText(err))
+	if isTLS(err) {
+		e.Kind = ErrTLS
+		return e
+	}
 	var request *url.Error
 	if !errors.As(err, &request) && !passing(err) {
 		// There was no request, or an answer that makes no sense.
@@ -195,6 +219,8 @@ func networkText(err error) string {
 	var op *net.OpError
 	var dns *net.DNSError
 	switch {
+	case isTLS(err):
+		return host + ": " + why
 	case request.Timeout() || errors.Is(err, os.ErrDeadlineExceeded):
 		why = "no answer in time"
 	case errors.As(err, &dns):

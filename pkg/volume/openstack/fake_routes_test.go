@@ -242,6 +242,10 @@ func (c *cloud) signIn(w http.ResponseWriter, r *http.Request) {
 	case "application_credential":
 		good = id.Cred.Secret == fakePassword && (id.Cred.ID != "" || id.Cred.Name != "" && id.Cred.User.Name != "") && body.Auth.Scope == nil
 	}
+	if !good && id.Token.ID != "" {
+		refuse(w, 404, "error", "Could not find token: "+id.Token.ID+".")
+		return
+	}
 	if !good {
 		refuse(w, 401, "error", "The request you have made requires authentication. ("+id.Password.User.Password+")")
 		return

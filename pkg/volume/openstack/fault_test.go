@@ -108,6 +108,67 @@ func TestNobodyThere(t *testing.T) {
 	}
 }
 
+// TestWaitingIsTold has a cloud that does not answer, and one that cannot be reached: what
+// is waited for is told, once, and --timeout ends it.
+func TestWaitingIsTold(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	for url, want := range map[string]string{
+		"http://" + silent.Addr().String() + "/v3": silent.Addr().String() + " has not answered yet",
+		"http://127.0.0.1:1/v3":                    "connection refused; trying for 30s",
+	} {
+		newCloud(t).setenv(t)
+		t.Setenv("OS_AUTH_URL", url)
+		var told []string
+		_, err := Open(t.Context(), Options{Timeout: 4 * time.Second, Waiting: func(text string) { told = append(told, text) }})
+		if !errors.Is(err, context.DeadlineExceeded) || len(told) != 1 || !strings.Contains(told[0], want) {
+			t.Errorf("%s: %v; told %q, want %q", url, err, told, want)
+		}
+	}
+}
+
+// TestTLSFaults meets an authority that nobody knows, and a server without TLS: both are
+// told as what they are, and at once.
+func TestTLSFaults(t *testing.T) {
+	c := newCloud(t)
+	c.setenv(t)
+	secure := httptest.NewUnstartedServer(c.Config.Handler)
+	secure.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	secure.StartTLS()
+	defer secure.Close()
+	for url, want := range map[string]string{secure.URL: "x509", strings.Replace(c.URL, "http:", "https:", 1): "HTTP response to HTTPS client"} {
+		t.Setenv("OS_AUTH_URL", url+"/identity/v3")
+		_, err := Open(t.Context(), Options{Patience: time.Hour})
+		if !errors.Is(err, ErrTLS) || !errors.Is(err, volume.ErrUnreachable) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "does not answer") {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	t.Setenv("OS_AUTH_URL", secure.URL+"/identity/v3")
+	t.Setenv("OS_INSECURE", "true")
+	if _, err := Open(t.Context(), Options{}); err != nil {
+		t.Errorf("not verified: %v", err)
+	}
+}
+
+// TestSignInRefused tells a token that is none from an address that is none.
+func TestSignInRefused(t *testing.T) {
+	c := newCloud(t)
+	c.setenv(t)
+	t.Setenv("OS_TOKEN", "token-that-is-none")
+	t.Setenv("OS_AUTH_TYPE", "token")
+	if _, err := Open(t.Context(), Options{}); !errors.Is(err, volume.ErrAuth) || !strings.Contains(err.Error(), "token is not valid") || strings.Contains(err.Error(), "token-that") {
+		t.Errorf("a wrong token: %v", err)
+	}
+	t.Setenv("OS_AUTH_TYPE", "password")
+	t.Setenv("OS_AUTH_URL", c.URL+"/identity/nowhere/v3")
+	if _, err := Open(t.Context(), Options{}); !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), "auth_url") {
+		t.Errorf("a wrong address: %v", err)
+	}
+}
+
 // TestCreatedOnce loses the answer to a request to create, in every way there is.
 func TestCreatedOnce(t *testing.T) {
 	raw := filepath.Join(t.TempDir(), "disk.raw")
@@ -374,7 +435,7 @@ func TestSecrets(t *testing.T) {
 	c := newCloud(t)
 	var log bytes.Buffer
 	s := c.open(t, func(o *Options) {
-		o.Log = slog.New(slog.NewTextHandler(&log, nil))
+		o.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		o.Patience = 500 * time.Millisecond
 	})
 	gossip := func(w http.ResponseWriter, r *http.Request, _ func() *httptest.ResponseRecorder) {
@@ -391,6 +452,11 @@ func TestSecrets(t *testing.T) {
 		t.Errorf("a wrong password: %v", err)
 	}
 	text += err.Error()
+	for _, told := range []string{"method=POST url=" + c.URL + "/identity/v3/auth/tokens", "status=201", "/volumes/detail", "status=503", "time="} {
+		if !strings.Contains(log.String(), told) {
+			t.Errorf("%q is not in the log: %s", told, &log)
+		}
+	}
 	if !strings.Contains(text, "your password is ***") {
 		t.Errorf("the service's words are missing: %s", text)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -30,14 +31,15 @@ func retry[T any](ctx context.Context, s *Store, service, doing string, op func(
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 200*time.Millisecond, 5*time.Second
 	var last error
-	var end time.Time // patience is counted from the first failure
+	var first, end time.Time // patience is counted from the first failure
 	v, err := backoff.Retry(ctx, func() (T, error) {
 		v, err := op(last)
 		if err == nil {
 			return v, nil
 		}
 		if last == nil {
-			end = time.Now().Add(s.o.Patience)
+			first = time.Now()
+			end = first.Add(s.o.Patience)
 		}
 		last = err
 		after := retryAfter(err)
@@ -49,7 +51,11 @@ func retry[T any](ctx context.Context, s *Store, service, doing string, op func(
 		}
 		return v, err
 	}, backoff.WithBackOff(pause), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, wait time.Duration) {
-		s.o.Log.Info("trying again", "in", wait.Round(time.Millisecond), "error", s.translate(ctx, service, doing, err))
+		err = s.translate(ctx, service, doing, err)
+		if time.Since(first)+wait > soon {
+			s.waiting(fmt.Sprintf("%v; trying for %v", err, s.o.Patience))
+		}
+		s.o.Log.Info("trying again", "in", wait.Round(time.Millisecond), "error", err)
 	}))
 	return v, s.translate(ctx, service, doing, err)
 }
@@ -130,6 +136,8 @@ func passing(err error) bool {
 	switch {
 	case errors.As(err, &dns):
 		return dns.IsTemporary || dns.IsTimeout
+	case isTLS(err):
+		return false
 	case errors.As(err, &op), errors.As(err, &network) && network.Timeout():
 		return true
 	}

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -62,6 +63,8 @@ type Options struct {
 	Log *slog.Logger
 	// Warn gets what a person should know of the settings; may be nil.
 	Warn func(string)
+	// Waiting is told once what is waited for when the cloud makes us wait; may be nil.
+	Waiting func(string)
 }
 
 // Store is the volume store of one project in one cloud. Its methods may be
@@ -76,6 +79,7 @@ type Store struct {
 	region  string // where volumes are
 	// noGlance is why there is no Glance to ask; nil when there is one.
 	noGlance error
+	told     sync.Once // what is waited for
 }
 
 // Open signs in to the cloud. Its errors wrap failure.ErrInvalid when the settings
@@ -97,6 +101,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.Warn == nil {
 		o.Warn = func(string) {}
 	}
+	if o.Waiting == nil {
+		o.Waiting = func(string) {}
+	}
 	if o.Host.ID == "" {
 		here, err := host.Here("", "")
 		if err != nil {
@@ -113,6 +120,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, err
 	}
 	s.secrets = creds.secrets()
+	ctx, cancel := s.limit(ctx)
+	defer cancel()
 	provider, err := s.signIn(ctx, creds)
 	if err != nil {
 		return nil, err
@@ -134,7 +143,7 @@ func (s *Store) signIn(ctx context.Context, c credentials) (*gophercloud.Provide
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = c.tls
 	transport.ResponseHeaderTimeout = s.o.AnswerTimeout
-	provider.HTTPClient = http.Client{Transport: transport}
+	provider.HTTPClient = http.Client{Transport: &observed{transport, s}}
 	provider.UserAgent.Prepend("lxcboot")
 	_, err = retry(ctx, s, "keystone", "signing in at "+c.auth.IdentityEndpoint, func(error) (struct{}, error) {
 		return struct{}{}, openstack.Authenticate(ctx, provider, c.auth)
