@@ -15,7 +15,7 @@ TAGS = libvirt_without_lxc,libvirt_without_qemu
 export GOFLAGS := -buildvcs=false -tags=$(TAGS) $(GOFLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit e2e test-openstack test-stockvm torture lint fuzz bench docs install host-packages clean
+.PHONY: help run build test unit e2e guests test-openstack test-stockvm torture lint fuzz bench docs install host-packages clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,14 +29,17 @@ build: ## Build bin/lxcboot, bin/lxcboot-console which keeps a console, and bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/lxcboot-console ./cmd/lxcboot-console
 	cmd/lxcboot-init/build "$(CURDIR)/bin/lxcboot-init"
 
-test: ## Install what is missing; unit tests with the race detector, then end to end
-	@test/run unit e2e
+test: ## Install what is missing; unit tests with the race detector, end to end, some real systems
+	@test/run unit e2e guests
 
-unit: ## The first half of make test: `make unit ARGS='./pkg/bdm -run Spec'`
+unit: ## The first part of make test: `make unit ARGS='./pkg/bdm -run Spec'`
 	@test/run unit $(ARGS)
 
-e2e: ## The second half: `make e2e ARGS='-run TestScripts/mainjob'`
+e2e: ## The second part: `make e2e ARGS='-run TestScripts/mainjob'`
 	@test/run e2e $(ARGS)
+
+guests: ## Real operating systems, all: `make guests ARGS='-run TestGuests/debian13'`
+	@test/run guests $(ARGS)
 
 test-openstack: ## Boot from a real Keystone, Glance and Cinder, installed and started for it
 	@test/setup/install test

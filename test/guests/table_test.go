@@ -1,0 +1,75 @@
+//go:build guests
+
+package guests_test
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// A guest is an operating system of Debian's unmodified packages.
+type guest struct {
+	name      string
+	suite     string
+	packages  string // beside those of its init
+	setup     string // programs of the directory setup
+	fs        string
+	init      string // a key of inits
+	cloud     bool   // its disk is as those of Debian's cloud images are
+	cloudInit bool
+	quick     bool // it is in `make test` too
+}
+
+const (
+	bookworm = "bookworm"
+	trixie   = "trixie"
+	// What Debian's cloud images have that does something when they start.
+	cloudPackages = "cloud-init,cloud-guest-utils,systemd-timesyncd,sudo,polkitd,unattended-upgrades,locales,ca-certificates"
+)
+
+// guests are all that are tried; docs/guests.md has a row for each.
+var guests = []guest{
+	{name: "debian12-sysvinit", suite: bookworm, packages: "ifupdown,isc-dhcp-client", setup: "ifupdown", fs: "ext4", init: "sysvinit", quick: true},
+	{name: "debian12-openrc", suite: bookworm, packages: "ifupdown,isc-dhcp-client", setup: "ifupdown", fs: "ext4", init: "openrc"},
+	{name: "debian13-cloud", suite: trixie, packages: cloudPackages + ",netplan.io,systemd-resolved", setup: "cloud cloud-netplan", fs: "ext4", init: "systemd", cloud: true, cloudInit: true, quick: true},
+}
+
+// everywhere are the packages of every guest.
+const everywhere = "openssh-server,iproute2,procps"
+
+// inits are the init systems.
+var inits = map[string]struct {
+	packages string
+	up       string // a shell script that fails, and says why, unless all is up and nothing has failed
+	ends     string // comes before reboot and poweroff
+}{
+	"systemd": {
+		packages: "systemd-sysv,dbus,libpam-systemd,udev",
+		up:       "systemctl is-system-running || { systemctl --failed --no-legend --plain; systemctl list-jobs --no-legend; exit 1; }",
+		ends:     "systemctl ",
+	},
+	"sysvinit": {packages: "sysvinit-core,initscripts,sysv-rc,insserv", up: "runlevel | grep '^N 2' && ! pgrep -l -x 'rc|startpar' && service ssh status"},
+	"openrc":   {packages: "openrc,sysvinit-core,initscripts", up: "rc-status -r | grep default && ! pgrep -l -x 'openrc|rc' && ! rc-status --crashed && service ssh status"},
+}
+
+// image builds the guest's image, unless it is there, and gives its directory.
+func (g guest) image() (string, error) {
+	packages := strings.Trim(strings.Join([]string{everywhere, inits[g.init].packages, g.packages}, ","), ",")
+	args := []string{g.name, "--suite", g.suite, "--packages", packages, "--fs", g.fs}
+	for _, s := range append(strings.Fields(g.setup), "installed") {
+		args = append(args, "--setup", filepath.Join("setup", s))
+	}
+	if g.cloud {
+		args = append(args, "--partitioned", "cloud")
+	}
+	cmd := exec.Command("../setup/debian-image", args...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, stderr.String())
+	}
+	return strings.TrimSpace(string(out)), nil
+}
