@@ -20,7 +20,7 @@ func (a *App) newDoctorCmd() *cobra.Command {
 		Long: "Look at each thing that a boot needs of this host, and say how to mend what is missing. The exit code is 6 when a boot could not work.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			checks := append(doctor.Host(a.settings.StateDir, checkState), doctor.HostID(a.settings.HostID, host.MachineID()),
-				doctor.Check{Name: "libvirt", Run: a.checkLibvirt}, doctor.Check{Name: "libvirt hook", Run: a.checkHook}, doctor.Check{Name: "udev", Run: checkLink},
+				doctor.Check{Name: "libvirt", Run: a.checkLibvirt}, doctor.Check{Name: "libvirt hook", Run: a.checkHook}, doctor.Check{Name: "udev", Run: checkLink}, doctor.Check{Name: "lxcfs", Run: a.checkLXCFS},
 				doctor.Check{Name: "init", Run: checkBeside("lxcboot-init")}, doctor.Check{Name: "console", Run: checkBeside("lxcboot-console")}, doctor.Check{Name: "volume store", Run: a.checkStore})
 			for _, s := range a.connectors().Supported() {
 				checks = append(checks, doctor.Check{Name: "transport " + s.Driver + " " + s.Transport, Run: func(context.Context) (string, error) {
@@ -89,6 +89,27 @@ func checkLink(context.Context) (string, error) {
 		return "", &doctor.Problem{Status: doctor.Warning, Detail: linkPath + " is not installed, or is another: udev may change the hardware address of a container while libvirt starts it, which is set right only once it runs", Mend: "lxcboot setup"}
 	}
 	return linkPath, nil
+}
+
+// checkLXCFS looks whether containers see what is theirs, also after lxcfs was restarted.
+func (a *App) checkLXCFS(context.Context) (string, error) {
+	words, err := a.unattended()
+	if err != nil {
+		return "", err
+	}
+	runs, err := lxc.LXCFSRuns(a.settings.LXCFS)
+	switch {
+	case err != nil:
+		return "", &doctor.Problem{Status: doctor.Warning, Detail: err.Error(), Mend: "restart lxcfs, then lxcboot repair"}
+	case !runs:
+		return "", &doctor.Problem{Status: doctor.Warning, Detail: "does not run at " + a.settings.LXCFS + ": containers see the memory, CPUs, load and uptime of the host", Mend: "apt-get install lxcfs, and start it"}
+	}
+	if _, err := os.Stat("/run/systemd/system"); err == nil {
+		if data, err := os.ReadFile(dropPath); err != nil || string(data) != unitText(drop, words) {
+			return "", &doctor.Problem{Status: doctor.Warning, Detail: dropPath + " is not installed, or is another: after a restart of lxcfs containers cannot read /proc/meminfo until lxcboot repair", Mend: "lxcboot setup"}
+		}
+	}
+	return a.settings.LXCFS, nil
 }
 
 // checkBeside looks for a program that has to be installed beside this one.

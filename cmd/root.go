@@ -133,7 +133,7 @@ where a cloud is configured, and from an embedded store otherwise.`,
 		a.newStopCmd(), a.newStartCmd(), a.newRebootCmd(), a.newDeleteCmd(), a.newRenameCmd(), a.newSetCmd(), a.newUnsetCmd(), a.newWaitCmd())
 	add("store", a.newImageCmd(), a.newVolumeCmd(), a.newSnapshotCmd(), a.newFlavorCmd())
 	add("host", a.newDoctorCmd(), a.newSetupCmd(), a.newAutostartCmd(), a.newRepairCmd(), a.newAdoptCmd())
-	root.AddCommand(a.newVersionCmd(), a.newEndedCmd(), a.newHookCmd(), exitCodesTopic())
+	root.AddCommand(a.newVersionCmd(), a.newEndedCmd(), a.newHookCmd(), a.newViewsCmd(), exitCodesTopic())
 	root.SetHelpCommand(newHelpCmd())
 	root.InitDefaultCompletionCmd()
 	wrapUsage(root)

@@ -37,6 +37,7 @@ type Settings struct {
 	HostID    string
 	HostName  string
 	Seccomp   string
+	LXCFS     string
 	LogBytes  int64
 	Debug     bool
 	IDBase    uint32
@@ -63,6 +64,7 @@ var settings = []setting{
 	{"host-id", "LXCBOOT_HOST_ID", "", "what tells this host from others (default: its machine id)", func(s *Settings) any { return &s.HostID }},
 	{"host", "LXCBOOT_HOST", "", "", func(s *Settings) any { return &s.HostName }},
 	{"seccomp", "LXCBOOT_SECCOMP", "on", "", func(s *Settings) any { return &s.Seccomp }},
+	{"lxcfs", "LXCBOOT_LXCFS", "/var/lib/lxcfs", "", func(s *Settings) any { return &s.LXCFS }},
 	{"timeout", "LXCBOOT_TIMEOUT", "10m", "how long to wait for volumes, and for another process that works on an instance", func(s *Settings) any { return &s.Timeout }},
 	{"stop-timeout", "LXCBOOT_STOP_TIMEOUT", "60s", "", func(s *Settings) any { return &s.StopTime }},
 	{"console-log-bytes", "LXCBOOT_CONSOLE_LOG_BYTES", console.DefaultLogBytes, "", func(s *Settings) any { return &s.LogBytes }},

@@ -17,6 +17,7 @@ const (
 	hookPath = "/etc/libvirt/hooks/lxc.d/lxcboot"
 	unitPath = "/etc/systemd/system/lxcboot.service"
 	linkPath = "/etc/systemd/network/98-lxcboot.link" // before systemd's 99-default, and behind an administrator's
+	dropPath = "/etc/systemd/system/lxcfs.service.d/lxcboot.conf"
 )
 
 // unattended is this program as libvirt's hook and the systemd unit start it, without
@@ -64,26 +65,40 @@ Driver=veth
 MACAddressPolicy=none
 `
 
+// drop is of the unit of lxcfs. What a container has of an lxcfs fails once that has ended.
+const drop = `# lxcboot: running containers get the files of an lxcfs that was restarted.
+[Service]
+ExecStartPost=-%[1]s views --started
+ExecStopPost=-%[1]s views
+`
+
+// unitText is a text for systemd, which runs this program.
+func unitText(format string, words []string) string {
+	return fmt.Sprintf(format, strings.ReplaceAll(quoted(words), "%", "%%"))
+}
+
 func (a *App) newSetupCmd() *cobra.Command {
 	var remove bool
 	c := &cobra.Command{
-		Use: "setup", Short: "Install libvirt's hook, the systemd unit and udev's link file", Args: cobra.NoArgs,
+		Use: "setup", Short: "Install libvirt's hook, the systemd unit, and what udev and lxcfs are to know", Args: cobra.NoArgs,
 		Long: `Install libvirt's hook, with which a reboot from inside a container, virsh start and
 libvirt's autostart find the container's root again; the systemd unit, with which
-a host that comes up starts what was running; and a link file, with which udev leaves
-the hardware addresses of containers alone. --remove takes all of them away again.
+a host that comes up starts what was running; a link file, with which udev leaves
+the hardware addresses of containers alone; and an addition to the unit of lxcfs, with
+which running containers outlive its restart. --remove takes all of them away again.
 libvirtd notices a new hook when it restarts; running containers go on meanwhile.`,
 		RunE: func(*cobra.Command, []string) error {
 			if err := needRoot(); err != nil {
 				return err
 			}
 			if remove {
-				for _, path := range []string{hookPath, unitPath, linkPath} {
+				for _, path := range []string{hookPath, unitPath, linkPath, dropPath} {
 					if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 						return err
 					}
 				}
-				a.say("removed %s, %s and %s", hookPath, unitPath, linkPath)
+				_ = os.Remove(filepath.Dir(dropPath)) // unless it has others' additions
+				a.say("removed %s, %s, %s and %s", hookPath, unitPath, linkPath, dropPath)
 				return nil
 			}
 			words, err := a.unattended()
@@ -99,7 +114,7 @@ libvirtd notices a new hook when it restarts; running containers go on meanwhile
 				return err
 			}
 			a.say("installed %s: restart libvirtd for it to be noticed", hookPath)
-			if err := install(unitPath, fmt.Sprintf(unit, strings.ReplaceAll(quoted(words), "%", "%%")), 0o644); err != nil {
+			if err := install(unitPath, unitText(unit, words), 0o644); err != nil {
 				return err
 			}
 			a.say("installed %s: switch it on with systemctl enable --now lxcboot.service", unitPath)
@@ -107,6 +122,10 @@ libvirtd notices a new hook when it restarts; running containers go on meanwhile
 				return err
 			}
 			a.say("installed %s", linkPath)
+			if err := install(dropPath, unitText(drop, words), 0o644); err != nil {
+				return err
+			}
+			a.say("installed %s: systemctl daemon-reload", dropPath)
 			return nil
 		},
 	}

@@ -105,8 +105,12 @@ type Kernel interface {
 	Hold(dir string) (Gate, error)
 	Release(ctx context.Context, dir string) error
 	// Finish does what libvirt leaves undone, while the init is held: the process is put
-	// into the groups that libvirt made none in, and interfaces get their addresses.
+	// into the groups that libvirt made none in, interfaces get their addresses, and what
+	// the kernel says of memory, CPUs and load is made the container's own.
 	Finish(id string, init int, nics []lxc.Interface) error
+	// ShowViews does the last of these once more, for a container that runs, and says
+	// whether that changed anything.
+	ShowViews(init int) (bool, error)
 }
 
 // Gate holds a container's init.

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
@@ -139,7 +140,7 @@ func (m *Manager) repair(ctx context.Context, h *Handle) (did string, err error)
 		return strings.Join(h.did, "; "), err
 	}
 	if h.lives() {
-		err = m.tend(h)
+		err = errors.Join(m.tend(h), m.show(h))
 	} else if h.Want == state.Up && (h.cut.Name == state.OpStart || h.cut.Name == state.OpReboot) {
 		err = m.start(ctx, h, state.OpStart)
 	}
@@ -149,6 +150,32 @@ func (m *Manager) repair(ctx context.Context, h *Handle) (did string, err error)
 // calls says whether the process that an instance belongs to is still there.
 func (m *Manager) calls(r *state.Record) bool {
 	return r.Caller.BootID == m.Host.BootID && r.Caller.Proc.Alive()
+}
+
+// show gives a running container what lxcfs, which may have been restarted, says of it.
+func (m *Manager) show(h *Handle) error {
+	changed, err := m.Kernel.ShowViews(h.live.Init)
+	if changed {
+		h.did = append(h.did, "mounted what lxcfs says of it anew, or took that of one away that has ended")
+	}
+	return ignore(err, lxc.ErrNotRunning)
+}
+
+// ShowViews gives every running container of this host what the lxcfs that runs now says of
+// it. It needs neither libvirt nor the volumes, and waits for nobody.
+func (m *Manager) ShowViews() error {
+	_, err := m.each(func(r state.Record) (string, error) {
+		if !m.mine(&r) || r.Phase != state.Built {
+			return "", nil
+		}
+		live, err := m.Kernel.Look(r.Name)
+		if err != nil || live.Init == 0 {
+			return "", err
+		}
+		_, err = m.Kernel.ShowViews(live.Init)
+		return "", ignore(err, lxc.ErrNotRunning)
+	})
+	return err
 }
 
 // tend gives a running container a process that keeps its console, if it has none.

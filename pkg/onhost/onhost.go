@@ -103,7 +103,9 @@ func (Roots) Forget(from string) error { return rootfs.Forget(from) }
 
 // Kernel looks at this host's containers, and readies what runs first in them.
 type Kernel struct {
-	Init func() (string, error) // the path of lxcboot-init
+	Init  func() (string, error) // the path of lxcboot-init
+	LXCFS string                 // where lxcfs is mounted, if it runs
+	Warn  func(error)            // told of an lxcfs that does not answer; nil: nobody is
 }
 
 // Ready looks for lxcboot-init.
@@ -147,10 +149,18 @@ func (Kernel) Hold(dir string) (instance.Gate, error) { return lxc.HoldInit(dir)
 // Release is lxc.ReleaseInit.
 func (Kernel) Release(ctx context.Context, dir string) error { return lxc.ReleaseInit(ctx, dir) }
 
-// Finish is cgroup.Confine and lxc.SetHardwareAddresses.
-func (Kernel) Finish(id string, init int, nics []lxc.Interface) error {
+// Finish is cgroup.Confine, lxc.SetHardwareAddresses and lxc.ShowViews, without which a
+// container works.
+func (k Kernel) Finish(id string, init int, nics []lxc.Interface) error {
+	_, err := k.ShowViews(init)
+	if err != nil && !errors.Is(err, lxc.ErrNotRunning) && k.Warn != nil {
+		k.Warn(err)
+	}
 	return errors.Join(cgroup.Confine(id, init), lxc.SetHardwareAddresses(id, init, nics))
 }
+
+// ShowViews is lxc.ShowViews.
+func (k Kernel) ShowViews(init int) (bool, error) { return lxc.ShowViews(init, k.LXCFS) }
 
 // Consoles start the processes that keep the consoles of instances.
 type Consoles struct {

@@ -24,7 +24,7 @@ type State []string
 // program's name after 15 bytes.
 var watched = []string{
 	"lxcboot", "libvirt_lxc", "qemu-storage-da", "qemu-img", "qemu-nbd", "fuse2fs", "squashfuse", "erofsfuse",
-	"mount.ceph", "rbd", "iscsiadm", "virsh", "udhcpd", "dnsmasq",
+	"mount.ceph", "rbd", "iscsiadm", "virsh", "udhcpd", "dnsmasq", "lxcfs",
 }
 
 // Look takes the state of the host. What cannot be read is an error: a state

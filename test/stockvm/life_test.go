@@ -185,3 +185,23 @@ wait $client`)
 	s.run("lxcboot stop -q d1; lxcboot start -q d1")
 	s.well("d1")
 }
+
+// TestViewsAnew restarts lxcfs, kills it and stops it beside running containers, which see
+// their own memory, or without lxcfs the host's.
+func TestViewsAnew(t *testing.T) {
+	s := machine(t, 10*time.Minute)
+	s.debians()
+	for _, c := range []struct{ what, do, total string }{
+		{"as it was", "true", "524288"},
+		{"restarted", "systemctl restart lxcfs", "524288"},
+		{"killed", "systemctl kill --signal=KILL lxcfs", "524288"},
+		{"stopped", "systemctl stop lxcfs", "$(awk '/MemTotal/ {print $2}' /proc/meminfo)"},
+		{"started", "systemctl start lxcfs", "524288"},
+	} {
+		s.run(c.do)
+		for _, name := range debians {
+			s.until(fmt.Sprintf(`lxcboot exec %s -- free | grep "Mem: *%s "`, name, c.total))
+			s.run("lxcboot exec " + name + " -- sh -c 'ps aux && vmstat && uptime'")
+		}
+	}
+}
