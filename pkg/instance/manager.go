@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // Manager boots instances and does all that comes after. It is the only place
@@ -61,6 +63,18 @@ func (e *RollbackError) Unwrap() []error { return []error{e.Cause, e.Undo} }
 // was done is undone before it returns; when that fails too the error is a
 // *RollbackError.
 func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
+	h, err := m.boot(ctx, plan)
+	switch {
+	case err != nil:
+		return View{}, err
+	case h.lives():
+		return viewed(h.Record, h.domain, false), nil
+	}
+	return m.endedAtOnce(ctx, h), nil
+}
+
+// boot is Boot. What it gives was let go of, and says whether the container lived then.
+func (m *Manager) boot(ctx context.Context, plan Plan) (*Handle, error) {
 	rec := plan.record()
 	rec.Host = m.Host
 	rec.Phase, rec.Want, rec.Op = state.Building, state.Up, state.NewOperation(state.OpBoot)
@@ -71,12 +85,12 @@ func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 	var err error
 	if !plan.Spec.Seed.Empty() {
 		if seed, err = json.Marshal(plan.Spec.Seed); err != nil {
-			return View{}, err
+			return nil, err
 		}
 	}
 	held, err := m.Store.Create(ctx, rec, m.IDBase, seed)
 	if err != nil {
-		return View{}, err
+		return nil, err
 	}
 	h := &Handle{Held: held}
 	defer m.close(ctx, h)
@@ -87,17 +101,46 @@ func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 		err = context.Cause(ctx)
 	}
 	if err == nil {
+		// One that ends at once has ended when the boot says what has become of it.
+		var watch sync.WaitGroup
+		controller := h.live.Controller
+		watch.Go(func() { m.Kernel.WaitStart(controller) })
 		h.Phase = state.Built
 		err = m.conclude(ctx, h)
+		watch.Wait()
 	}
 	if err != nil {
-		return View{}, m.rollback(ctx, h, err)
+		return nil, m.rollback(ctx, h, err)
 	}
 	fault.Point("boot recorded")
 	_ = m.forget(h) // else the door does
-	v := View{Record: h.Record, Domain: h.domain}
-	v.Status, v.Note = status(v.Record, v.Domain, false)
-	return v, nil
+	return h, nil
+}
+
+// handIn is how long the process that kept a console may take to hand in how the init
+// ended.
+const handIn = 10 * time.Second
+
+// endedAtOnce is an instance whose container has ended before its boot had, and which was
+// let go of: with what exit code is told by the process that kept the console.
+func (m *Manager) endedAtOnce(ctx context.Context, h *Handle) View {
+	rec := h.Record
+	ctx, cancel := context.WithTimeout(ctx, handIn)
+	defer cancel()
+	_ = wait.Until(ctx, time.Millisecond, 20*time.Millisecond, func() (bool, error) {
+		alive := m.Consoles.Alive(h.Former) // looked at first: what it hands in is on disk when it has ended
+		if now, err := m.Store.Find(h.ID); err == nil {
+			rec = now
+		}
+		return rec.Exit != nil || !alive, nil
+	})
+	v := viewed(rec, lxc.Info{ID: rec.ID, Name: rec.Name, State: lxc.Shutoff}, false)
+	told := "with what exit code could not be learnt"
+	if rec.Exit != nil {
+		told = fmt.Sprintf("with exit code %d", rec.Exit.Code())
+	}
+	v.Note = join(v.Note, "its init has run and ended, "+told)
+	return v
 }
 
 // begin saves that an operation is under way.

@@ -91,6 +91,9 @@ type Kernel interface {
 	Ready() error
 	// Look gives the container of a name; it runs when it has an init.
 	Look(name string) (lxc.Live, error)
+	// WaitStart waits until the init that was just let go has outlived its first moments,
+	// or has ended.
+	WaitStart(controller int)
 	// CheckInit says why an init below a root cannot be run.
 	CheckInit(root, init string) error
 	// MakeGroups makes the control groups of a container that has not started, with its

@@ -71,12 +71,17 @@ func (m *Manager) view(ctx context.Context, rec state.Record) (View, error) {
 	if err = ignore(err, lxc.ErrNotFound); err != nil {
 		return View{}, err
 	}
-	v := View{Record: rec, Domain: info}
-	v.Status, v.Note = status(rec, info, busy)
+	v := viewed(rec, info, busy)
 	if info.Active() && !busy && rec.Phase == state.Built && !m.hasConsole(&rec) {
 		v.Note = join(v.Note, "the process that keeps its console has ended: lxcboot repair gives it a new one")
 	}
 	return v, nil
+}
+
+func viewed(rec state.Record, info lxc.Info, busy bool) View {
+	v := View{Record: rec, Domain: info}
+	v.Status, v.Note = status(rec, info, busy)
+	return v
 }
 
 // status is the instance's status: what a process is doing with it, else what

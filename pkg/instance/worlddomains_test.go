@@ -165,6 +165,8 @@ func (w kernelFake) Look(name string) (lxc.Live, error) {
 	return lxc.Live{}, nil
 }
 
+func (w kernelFake) WaitStart(int) {}
+
 func (w kernelFake) Ready() error { return nil }
 
 func (w kernelFake) CheckInit(root, init string) error { return nil }

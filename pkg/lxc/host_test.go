@@ -235,6 +235,22 @@ func TestShutdownEarly(t *testing.T) {
 	}
 }
 
+// One that heard and does not end is asked again.
+func TestShutdownAgain(t *testing.T) {
+	defer func(was time.Duration) { remind = was }(remind)
+	remind = 100 * time.Millisecond
+	h := open(t)
+	cfg := config(t, "")
+	compile(t, cfg.Root, "systemd")
+	cfg.Init = "/bin/systemd"
+	define(t, h, cfg)
+	up(t, h, cfg)
+	must(t, h.Shutdown(within(t, time.Minute), cfg.UUID))
+	if info, err := h.State(limited(t), cfg.UUID); err != nil || info.State != Shutoff {
+		t.Errorf("%+v, %v", info, err)
+	}
+}
+
 // The container ends with its controller, however that ends.
 func TestControllerKilled(t *testing.T) {
 	h := open(t)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	"libvirt.org/go/libvirt"
 
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/wait"
 )
@@ -129,6 +130,7 @@ const (
 	Systemd Init = "systemd"
 	Busybox Init = "busybox"
 	SysV    Init = "sysvinit"
+	Runit   Init = "runit"
 	Other   Init = "other" // the usual: SIGTERM ends it
 )
 
@@ -139,7 +141,8 @@ const sigRTMin = unix.Signal(34)
 var powerOff = map[Init]unix.Signal{
 	Systemd: sigRTMin + 4,
 	Busybox: unix.SIGUSR2,
-	SysV:    unix.SIGPWR, // if it does not listen to its control pipe
+	SysV:    unix.SIGPWR,  // if it does not listen to its control pipe
+	Runit:   unix.SIGCONT, // with which it looks for the files that runit-init makes
 	Other:   unix.SIGTERM,
 }
 
@@ -153,6 +156,8 @@ func (p *initProc) kind() Init {
 	switch base := filepath.Base(strings.TrimSuffix(exe, " (deleted)")); {
 	case base == "systemd":
 		return Systemd
+	case base == "runit":
+		return Runit
 	case strings.HasPrefix(base, "busybox") && strings.HasSuffix(strings.TrimSpace(string(comm)), "init"):
 		return Busybox
 	case base == "init" && p.mentions("INIT_VERSION"):
@@ -268,9 +273,11 @@ func (p *initProc) killLater() (stop func()) {
 
 // askAgain is when an init is asked again that may not have heard. An init handles
 // signals only some time after it was executed: one that is young is given deafLimit to
-// come to it.
+// come to it. One that heard may have come to nothing with it, as systemd does while it
+// still loads its units, and is asked again, too.
 var (
 	askAgain  = time.Second
+	remind    = 5 * time.Second
 	young     = 30 * time.Second
 	deafLimit = 3 * time.Second
 )
@@ -283,12 +290,9 @@ var errAskAgain = errors.New("not heard")
 func (h *Host) Shutdown(ctx context.Context, id string) error {
 	begun := time.Now()
 	for {
-		heard, err := h.ask(ctx, id, time.Since(begun) > deafLimit)
+		again, err := h.ask(ctx, id, time.Since(begun) > deafLimit)
 		if err == nil {
-			wait, cancel := ctx, context.CancelFunc(func() {})
-			if !heard {
-				wait, cancel = context.WithTimeoutCause(ctx, askAgain, errAskAgain)
-			}
+			wait, cancel := context.WithTimeoutCause(ctx, again, errAskAgain)
 			err = h.waitOff(wait, id)
 			cancel()
 		}
@@ -304,9 +308,10 @@ func (h *Host) Shutdown(ctx context.Context, id string) error {
 	}
 }
 
-// ask asks the container's init to power off, once, and says whether it heard that.
+// ask asks the container's init to power off, once, and says when it is to be asked again.
 // Unless it was asked for long already, one that is young may be deaf.
-func (h *Host) ask(ctx context.Context, id string, long bool) (heard bool, err error) {
+func (h *Host) ask(ctx context.Context, id string, long bool) (again time.Duration, err error) {
+	again = remind
 	err = h.withInit(ctx, id, func(p *initProc) error {
 		short, cancel := context.WithTimeoutCause(ctx, askAgain, errAskAgain)
 		defer cancel()
@@ -317,17 +322,38 @@ func (h *Host) ask(ctx context.Context, id string, long bool) (heard bool, err e
 		}
 		kind := p.kind()
 		if kind == SysV && h.domain(ctx, id, func(dom *libvirt.Domain) error { return dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_INITCTL) }) == nil {
-			heard = true
 			return nil
+		}
+		if kind == Runit {
+			return p.stopRunit(ctx)
 		}
 		yes, sure := p.heeds(powerOff[kind])
 		if kind == Other && sure && !yes && (long || p.age() > young) {
 			return fmt.Errorf("container %s: %w", id, ErrUnheard)
 		}
-		heard = yes
+		switch {
+		case !yes:
+			again = askAgain
+		case kind == Other: // for whom a second signal may mean to be quick about it
+			again = goneLimit
+		}
 		return p.signal(powerOff[kind])
 	})
-	return heard, err
+	return again, err
+}
+
+// stopRunit has runit-init, which is called init, ask it, as no signal alone says more than
+// to look around. One without that program is told to look.
+func (p *initProc) stopRunit(ctx context.Context) error {
+	program, err := host.Program(programName)
+	if err != nil {
+		return err
+	}
+	code, err := p.exec(ctx, ExecOptions{Argv: []string{"init", "0"}, Program: program})
+	if errors.Is(err, ErrNoProgram) || err == nil && code != 0 {
+		return p.signal(powerOff[Runit])
+	}
+	return err
 }
 
 // age is how long ago the process was made.

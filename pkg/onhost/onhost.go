@@ -117,6 +117,9 @@ func (k Kernel) Ready() error {
 // Look is lxc.Look.
 func (Kernel) Look(name string) (lxc.Live, error) { return lxc.Look(name) }
 
+// WaitStart is lxc.WaitStart.
+func (Kernel) WaitStart(controller int) { lxc.WaitStart(controller) }
+
 // CheckInit is lxc.CheckInit.
 func (Kernel) CheckInit(root, init string) error { return lxc.CheckInit(root, init) }
 
