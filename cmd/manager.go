@@ -25,7 +25,19 @@ func (a *App) records() (*state.Store, error) {
 	if err := local.MakeDir(a.settings.StateDir); err != nil {
 		return nil, err
 	}
-	return state.Open(a.settings.StateDir, a.settings.RunDir)
+	s, err := state.Open(a.settings.StateDir, a.settings.RunDir)
+	if err == nil {
+		s.Registry = state.DefaultRegistry
+	}
+	return s, err
+}
+
+// ids are where containers' host ids come from.
+func (a *App) ids() (host.IDPool, error) {
+	if a.settings.IDBase != 0 {
+		return host.IDsFrom(a.settings.IDBase), nil
+	}
+	return host.IDs()
 }
 
 // dialDomains begins to connect to libvirt, once.
@@ -104,7 +116,7 @@ func (a *App) offlineManager() (*instance.Manager, error) {
 		Store: records, Devices: a.connectors(), Roots: onhost.Roots{}, Loops: onhost.Loops{},
 		Kernel:   onhost.Kernel{Init: func() (string, error) { return host.Program("lxcboot-init") }, LXCFS: a.settings.LXCFS, Warn: a.warnOf},
 		Consoles: onhost.Consoles{Store: records, Keeper: func() (string, error) { return host.Program("lxcboot-console") }, Ended: append(itself, "ended"), LogBytes: a.settings.LogBytes, Warn: a.warnOf},
-		Host:     here, Machine: host.Machine(), Warn: a.warn, IDBase: a.settings.IDBase, MaxLocal: a.settings.MaxLocal,
+		Host:     here, Machine: host.Machine(), Warn: a.warn, IDs: a.ids, MaxLocal: a.settings.MaxLocal,
 		UndoTimeout: a.settings.Timeout, StopTimeout: a.settings.StopTime, Stopping: hostStopping,
 	}, nil
 }

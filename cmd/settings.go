@@ -69,7 +69,7 @@ var settings = []setting{
 	{"stop-timeout", "LXCBOOT_STOP_TIMEOUT", "60s", "", func(s *Settings) any { return &s.StopTime }},
 	{"console-log-bytes", "LXCBOOT_CONSOLE_LOG_BYTES", console.DefaultLogBytes, "", func(s *Settings) any { return &s.LogBytes }},
 	{"debug", "LXCBOOT_DEBUG", false, "tell on stderr what is asked of the cloud and of libvirt, and which commands are run", func(s *Settings) any { return &s.Debug }},
-	{"idmap-base", "LXCBOOT_IDMAP_BASE", state.DefaultIDBase, "", func(s *Settings) any { return &s.IDBase }},
+	{"idmap-base", "LXCBOOT_IDMAP_BASE", 0, "", func(s *Settings) any { return &s.IDBase }},
 	{"max-local-block-devices", "LXCBOOT_MAX_LOCAL_BLOCK_DEVICES", 3, "", func(s *Settings) any { return &s.MaxLocal }},
 }
 
@@ -84,10 +84,10 @@ const (
 	defaultConfig = "/etc/lxcboot/config.yaml"
 	configEnv     = "LXCBOOT_CONFIG"
 
-	// The ids of 60,000 containers, 65,536 each, follow the first one; they hold
-	// none that a user of the host may have, and none is beyond 32 bits.
+	// The ids of containers, 65,536 each, follow the first one: none that a user of the
+	// host may have, and none beyond 32 bits.
 	minIDBase = 1 << 16
-	maxIDBase = math.MaxUint32 - 60_000<<16
+	maxIDBase = 1<<32 - 2<<16
 )
 
 // bindSettings makes the flags of the settings, and tells viper of them.
@@ -243,7 +243,7 @@ func (s Settings) check() error {
 		return failure.Invalid("stop-timeout (or LXCBOOT_STOP_TIMEOUT) %v: it must be longer than nothing, as 90s or 10m", s.StopTime)
 	case s.LogBytes < 4096:
 		return failure.Invalid("console-log-bytes %d is less than 4096", s.LogBytes)
-	case s.IDBase < minIDBase || s.IDBase > maxIDBase:
+	case s.IDBase != 0 && s.IDBase < minIDBase || s.IDBase > maxIDBase:
 		return failure.Invalid("idmap-base %d is not between %d and %d", s.IDBase, minIDBase, maxIDBase)
 	}
 	return nil

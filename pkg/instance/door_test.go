@@ -561,7 +561,7 @@ func TestOldDefinition(t *testing.T) {
 		`names "/dev/loop7"`: {func(c *lxc.Config) { c.Disks[0].Source = "/dev/loop7" }, func(c lxc.Config) bool { return !strings.HasPrefix(c.Disks[0].Source, "/dev/loop") }},
 		`names "/srv"`:       {func(c *lxc.Config) { c.Filesystems[0].Source = "/srv" }, func(c lxc.Config) bool { return c.Filesystems[0].Source != "/srv" }},
 		`as "before"`:        {func(c *lxc.Config) { c.Name = "before" }, func(c lxc.Config) bool { return c.Name == "web1" }},
-		`not its host ids`:   {func(c *lxc.Config) { c.IDMap = &lxc.IDMap{HostID: 1, Count: 65536} }, func(c lxc.Config) bool { return c.IDMap.HostID == state.DefaultIDBase }},
+		`not its host ids`:   {func(c *lxc.Config) { c.IDMap = &lxc.IDMap{HostID: 1, Count: 65536} }, func(c lxc.Config) bool { return c.IDMap.HostID == 1_000_000 }},
 	} {
 		w, m := booted(t)
 		id := find(t, m).ID

@@ -84,6 +84,9 @@ func (m *Manager) prepare(ctx context.Context, h *Handle, dom lxc.Domain) error 
 	if err := m.defined(&h.Record, dom); err != nil {
 		return err
 	}
+	if err := m.Store.HoldRange(ctx, h.Held, nil); err != nil {
+		return err
+	}
 	if err := h.begin(state.OpLibvirt); err != nil {
 		return err
 	}

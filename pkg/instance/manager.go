@@ -37,11 +37,11 @@ type Manager struct {
 	Stopping func(context.Context) bool
 	// Warn tells the user what does not make an operation fail; nil: nobody is told.
 	Warn        func(format string, args ...any)
-	MaxLocal    int           // local devices that an instance may have; bdm.DefaultMaxLocal
-	IDBase      uint32        // the first host id that containers get; 0: state.DefaultIDBase
-	UndoTimeout time.Duration // how long a rollback may take
-	Machine     string        // what this host is, as uname -m has it; empty: what images are for is not looked at
-	StopTimeout time.Duration // how long a container has to stop by itself
+	MaxLocal    int                         // local devices that an instance may have; bdm.DefaultMaxLocal
+	IDs         func() (host.IDPool, error) // where containers' host ids come from
+	UndoTimeout time.Duration               // how long a rollback may take
+	Machine     string                      // what this host is, as uname -m has it; empty: what images are for is not looked at
+	StopTimeout time.Duration               // how long a container has to stop by itself
 }
 
 // RollbackError says that an operation failed and that undoing it failed too:
@@ -88,7 +88,13 @@ func (m *Manager) boot(ctx context.Context, plan Plan) (*Handle, error) {
 			return nil, err
 		}
 	}
-	held, err := m.Store.Create(ctx, rec, m.IDBase, seed)
+	var ids host.IDPool
+	if !rec.Spec.Privileged {
+		if ids, err = m.IDs(); err != nil {
+			return nil, err
+		}
+	}
+	held, err := m.Store.Create(ctx, rec, ids, seed)
 	if err != nil {
 		return nil, err
 	}
@@ -352,6 +358,9 @@ func (m *Manager) start(ctx context.Context, h *Handle, op string) error {
 	was := h.Want
 	h.Want = state.Up
 	err := h.begin(op)
+	if err == nil {
+		err = m.Store.HoldRange(ctx, h.Held, m.IDs)
+	}
 	if err == nil {
 		fault.Point(op + " begun")
 		err = m.walk(ctx, h, StepAttach)

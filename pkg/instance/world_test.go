@@ -154,7 +154,7 @@ func (w *world) die() {
 
 func (w *world) manager(store *state.Store) *Manager {
 	return &Manager{Store: store, Volumes: volumesFake{w}, Devices: devicesFake{w}, Roots: rootsFake{w}, Loops: loopsFake{w},
-		Domains: domainsFake{w}, Kernel: kernelFake{w}, Consoles: consolesFake{w}, Host: host.Host{ID: "here", Name: "here", BootID: "boot"}, IDBase: state.DefaultIDBase, UndoTimeout: time.Minute, StopTimeout: time.Second}
+		Domains: domainsFake{w}, Kernel: kernelFake{w}, Consoles: consolesFake{w}, Host: host.Host{ID: "here", Name: "here", BootID: "boot"}, IDs: func() (host.IDPool, error) { return host.IDsFrom(1_000_000), nil }, UndoTimeout: time.Minute, StopTimeout: time.Second}
 }
 
 type volumesFake struct{ *world }

@@ -42,7 +42,7 @@ type Record struct {
 
 	Spec    Spec              `json:"spec"`
 	Caller  Caller            `json:"caller,omitzero"`
-	IDs     IDRange           `json:"host_ids,omitzero"` // zero: privileged
+	IDs     host.IDRange      `json:"host_ids,omitzero"` // zero: privileged
 	Volumes []Volume          `json:"volumes"`
 	Meta    map[string]string `json:"metadata,omitempty"`
 
@@ -105,19 +105,9 @@ func CallerRunning(remove bool) (Caller, error) {
 	return Caller{Name: CallerRun, Remove: remove, Proc: self, BootID: boot}, err
 }
 
-// The ids that containers have on the host: each instance has a range of its
-// own, so that one container's root is nobody to another.
-const (
-	DefaultIDBase  = 1_000_000
-	IDsPerInstance = 65_536
-	MaxInstances   = 60_000
-)
-
-// IDRange is a range of the host's user and group ids that no other instance has.
-type IDRange struct {
-	First uint32 `json:"first"`
-	Count uint32 `json:"count"`
-}
+// IDsPerInstance is how many ids a container has on the host: each instance has a range of
+// its own, so that one container's root is nobody to another.
+const IDsPerInstance = 65_536
 
 // Phase is how far an instance has come. It only goes forward.
 type Phase string

@@ -19,6 +19,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/durable"
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/lock"
 )
 
@@ -51,6 +52,9 @@ type Store struct {
 	names  index // by name
 	ranges index // by the first id of the range of host ids
 	runDir string
+	// Registry is where all state directories of this host say which host ids they use;
+	// empty: this is the only one.
+	Registry string
 	// Wait is how long a lock is waited for that another process holds.
 	Wait time.Duration
 }
@@ -169,9 +173,9 @@ type Held struct {
 	lock  *os.File
 }
 
-// Create claims rec's name and, unless it is privileged, a range of host ids from base
-// on, and saves the record and the seed. The name being taken is ErrExists.
-func (s *Store) Create(ctx context.Context, rec Record, base uint32, seed []byte) (_ *Held, err error) {
+// Create claims rec's name and, unless it is privileged, a range of host ids of the pool,
+// and saves the record and the seed. The name being taken is ErrExists.
+func (s *Store) Create(ctx context.Context, rec Record, pool host.IDPool, seed []byte) (_ *Held, err error) {
 	all, err := s.lockAll(ctx)
 	if err != nil {
 		return nil, err
@@ -190,7 +194,12 @@ func (s *Store) Create(ctx context.Context, rec Record, base uint32, seed []byte
 		return nil, err
 	}
 	if !rec.Spec.Privileged {
-		if h.IDs, err = s.claimRange(base, rec.ID); err != nil {
+		reg, err := s.openRegistry(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer reg.close() // when the record is there
+		if h.IDs, err = s.claimRange(pool, reg, rec.ID); err != nil {
 			return nil, err
 		}
 	}
@@ -253,29 +262,6 @@ func (s *Store) claimName(name, id string) error {
 		return failure.Of(ErrExists, "the name %q is taken by instance %s", name, holder)
 	}
 	return err
-}
-
-// claimRange claims the first range from base on that overlaps nobody's.
-func (s *Store) claimRange(base uint32, id string) (IDRange, error) {
-	taken, err := s.ranges.numbers()
-	if err != nil {
-		return IDRange{}, err
-	}
-	first := uint64(base)
-	for _, t := range taken { // sorted
-		if first+IDsPerInstance <= t {
-			break
-		}
-		if first < t+IDsPerInstance {
-			// The next of ours that begins after it.
-			first += (t + IDsPerInstance - first + IDsPerInstance - 1) / IDsPerInstance * IDsPerInstance
-		}
-	}
-	if first+IDsPerInstance > uint64(base)+MaxInstances*IDsPerInstance {
-		return IDRange{}, failure.Of(ErrState, "all %d ranges of host ids from %d on are taken", MaxInstances, base)
-	}
-	_, err = s.ranges.claim(fmt.Sprint(first), id, func(string) bool { return true })
-	return IDRange{First: uint32(first), Count: IDsPerInstance}, err
 }
 
 // lockAll takes the lock under which names and ranges are claimed.
@@ -425,7 +411,7 @@ func (h *Held) Remove() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	return errors.Join(s.names.drop(h.Name, h.ID), s.ranges.drop(fmt.Sprint(h.IDs.First), h.ID), err)
+	return errors.Join(s.names.drop(h.Name, h.ID), s.ranges.drop(fmt.Sprint(h.IDs.First), h.ID), err, s.forgetRange(h.IDs, h.ID))
 }
 
 // clear removes a directory that holds no record; fs.ErrNotExist when another has.
@@ -481,7 +467,7 @@ func (s *Store) Sweep(ctx context.Context) (did []string, err error) {
 	err = s.buildIndex()
 	// One that is held may be on its way out.
 	names, lost := s.names.sweep(func(name, id string) bool { return s.Held(id) || s.hasName(name, id) })
-	ranges, left := s.ranges.sweep(func(_, id string) bool { return s.Held(id) || s.HasRecord(id) })
+	ranges, left := s.ranges.sweep(func(first, id string) bool { return s.Held(id) || s.hasRange(first, id) })
 	err = errors.Join(err, lost, left)
 	for _, name := range names {
 		did = append(did, fmt.Sprintf("the name %q was no instance's: freed it", name))
@@ -494,19 +480,9 @@ func (s *Store) Sweep(ctx context.Context) (did []string, err error) {
 		_, lost := s.names.claim(r.Name, r.ID, func(holder string) bool { return s.hasName(r.Name, holder) })
 		err = errors.Join(err, lost, s.keepRange(&r))
 	}
-	return did, err
-}
-
-// keepRange claims the range of host ids that a record has.
-func (s *Store) keepRange(r *Record) error {
-	if r.IDs.Count == 0 {
-		return nil
-	}
-	holder, err := s.ranges.claim(fmt.Sprint(r.IDs.First), r.ID, s.HasRecord)
-	if holder != "" {
-		return failure.Of(ErrState, "instances %s and %s have one range of host ids: delete one of them", r.ID, holder)
-	}
-	return err
+	reg, failed := s.openRegistry(ctx)
+	reg.close()
+	return did, errors.Join(err, failed)
 }
 
 // hasName says whether an instance has a name, or may have it: its record cannot be read.

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/lock"
 )
 
@@ -50,7 +51,7 @@ func TestNameIsClaimedOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 8 {
 			wg.Go(func() {
-				h, err := s.Create(context.Background(), named(name), DefaultIDBase, nil)
+				h, err := s.Create(context.Background(), named(name), host.IDsFrom(1_000_000), nil)
 				switch {
 				case err == nil:
 					won.Store(i, h)
@@ -74,7 +75,7 @@ func TestNameIsClaimedOnce(t *testing.T) {
 	if err != nil || len(recs) != 50 {
 		t.Fatalf("%d records, %v", len(recs), err)
 	}
-	slots := map[IDRange]bool{}
+	slots := map[host.IDRange]bool{}
 	for _, r := range recs {
 		slots[r.IDs] = true
 	}
@@ -97,7 +98,7 @@ func count(m *sync.Map) (n int) {
 // so gives up when its time is over.
 func TestNamesHeld(t *testing.T) {
 	s := openStore(t)
-	h, err := s.Create(t.Context(), named("web1"), DefaultIDBase, nil)
+	h, err := s.Create(t.Context(), named("web1"), host.IDsFrom(1_000_000), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +112,7 @@ func TestNamesHeld(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	for what, claim := range map[string]func() error{
-		"create": func() error { _, err := s.Create(ctx, named("web2"), DefaultIDBase, nil); return err },
+		"create": func() error { _, err := s.Create(ctx, named("web2"), host.IDsFrom(1_000_000), nil); return err },
 		"rename": func() error { return s.Rename(ctx, h, "web2") },
 		"sweep":  func() error { _, err := s.Sweep(ctx); return err },
 	} {
@@ -128,7 +129,7 @@ func TestWatchBesideOperations(t *testing.T) {
 	s := openStore(t)
 	rec := named("web1")
 	rec.Phase = Built
-	h, err := s.Create(ctx, rec, DefaultIDBase, nil)
+	h, err := s.Create(ctx, rec, host.IDsFrom(1_000_000), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +195,7 @@ func TestWatchBesideOperations(t *testing.T) {
 func TestRename(t *testing.T) {
 	ctx := context.Background()
 	s := openStore(t)
-	h, err := s.Create(ctx, named("one"), DefaultIDBase, nil)
+	h, err := s.Create(ctx, named("one"), host.IDsFrom(1_000_000), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +208,7 @@ func TestRename(t *testing.T) {
 			t.Errorf("renamed to %q: %v %v", name, r.ID, err)
 		}
 	}
-	other, err := s.Create(ctx, named("one"), DefaultIDBase, nil)
+	other, err := s.Create(ctx, named("one"), host.IDsFrom(1_000_000), nil)
 	if err != nil {
 		t.Fatalf("its old name is not free: %v", err)
 	}
@@ -220,7 +221,7 @@ func TestRename(t *testing.T) {
 func TestRemoveWhileOthersWait(t *testing.T) {
 	s := openStore(t)
 	for range 100 {
-		h, err := s.Create(context.Background(), named("web1"), DefaultIDBase, nil)
+		h, err := s.Create(context.Background(), named("web1"), host.IDsFrom(1_000_000), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +251,7 @@ func TestRemoveWhileOthersWait(t *testing.T) {
 
 func TestHoldSaysWhatIsUnderWay(t *testing.T) {
 	s := openStore(t)
-	h, err := s.Create(context.Background(), named("web1"), DefaultIDBase, nil)
+	h, err := s.Create(context.Background(), named("web1"), host.IDsFrom(1_000_000), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,12 +287,12 @@ func TestDamagedRecord(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := openStore(t)
-			good, err := s.Create(context.Background(), named("good"), DefaultIDBase, nil)
+			good, err := s.Create(context.Background(), named("good"), host.IDsFrom(1_000_000), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			good.Close()
-			bad, err := s.Create(context.Background(), named("bad"), DefaultIDBase, nil)
+			bad, err := s.Create(context.Background(), named("bad"), host.IDsFrom(1_000_000), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -316,7 +317,7 @@ func TestDamagedRecord(t *testing.T) {
 			if _, err := s.Find(bad.ID); !errors.Is(err, ErrDamaged) {
 				t.Errorf("find by id: %v", err)
 			}
-			if _, err := s.Create(context.Background(), named("bad"), DefaultIDBase, nil); !errors.Is(err, ErrExists) {
+			if _, err := s.Create(context.Background(), named("bad"), host.IDsFrom(1_000_000), nil); !errors.Is(err, ErrExists) {
 				t.Errorf("a name that a damaged record may hold was given away: %v", err)
 			}
 		})
@@ -332,7 +333,7 @@ func TestSweep(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.Dir(id), logFile), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h, err := s.Create(context.Background(), named("web1"), DefaultIDBase, nil)
+	h, err := s.Create(context.Background(), named("web1"), host.IDsFrom(1_000_000), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -368,7 +369,7 @@ func TestSweep(t *testing.T) {
 
 func TestReaderSeesBeforeOrAfter(t *testing.T) {
 	s := openStore(t)
-	h, err := s.Create(context.Background(), named("web1"), DefaultIDBase, nil)
+	h, err := s.Create(context.Background(), named("web1"), host.IDsFrom(1_000_000), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -426,7 +427,7 @@ func TestRunDir(t *testing.T) {
 // needed.
 func TestSeedIsForgotten(t *testing.T) {
 	s := openStore(t)
-	h, err := s.Create(t.Context(), named("web1"), DefaultIDBase, []byte("words of the seed"))
+	h, err := s.Create(t.Context(), named("web1"), host.IDsFrom(1_000_000), []byte("words of the seed"))
 	if err != nil {
 		t.Fatal(err)
 	}

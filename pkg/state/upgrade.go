@@ -34,7 +34,7 @@ func upgrade(data []byte) (Record, error) {
 	r.Version = Version
 	r.Host = host.Host{Name: old.Host} // its id was not known
 	if !r.Spec.Privileged {
-		r.IDs = IDRange{First: old.IDBase + old.Slot*IDsPerInstance, Count: IDsPerInstance}
+		r.IDs = host.IDRange{First: old.IDBase + old.Slot*IDsPerInstance, Count: IDsPerInstance}
 	}
 	r.Ran = old.Started && !old.RolledBack
 	r.Want = Down

@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/host"
 )
 
 // old is a record as version 1 had it; FIELDS is put among its fields.
@@ -77,7 +79,7 @@ func TestUpgrade(t *testing.T) {
 			if r.Phase != c.phase || r.Want != c.want || op.Name != c.op || op.Volume != c.volume || op.Error != c.error || r.Ran != c.ran {
 				t.Errorf("%s, wanted %s, %+v, ran %v", r.Phase, r.Want, op, r.Ran)
 			}
-			if r.Host.Name != "n1" || r.Host.ID != "" || (r.IDs != IDRange{1131072, 65536}) || r.Console.PID != 7 {
+			if r.Host.Name != "n1" || r.Host.ID != "" || (r.IDs != host.IDRange{First: 1131072, Count: 65536}) || r.Console.PID != 7 {
 				t.Errorf("%+v %+v %+v", r.Host, r.IDs, r.Console)
 			}
 			if v := r.Volumes; len(v) != 3 || v[0].Store != "local" || !v[0].Made() || v[0].AttachmentID != "a1" || v[1].Made() || v[2].Filesystem == nil || v[2].Filesystem.Type != "ext4" {
@@ -141,18 +143,18 @@ func TestIndexOfOld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Create(context.Background(), named("web2"), DefaultIDBase, nil); !errors.Is(err, ErrDamaged) {
+	if _, err := s.Create(context.Background(), named("web2"), host.IDsFrom(1_000_000), nil); !errors.Is(err, ErrDamaged) {
 		t.Errorf("a name was given away that a damaged record may hold: %v", err)
 	}
 	if err := os.RemoveAll(filepath.Dir(bad)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Create(context.Background(), named("web1"), DefaultIDBase, nil); !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), id) {
+	if _, err := s.Create(context.Background(), named("web1"), host.IDsFrom(1_000_000), nil); !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), id) {
 		t.Errorf("the name of an old record was given away: %v", err)
 	}
 	var ranges []uint32
 	for _, name := range []string{"a", "b", "c"} {
-		h, err := s.Create(context.Background(), named(name), DefaultIDBase, nil)
+		h, err := s.Create(context.Background(), named(name), host.IDsFrom(1_000_000), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -169,7 +171,7 @@ func TestRangesOfBases(t *testing.T) {
 	s := openStore(t)
 	taken := map[uint32]string{}
 	for i, base := range []uint32{1_000_000, 1_030_000, 1_000_000, 1_030_000, 990_000, 1_000_000, 5_000_000} {
-		h, err := s.Create(context.Background(), named("web"+string(rune('a'+i))), base, nil)
+		h, err := s.Create(context.Background(), named("web"+string(rune('a'+i))), host.IDsFrom(base), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,7 +192,7 @@ func TestRangesOfBases(t *testing.T) {
 // it makes anew what was lost.
 func TestStaleNames(t *testing.T) {
 	s := openStore(t)
-	h, err := s.Create(context.Background(), named("web1"), DefaultIDBase, nil)
+	h, err := s.Create(context.Background(), named("web1"), host.IDsFrom(1_000_000), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +208,7 @@ func TestStaleNames(t *testing.T) {
 			t.Errorf("%s: %v", link.name, err)
 		}
 	}
-	if other, err := s.Create(context.Background(), named("web1"), DefaultIDBase, nil); err != nil {
+	if other, err := s.Create(context.Background(), named("web1"), host.IDsFrom(1_000_000), nil); err != nil {
 		t.Errorf("the name of nobody is taken: %v", err)
 	} else {
 		other.Close()

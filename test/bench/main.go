@@ -25,8 +25,8 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"libvirt.org/go/libvirtxml"
 
+	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
-	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 var (
@@ -81,7 +81,7 @@ func run(ctx context.Context) (err error) {
 	}
 	os.Setenv("LXCBOOT_STATE_DIR", filepath.Join(dir, "state"))
 	id := "bench" + dir[len(dir)-4:]
-	owner := fmt.Sprint(state.DefaultIDBase, ":", state.DefaultIDBase)
+	owner := fmt.Sprint(host.FirstID, ":", host.FirstID)
 
 	// The bare line's volume is the same filesystem in a file of the same size.
 	for _, c := range [][]string{
@@ -185,7 +185,7 @@ func do(ctx context.Context, command []string) error {
 func domain(name, root string) (string, error) {
 	text, err := lxc.Config{
 		UUID: uuid.NewString(), Name: name, MemoryMiB: 512, VCPUs: 1, Root: root, Launch: "/launch",
-		IDMap: &lxc.IDMap{HostID: state.DefaultIDBase, Count: 65_536},
+		IDMap: &lxc.IDMap{HostID: host.FirstID, Count: 65_536},
 	}.XML()
 	if err != nil {
 		return "", err

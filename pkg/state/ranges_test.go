@@ -1,0 +1,122 @@
+package state
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/lxcboot/lxcboot/pkg/host"
+)
+
+func ids() (host.IDPool, error) { return host.IDsFrom(1_000_000), nil }
+
+// twoStores are two state directories of one host.
+func twoStores(t *testing.T) (a, b *Store) {
+	registry := filepath.Join(t.TempDir(), "ids")
+	a, b = openStore(t), openStore(t)
+	a.Registry, b.Registry = registry, registry
+	return a, b
+}
+
+func create(t *testing.T, s *Store, name string) *Held {
+	t.Helper()
+	pool, _ := ids()
+	h, err := s.Create(t.Context(), named(name), pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// TestRangesOfStores: state directories of one host have no host ids in common, also when
+// they claim side by side, and the last instance takes the registry with it.
+func TestRangesOfStores(t *testing.T) {
+	a, b := twoStores(t)
+	held := make([]*Held, 12)
+	var all sync.WaitGroup
+	for i := range held {
+		all.Go(func() { held[i] = create(t, []*Store{a, b}[i%2], "web"+string(rune('a'+i))) })
+	}
+	all.Wait()
+	for i, h := range held {
+		for _, o := range held[:i] {
+			if h.IDs.Overlaps(o.IDs) {
+				t.Errorf("%s and %s have %+v and %+v", o.Name, h.Name, o.IDs, h.IDs)
+			}
+		}
+	}
+	for _, h := range held {
+		if err := errors.Join(h.Remove(), h.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Lstat(a.Registry); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the registry is left: %v", err)
+	}
+}
+
+// TestRangeAfterRestart: a host that has restarted knows of no range until its instances
+// start again; one whose range another has by then gets another, or is refused.
+func TestRangeAfterRestart(t *testing.T) {
+	a, b := twoStores(t)
+	old := create(t, a, "old")
+	was := old.IDs
+	if err := os.RemoveAll(a.Registry); err != nil {
+		t.Fatal(err)
+	}
+	other := create(t, b, "other")
+	if other.IDs != was {
+		t.Fatalf("%+v, and not what nobody uses, %+v", other.IDs, was)
+	}
+	if err := a.HoldRange(t.Context(), old, nil); !errors.Is(err, ErrState) || !strings.Contains(err.Error(), "lxcboot start old") {
+		t.Errorf("a start without a choice: %v", err)
+	}
+	if err := a.HoldRange(t.Context(), old, ids); err != nil {
+		t.Fatal(err)
+	}
+	saved, err := a.Find("old")
+	if err != nil || saved.IDs != old.IDs || old.IDs.Overlaps(other.IDs) || old.IDs.Count != was.Count {
+		t.Errorf("%+v beside %+v, %+v is saved: %v", old.IDs, other.IDs, saved.IDs, err)
+	}
+	now := old.IDs
+	if err := errors.Join(a.HoldRange(t.Context(), old, nil), b.HoldRange(t.Context(), other, nil)); err != nil || old.IDs != now {
+		t.Errorf("again %+v, %v", old.IDs, err)
+	}
+	// What is given up is free, in either.
+	if h := create(t, a, "next"); h.IDs.Overlaps(old.IDs) || h.IDs.Overlaps(other.IDs) {
+		t.Errorf("%+v is another's", h.IDs)
+	}
+	if err := other.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if h := create(t, a, "last"); h.IDs != was {
+		t.Errorf("%+v, and %+v is free", h.IDs, was)
+	}
+}
+
+// TestRegistryIsMended: what is left of a process that was killed, or of a state directory
+// that is gone, is no range.
+func TestRegistryIsMended(t *testing.T) {
+	a, b := twoStores(t)
+	if err := os.MkdirAll(a.Registry, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/nowhere/instances/x", filepath.Join(a.Registry, "1000000")); err != nil {
+		t.Fatal(err)
+	}
+	if h := create(t, b, "web1"); h.IDs.First != 1_000_000 {
+		t.Errorf("%+v", h.IDs)
+	}
+	if err := os.RemoveAll(b.dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Sweep(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(a.Registry); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the registry is left: %v", err)
+	}
+}
