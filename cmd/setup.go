@@ -18,6 +18,7 @@ const (
 	unitPath = "/etc/systemd/system/lxcboot.service"
 	linkPath = "/etc/systemd/network/98-lxcboot.link" // before systemd's 99-default, and behind an administrator's
 	dropPath = "/etc/systemd/system/lxcfs.service.d/lxcboot.conf"
+	ctlPath  = "/etc/sysctl.d/98-lxcboot.conf"
 )
 
 // unattended is this program as libvirt's hook and the systemd unit start it, without
@@ -65,6 +66,13 @@ Driver=veth
 MACAddressPolicy=none
 `
 
+// sysctl is what this host's kernel is to allow. It counts what all containers watch as the
+// host's root's, and its default of 128 is used up by a dozen with systemd, some of whose
+// units fail then.
+const sysctl = `# lxcboot: for many containers with systemd.
+fs.inotify.max_user_instances = 65536
+`
+
 // drop is of the unit of lxcfs. What a container has of an lxcfs fails once that has ended.
 const drop = `# lxcboot: running containers get the files of an lxcfs that was restarted.
 [Service]
@@ -80,25 +88,26 @@ func unitText(format string, words []string) string {
 func (a *App) newSetupCmd() *cobra.Command {
 	var remove bool
 	c := &cobra.Command{
-		Use: "setup", Short: "Install libvirt's hook, the systemd unit, and what udev and lxcfs are to know", Args: cobra.NoArgs,
+		Use: "setup", Short: "Install libvirt's hook, the systemd unit, and what udev, lxcfs and the kernel are to know", Args: cobra.NoArgs,
 		Long: `Install libvirt's hook, with which a reboot from inside a container, virsh start and
 libvirt's autostart find the container's root again; the systemd unit, with which
 a host that comes up starts what was running; a link file, with which udev leaves
-the hardware addresses of containers alone; and an addition to the unit of lxcfs, with
-which running containers outlive its restart. --remove takes all of them away again.
+the hardware addresses of containers alone; an addition to the unit of lxcfs, with
+which running containers outlive its restart; and a limit of the kernel's, which lets many
+containers with systemd run. --remove takes all of them away again.
 libvirtd notices a new hook when it restarts; running containers go on meanwhile.`,
 		RunE: func(*cobra.Command, []string) error {
 			if err := needRoot(); err != nil {
 				return err
 			}
 			if remove {
-				for _, path := range []string{hookPath, unitPath, linkPath, dropPath} {
+				for _, path := range []string{hookPath, unitPath, linkPath, dropPath, ctlPath} {
 					if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 						return err
 					}
 				}
 				_ = os.Remove(filepath.Dir(dropPath)) // unless it has others' additions
-				a.say("removed %s, %s, %s and %s", hookPath, unitPath, linkPath, dropPath)
+				a.say("removed %s, %s, %s, %s and %s", hookPath, unitPath, linkPath, dropPath, ctlPath)
 				return nil
 			}
 			words, err := a.unattended()
@@ -126,6 +135,10 @@ libvirtd notices a new hook when it restarts; running containers go on meanwhile
 				return err
 			}
 			a.say("installed %s: systemctl daemon-reload", dropPath)
+			if err := install(ctlPath, sysctl, 0o644); err != nil {
+				return err
+			}
+			a.say("installed %s: sysctl --system", ctlPath)
 			return nil
 		},
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -86,6 +87,7 @@ func Host(stateDir string, stateRule func(dir string) error) []Check {
 		{"idmapped mounts", func(context.Context) (string, error) { return idmapped(stateDir) }},
 		{"cgroups", cgroups},
 		{"lvm", lvm},
+		{"inotify", inotify},
 		{"qemu-img", tool("qemu-img", "apt-get install qemu-utils", "images other than raw cannot be imported")},
 		{"qemu-storage-daemon", tool("qemu-storage-daemon", "apt-get install qemu-system-common qemu-block-extra", "volumes cannot be reached in user space (iscsi, rbd, nbd, qcow2 files)")},
 	}
@@ -230,6 +232,23 @@ func cgroups(context.Context) (string, error) {
 	}
 	return "", warning("run libvirtd in a mount namespace of its own without /sys/fs/cgroup/unified (docs/testing.md shows how), if containers do not start",
 		"version 1 with a unified part, without systemd")
+}
+
+// inotify looks at how much all containers together may watch: each with systemd takes
+// some ten of what the kernel counts as the host's root's.
+func inotify(context.Context) (string, error) {
+	data, err := os.ReadFile("/proc/sys/fs/inotify/max_user_instances")
+	if err != nil {
+		return "", err
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return "", err
+	}
+	if n < 1024 {
+		return "", warning("lxcboot setup, then sysctl --system", "fs.inotify.max_user_instances is %d: of a dozen containers with systemd some have units that fail", n)
+	}
+	return fmt.Sprintf("at most %d instances", n), nil
 }
 
 func tool(name, install, without string) func(context.Context) (string, error) {

@@ -35,7 +35,7 @@ func TestDoctor(t *testing.T) {
 // TestSetup: what setup installs is in use, and gone after it is removed.
 func TestSetup(t *testing.T) {
 	s := machine(t, 10*time.Minute)
-	const files = "/etc/libvirt/hooks/lxc.d/lxcboot /etc/systemd/system/lxcboot.service /etc/systemd/network/98-lxcboot.link /etc/systemd/system/lxcfs.service.d/lxcboot.conf"
+	const files = "/etc/libvirt/hooks/lxc.d/lxcboot /etc/systemd/system/lxcboot.service /etc/systemd/network/98-lxcboot.link /etc/systemd/system/lxcfs.service.d/lxcboot.conf /etc/sysctl.d/98-lxcboot.conf"
 	s.run("systemd-analyze verify --man=no lxcboot.service")
 	s.run("lxcboot setup --remove; ! ls " + files)
 	if out := s.run("lxcboot doctor -f json"); strings.Count(out, `"lxcboot setup"`) != 3 { // the hook, udev and lxcfs

@@ -105,6 +105,7 @@ const restart = "systemctl restart libvirtd; until virsh -q -c lxc:/// version >
 const install = `set -eu
 cp -a --remove-destination /srv/share/install/usr/local/. /usr/local/
 lxcboot setup
+sysctl --quiet --load=/etc/sysctl.d/98-lxcboot.conf
 systemctl --quiet enable --now lxcboot.service
 ` + restart + `
 virsh -q net-autostart default
