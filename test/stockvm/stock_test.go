@@ -117,7 +117,7 @@ done`
 // nothing fails, and prints what it is, when anything is left of containers. systemd keeps
 // the slice that those of the instances were in.
 const nothing = `left=$(losetup --noheadings --list --output NAME,BACK-FILE; findmnt --noheadings --raw --output TARGET | grep lxcboot
-virsh -q -c lxc:/// list --all --name | grep .; pgrep -l 'lxcboot|libvirt_lxc|qemu-storage'
+virsh -q -c lxc:/// list --all --name | grep .; ps -eo pid=,comm= | grep -E 'lxcboot|libvirt_lxc|qemu-storage'
 find /sys/fs/cgroup ! -name machine-lxcboot.slice '(' -name 'machine-lxc*' -o -name 'lxcboot-*' ')'; ls /run/lxcboot 2>/dev/null; ls /sys/class/net | grep -E '^(lx|vnet)')
 echo "$left"
 test -z "$left"`
