@@ -4,6 +4,7 @@ package guests_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -35,6 +36,7 @@ var checks = []check{
 	{"address", nil, hasAddress},
 	{"ssh", nil, answersSSH},
 	{"user data", func(g guest) bool { return g.cloudInit }, hasUserData},
+	{"name", nil, hasName},
 	{"reboot", nil, reboots},
 	{"poweroff", nil, powersOff},
 	{"start", nil, starts},
@@ -134,6 +136,15 @@ func hasUserData(ctx context.Context, b *box) error {
 	return same(ctx, "its user data have made", b.data+"\n"+b.data, func() (string, error) { return b.inside(ctx, "cat /root/told /root/ran") })
 }
 
+func hasName(ctx context.Context, b *box) error {
+	for _, look := range []string{"uname -n", "cat /etc/hostname"} {
+		if err := same(ctx, look+" says", b.name, func() (string, error) { return b.inside(ctx, look) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (b *box) initPID(ctx context.Context) (string, error) {
 	return lxcboot(ctx, "show", b.name, "-f", "value", "-c", "init_pid")
 }
@@ -208,10 +219,22 @@ func stops(ctx context.Context, b *box) error {
 		return err
 	}
 	took := time.Since(began)
-	if err := same(ctx, "the init has ended with", "0", func() (string, error) { return lxcboot(ctx, "show", b.name, "-f", "value", "-c", "exit_code") }); err != nil {
-		return fmt.Errorf("%w, after %v", err, took)
+	// How the init ended is handed in a moment later, unless stop has killed it.
+	var code string
+	err := until(ctx, func() (err error) {
+		code, err = lxcboot(ctx, "show", b.name, "-f", "value", "-c", "exit_code")
+		if err == nil && code == "" {
+			err = errors.New("how its init ended is not known")
+		}
+		return err
+	})
+	if err == nil && code != "0" {
+		err = fmt.Errorf("its init has ended with %s", code)
 	}
-	return nil
+	if err != nil {
+		err = fmt.Errorf("%w, stopped in %v", err, took)
+	}
+	return err
 }
 
 // snapshotIsAnother: what is booted from a snapshot is a machine of its own, with what the
@@ -233,7 +256,7 @@ func snapshotIsAnother(ctx context.Context, b *box) error {
 	if err := other.boot(ctx, "--snapshot", snapshot); err != nil {
 		return err
 	}
-	for _, do := range []func(context.Context, *box) error{comesUp, hasAddress, answersSSH} {
+	for _, do := range []func(context.Context, *box) error{comesUp, hasAddress, answersSSH, hasName} {
 		if err := do(ctx, other); err != nil {
 			return err
 		}

@@ -33,6 +33,7 @@ const (
 var guests = []guest{
 	{name: "debian12-sysvinit", suite: bookworm, packages: "ifupdown,isc-dhcp-client", setup: "ifupdown", fs: "ext4", init: "sysvinit", quick: true},
 	{name: "debian12-openrc", suite: bookworm, packages: "ifupdown,isc-dhcp-client", setup: "ifupdown", fs: "ext4", init: "openrc"},
+	{name: "debian12-networkmanager", suite: bookworm, packages: "network-manager", fs: "xfs", init: "systemd"},
 	{name: "debian13-cloud", suite: trixie, packages: cloudPackages + ",netplan.io,systemd-resolved", setup: "cloud cloud-netplan", fs: "ext4", init: "systemd", cloud: true, cloudInit: true, quick: true},
 }
 
