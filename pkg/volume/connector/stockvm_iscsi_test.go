@@ -17,7 +17,7 @@ func tgt(t *testing.T) (port string) {
 	t.Helper()
 	port = freePort(t)
 	dir := t.TempDir()
-	background(t, "tgtd", "-f", "--iscsi", "portal=127.0.0.1:"+port, "--iscsi", "portal=[::1]:"+port)
+	background(t, "tgtd", "-f", "--iscsi", "portal=127.0.0.1:"+port+",portal=[::1]:"+port)
 	waitPort(t, "127.0.0.1:"+port)
 	for _, words := range []string{
 		"--op new --mode target --tid 1 -T " + realIQN,

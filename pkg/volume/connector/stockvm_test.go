@@ -6,8 +6,10 @@
 package connector
 
 import (
+	"bytes"
 	"errors"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -122,6 +124,12 @@ func dies(t *testing.T, h *Host, dev Device, still, back func()) {
 		to = losetup(t, dev.Path)
 	}
 	run(t, "dd", "if=/dev/zero", "of="+to, "bs=64k", "count=16", "conv=fsync,notrunc", "status=none")
+	// Kept open, or the kernel would flush it at the close and wait without end.
+	f, err := os.OpenFile(to, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
 	still()
 	stopped := true
 	goOn := func() {
@@ -131,8 +139,11 @@ func dies(t *testing.T, h *Host, dev Device, still, back func()) {
 		stopped = false
 	}
 	t.Cleanup(goOn)
-	run(t, "dd", "if=/dev/urandom", "of="+to, "bs=64k", "count=16", "conv=notrunc", "status=none")
+	if _, err := f.WriteAt(bytes.Repeat([]byte("words"), 64<<10), 0); err != nil {
+		t.Fatal(err)
+	}
 	if to != dev.Path {
+		f.Close()
 		run(t, "losetup", "-d", to)
 	}
 	began := time.Now()
@@ -145,6 +156,7 @@ func dies(t *testing.T, h *Host, dev Device, still, back func()) {
 		t.Errorf("it took %v", took)
 	}
 	goOn()
+	f.Close()
 	disconnect(t, h, dev)
 }
 
