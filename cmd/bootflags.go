@@ -54,7 +54,7 @@ func (a *App) bootFlags(c *cobra.Command, o *bootOptions) {
 	f.StringVar(&o.blocks.MinCount, "min-count", "", "boot at least so many, NAME-1, NAME-2, …")
 	f.StringVar(&o.blocks.MaxCount, "max-count", "", "boot at most so many (default: min-count)")
 	f.BoolVar(&o.keepGoing, "keep-going", false, "keep what booted when another one fails")
-	f.StringArrayVar(&o.nics, "nic", nil, "none, auto, bridge=B, net-name=N or net-id=ID, with ,mac=M ,v4-fixed-ip=A and ,gateway=G (can be repeated)")
+	f.StringArrayVar(&o.nics, "nic", nil, "none, auto, bridge=B, net-name=N or net-id=ID, with ,mac=M ,v4-fixed-ip=A ,v6-fixed-ip=A ,gateway=G ,v6-gateway=G and ,dns=S (can be repeated)")
 	f.StringVar(&o.hostname, "hostname", "", "host name, also written into the root")
 	f.StringArrayVar(&o.meta, "meta", nil, "KEY=VALUE to keep with the instance (can be repeated)")
 	f.StringVar(&o.description, "description", "", "description of the instance")

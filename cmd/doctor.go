@@ -20,7 +20,7 @@ func (a *App) newDoctorCmd() *cobra.Command {
 		Long: "Look at each thing that a boot needs of this host, and say how to mend what is missing. The exit code is 6 when a boot could not work.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			checks := append(doctor.Host(a.settings.StateDir, checkState), doctor.HostID(a.settings.HostID, host.MachineID()),
-				doctor.Check{Name: "libvirt", Run: a.checkLibvirt}, doctor.Check{Name: "libvirt hook", Run: a.checkHook}, doctor.Check{Name: "udev", Run: checkLink}, doctor.Check{Name: "lxcfs", Run: a.checkLXCFS}, doctor.Check{Name: "host ids", Run: a.checkIDs},
+				doctor.Check{Name: "libvirt", Run: a.checkLibvirt}, doctor.Check{Name: "network", Run: a.checkNetwork}, doctor.Check{Name: "libvirt hook", Run: a.checkHook}, doctor.Check{Name: "udev", Run: checkLink}, doctor.Check{Name: "lxcfs", Run: a.checkLXCFS}, doctor.Check{Name: "host ids", Run: a.checkIDs},
 				doctor.Check{Name: "init", Run: checkBeside("lxcboot-init")}, doctor.Check{Name: "console", Run: checkBeside("lxcboot-console")}, doctor.Check{Name: "volume store", Run: a.checkStore})
 			for _, s := range a.connectors().Supported() {
 				checks = append(checks, doctor.Check{Name: "transport " + s.Driver + " " + s.Transport, Run: func(context.Context) (string, error) {

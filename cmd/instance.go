@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,7 @@ func instanceRecord(v instance.View) record {
 		exit = v.Exit.Code()
 	}
 	return record{{"id", v.ID}, {"name", v.Name}, {"status", v.Status}, {"note", v.Note}, {"hostname", v.Spec.Hostname}, {"flavor", v.Spec.Flavor.Name},
-		{"description", v.Spec.Description}, {"metadata", v.Meta}, {"tags", v.Spec.Tags}, {"image", image(v)}, {"networks", networks(v.Spec.NICs)}, {"volumes_attached", volumeIDs(v)}, {"host", v.Host.Name},
+		{"description", v.Spec.Description}, {"metadata", v.Meta}, {"tags", v.Spec.Tags}, {"image", image(v)}, {"networks", networks(v.NICs)}, {"volumes_attached", volumeIDs(v)}, {"host", v.Host.Name},
 		{"created", v.CreatedAt}, {"updated", v.UpdatedAt}, {"privileged", v.Spec.Privileged}, {"init_pid", v.Domain.InitPID}, {"exit_code", exit}, {"devices", devices(v.Volumes)}}
 }
 
@@ -49,10 +50,29 @@ type networks []lxc.Interface
 func (n networks) String() string {
 	var all []string
 	for _, nic := range n {
-		words := append([]string{nic.Network + nic.Bridge}, nic.Addresses...)
-		all = append(all, strings.Join(append(words, nic.MAC), " "))
+		words := []string{cmp.Or(nic.Network, nic.Bridge)}
+		if nic.Network != "" && nic.Bridge != "" {
+			words = append(words, "("+nic.Bridge+")")
+		}
+		all = append(all, strings.Join(append(append(words, nic.Addresses...), nic.MAC), " "))
 	}
 	return strings.Join(all, ", ")
+}
+
+// addresses are networks in few words, as nova's list has them.
+type addresses []lxc.Interface
+
+func (n addresses) String() string {
+	var all []string
+	for _, nic := range n {
+		text := cmp.Or(nic.Network, nic.Bridge)
+		for i, a := range nic.Addresses {
+			address, _, _ := strings.Cut(a, "/")
+			text += map[bool]string{true: "=", false: ","}[i == 0] + address
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, "; ")
 }
 
 // devices are an instance's volumes: a line each for people, all of it for programs.

@@ -47,17 +47,17 @@ func (a *App) newListCmd() *cobra.Command {
 }
 
 // instanceColumns are what every list of instances has.
-var instanceColumns = []string{"ID", "Name", "Status", "Flavor", "Created"}
+var instanceColumns = []string{"ID", "Name", "Status", "Flavor", "Created", "Networks"}
 
 func (a *App) printInstances(views []instance.View, long bool) error {
 	l := listing{Columns: slices.Clone(instanceColumns)}
 	if long {
-		l.Columns = append(l.Columns, "Networks", "Image", "Host", "Volumes", "Note")
+		l.Columns = append(l.Columns, "Image", "Host", "Volumes", "Note")
 	}
 	for _, v := range views {
-		row := []any{v.ID, v.Name, v.Status, v.Spec.Flavor.Name, v.CreatedAt}
+		row := []any{v.ID, v.Name, v.Status, v.Spec.Flavor.Name, v.CreatedAt, addresses(v.NICs)}
 		if long {
-			row = append(row, networks(v.Spec.NICs), image(v), v.Host.Name, volumeIDs(v), v.Note)
+			row = append(row, image(v), v.Host.Name, volumeIDs(v), v.Note)
 		}
 		l.Rows = append(l.Rows, row)
 	}

@@ -2,7 +2,9 @@ package cmd
 
 import (
 	"context"
+	"fmt"
 
+	"github.com/lxcboot/lxcboot/pkg/doctor"
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 )
@@ -26,10 +28,12 @@ func (a *App) interfaces(ctx context.Context, nics []string, count int) ([]lxc.I
 			if err != nil {
 				return nil, err
 			}
-			if n, err := d.Network(ctx, "default"); err == nil && n.Active {
-				return []lxc.Interface{{Network: "default"}}, nil
+			n, mend := a.defaultNetwork(ctx, d)
+			if !n.Active {
+				a.warn("it gets no network, because libvirt's %q is not active: %s; --nic none says that none is wanted", defaultNetwork, mend)
+				return nil, nil
 			}
-			return nil, nil
+			return []lxc.Interface{{Network: defaultNetwork}}, nil
 		}
 		nic, err := lxc.ParseInterface(text)
 		if err != nil {
@@ -52,4 +56,41 @@ func (a *App) interfaces(ctx context.Context, nics []string, count int) ([]lxc.I
 		all = append(all, nic)
 	}
 	return all, lxc.CheckInterfaces(all, count)
+}
+
+// defaultNetwork is the network of libvirt's that a container gets when nobody says which.
+const defaultNetwork = "default"
+
+// defaultNetwork looks at that network; mend is how to start it, with the host and now.
+func (a *App) defaultNetwork(ctx context.Context, d *lxc.Host) (n lxc.Network, mend string) {
+	virsh := "virsh -c " + a.settings.Connect
+	n, err := d.Network(ctx, defaultNetwork)
+	switch {
+	case err != nil:
+		mend = virsh + " net-define /usr/share/libvirt/networks/default.xml makes it, and " + virsh + " net-start default starts it"
+	case !n.Active:
+		mend = virsh + " net-start default starts it"
+	case !n.Autostart:
+		mend = virsh + " net-autostart default"
+	}
+	return n, mend
+}
+
+// checkNetwork looks whether a container has a network when nobody says which.
+func (a *App) checkNetwork(ctx context.Context) (string, error) {
+	d, err := a.openDomains(ctx)
+	if err != nil {
+		return "", &doctor.Problem{Status: doctor.Warning, Detail: "libvirt's networks cannot be seen", Mend: "see libvirt"}
+	}
+	n, mend := a.defaultNetwork(ctx, d)
+	detail := fmt.Sprintf("libvirt's %q is active, on %s", defaultNetwork, n.Bridge)
+	switch {
+	case !n.Active:
+		detail = fmt.Sprintf("libvirt's %q is not active: a container has a network with --nic bridge= or net-name= alone", defaultNetwork)
+	case mend != "":
+		detail += ", and does not start with the host"
+	default:
+		return detail, nil
+	}
+	return "", &doctor.Problem{Status: doctor.Warning, Detail: detail, Mend: mend}
 }

@@ -70,7 +70,7 @@ func CheckName(name string) error {
 	return nil
 }
 
-var errReadOnlyRoot = failure.Invalid("the root is read-only, so that neither host name, keys, user data nor files can be written into it")
+var errReadOnlyRoot = failure.Invalid("the root is read-only, so that neither host name, keys, user data, name servers nor files can be written into it")
 
 // Plan checks everything that can be refused and changes nothing.
 func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
@@ -105,6 +105,7 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 	if err := bdm.CheckMounts(mappings); err != nil {
 		return Plan{}, err
 	}
+	spec.Seed.DNS = slices.ContainsFunc(spec.NICs, func(n lxc.Interface) bool { return len(n.DNS) > 0 })
 	if err := spec.Seed.Check(); err != nil {
 		return Plan{}, err
 	}

@@ -114,6 +114,8 @@ type Kernel interface {
 	// ShowViews does the last of these once more, for a container that runs, and says
 	// whether that changed anything.
 	ShowViews(init int) (bool, error)
+	// Interfaces gives a running container's interfaces as they are now.
+	Interfaces(id string, init int, asked []lxc.Interface) ([]lxc.Interface, error)
 }
 
 // Gate holds a container's init.

@@ -28,8 +28,9 @@ var Statuses = []string{StatusBuild, StatusActive, StatusPaused, StatusShutoff, 
 type View struct {
 	state.Record
 	Status string
-	Domain lxc.Info // zero when libvirt does not know it
-	Note   string   // what is amiss, in words; empty when nothing is
+	Domain lxc.Info        // zero when libvirt does not know it
+	NICs   []lxc.Interface // as they are while it runs, else as they were asked for
+	Note   string          // what is amiss, in words; empty when nothing is
 }
 
 // Show looks at one instance, by id or by name.
@@ -65,13 +66,18 @@ func (m *Manager) view(ctx context.Context, rec state.Record) (View, error) {
 		return View{}, err
 	}
 	if !m.mine(&rec) {
-		return View{Record: rec, Status: StatusUnknown, Note: "it is of the host " + rec.Host.Name}, nil
+		return View{Record: rec, NICs: rec.Spec.NICs, Status: StatusUnknown, Note: "it is of the host " + rec.Host.Name}, nil
 	}
 	info, err := m.Domains.State(ctx, rec.ID)
 	if err = ignore(err, lxc.ErrNotFound); err != nil {
 		return View{}, err
 	}
 	v := viewed(rec, info, busy)
+	if info.Active() {
+		if v.NICs, err = m.Kernel.Interfaces(rec.ID, info.InitPID, rec.Spec.NICs); err != nil {
+			v.Note = join(v.Note, err.Error())
+		}
+	}
 	if info.Active() && !busy && rec.Phase == state.Built && !m.hasConsole(&rec) {
 		v.Note = join(v.Note, "the process that keeps its console has ended: lxcboot repair gives it a new one")
 	}
@@ -79,7 +85,7 @@ func (m *Manager) view(ctx context.Context, rec state.Record) (View, error) {
 }
 
 func viewed(rec state.Record, info lxc.Info, busy bool) View {
-	v := View{Record: rec, Domain: info}
+	v := View{Record: rec, Domain: info, NICs: rec.Spec.NICs}
 	v.Status, v.Note = status(rec, info, busy)
 	return v
 }

@@ -211,6 +211,10 @@ func (w kernelFake) Finish(id string, init int, _ []lxc.Interface) error {
 
 func (w kernelFake) ShowViews(int) (bool, error) { return false, nil }
 
+func (w kernelFake) Interfaces(_ string, _ int, asked []lxc.Interface) ([]lxc.Interface, error) {
+	return asked, nil
+}
+
 func (w kernelFake) RemoveGroups(_ context.Context, id string) error {
 	if !w.groups[id] {
 		return nil

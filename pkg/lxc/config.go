@@ -71,12 +71,19 @@ type Disk struct {
 
 // Interface is a network interface: of a bridge or of a libvirt network.
 type Interface struct {
-	Bridge    string   `json:"bridge,omitempty"`
+	Bridge    string   `json:"bridge,omitempty"` // of a network's: as LiveInterfaces found it
 	Network   string   `json:"network,omitempty"`
 	MAC       string   `json:"mac,omitempty"`       // empty: libvirt picks one
 	Name      string   `json:"name,omitempty"`      // in the container; empty: eth0, eth1, …
 	Addresses []string `json:"addresses,omitempty"` // as 192.0.2.7/24; set before init runs
-	Gateway   string   `json:"gateway,omitempty"`   // the default route
+	Gateway   string   `json:"gateway,omitempty"`   // the default route of IPv4
+	Gateway6  string   `json:"v6_gateway,omitempty"`
+	DNS       []string `json:"dns,omitempty"` // for the seed
+}
+
+// Gateways are the default routes, of either family.
+func (n Interface) Gateways() []string {
+	return slices.DeleteFunc([]string{n.Gateway, n.Gateway6}, func(s string) bool { return s == "" })
 }
 
 // metadata is what the domain says of itself in our namespace.
@@ -218,8 +225,8 @@ func (n Interface) device(host string) libvirtxml.DomainInterface {
 		p := netip.MustParsePrefix(a) // checked
 		d.IP = append(d.IP, libvirtxml.DomainInterfaceIP{Address: p.Addr().String(), Family: family(p.Addr()), Prefix: uint(p.Bits())})
 	}
-	if n.Gateway != "" {
-		gw := netip.MustParseAddr(n.Gateway)
+	for _, gateway := range n.Gateways() {
+		gw := netip.MustParseAddr(gateway)
 		all := "0.0.0.0"
 		if gw.Is6() {
 			all = "::"
@@ -317,9 +324,9 @@ func (n Interface) check() error {
 			return invalid("%q is not an address with its prefix, like 192.0.2.7/24", a)
 		}
 	}
-	if n.Gateway != "" {
-		if a, err := netip.ParseAddr(n.Gateway); err != nil || a.Zone() != "" {
-			return invalid("%q is not the address of a gateway", n.Gateway)
+	for _, gateway := range n.Gateways() {
+		if a, err := netip.ParseAddr(gateway); err != nil || a.Zone() != "" {
+			return invalid("%q is not the address of a gateway", gateway)
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -97,25 +98,81 @@ func openNetlink(init int) (*netlink.Handle, error) {
 	return netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 }
 
-// setHardwareAddress sets the address of the other end of an interface of the host's. The
-// name of that end is libvirt's choice; each end knows the index of the other.
+// setHardwareAddress sets the address of the other end of an interface of the host's.
 func setHardwareAddress(inside *netlink.Handle, host, address string) error {
 	want, err := net.ParseMAC(address)
 	if err != nil {
 		return err
 	}
-	outer, err := netlink.LinkByName(host)
-	if err != nil {
+	_, inner, err := pair(inside, host)
+	if err != nil || inner == nil || bytes.Equal(inner.Attrs().HardwareAddr, want) {
 		return unlessGone(err)
-	}
-	inner, err := inside.LinkByIndex(outer.Attrs().ParentIndex)
-	if err != nil {
-		return unlessGone(err)
-	}
-	if inner.Attrs().ParentIndex != outer.Attrs().Index || bytes.Equal(inner.Attrs().HardwareAddr, want) {
-		return nil
 	}
 	return inside.LinkSetHardwareAddr(inner, want)
+}
+
+// pair is an interface of the host's and its other end, in the container; no error, and
+// nil, where that is another's by now. The name of that end is libvirt's choice, or the
+// container's; each end knows the index of the other.
+func pair(inside *netlink.Handle, host string) (outer, inner netlink.Link, err error) {
+	if outer, err = netlink.LinkByName(host); err != nil {
+		return nil, nil, err
+	}
+	if inner, err = inside.LinkByIndex(outer.Attrs().ParentIndex); err != nil || inner.Attrs().ParentIndex != outer.Attrs().Index {
+		return outer, nil, err
+	}
+	return outer, inner, nil
+}
+
+// LiveInterfaces gives the interfaces of a container as they are now: each with the bridge
+// that it is on, and with the name and the addresses that it has in the container, those
+// of the link alone left out. One that is not there any more, and those of a container
+// that has ended, are as they were asked for.
+func LiveInterfaces(id string, init int, asked []Interface) ([]Interface, error) {
+	if len(asked) == 0 {
+		return nil, nil
+	}
+	inside, err := openNetlink(init)
+	if errors.Is(err, ErrNotRunning) {
+		return asked, nil
+	}
+	if err != nil {
+		return asked, fmt.Errorf("cannot look at the network interfaces of container %s: %w", id, err)
+	}
+	defer inside.Close()
+	all := slices.Clone(asked)
+	for i := range all {
+		if err := all[i].look(inside, hostInterface(id, i)); unlessGone(err) != nil {
+			return all, fmt.Errorf("cannot look at network interface %d of container %s: %w", i, id, err)
+		}
+	}
+	return all, nil
+}
+
+// look reads what an interface is now.
+func (n *Interface) look(inside *netlink.Handle, host string) error {
+	outer, inner, err := pair(inside, host)
+	if err != nil || inner == nil {
+		return err
+	}
+	addresses, err := inside.AddrList(inner, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	n.Name, n.Addresses = inner.Attrs().Name, nil
+	for _, a := range addresses {
+		if a.Scope != unix.RT_SCOPE_LINK && a.Flags&unix.IFA_F_TENTATIVE == 0 {
+			n.Addresses = append(n.Addresses, a.IPNet.String())
+		}
+	}
+	if outer.Attrs().MasterIndex != 0 {
+		bridge, err := netlink.LinkByIndex(outer.Attrs().MasterIndex)
+		if err != nil {
+			return err
+		}
+		n.Bridge = bridge.Attrs().Name
+	}
+	return nil
 }
 
 // unlessGone makes nil of the error that says that an interface is not there.

@@ -9,8 +9,10 @@ import (
 
 // Network is a network of libvirt's.
 type Network struct {
-	ID, Name string
-	Active   bool
+	ID, Name  string
+	Bridge    string // empty: it has none of libvirt's
+	Active    bool
+	Autostart bool
 }
 
 // Network looks up a network by name or id; one that is not there is ErrInvalid.
@@ -29,6 +31,10 @@ func (h *Host) Network(ctx context.Context, ref string) (Network, error) {
 		if n.ID, err = net.GetUUIDString(); err != nil {
 			return n, err
 		}
+		if n.Autostart, err = net.GetAutostart(); err != nil {
+			return n, err
+		}
+		n.Bridge, _ = net.GetBridgeName() // not every kind has one
 		n.Active, err = net.IsActive()
 		return n, err
 	})

@@ -165,6 +165,11 @@ func (k Kernel) Finish(id string, init int, nics []lxc.Interface) error {
 // ShowViews is lxc.ShowViews.
 func (k Kernel) ShowViews(init int) (bool, error) { return lxc.ShowViews(init, k.LXCFS) }
 
+// Interfaces is lxc.LiveInterfaces.
+func (Kernel) Interfaces(id string, init int, asked []lxc.Interface) ([]lxc.Interface, error) {
+	return lxc.LiveInterfaces(id, init, asked)
+}
+
 // Consoles start the processes that keep the consoles of instances.
 type Consoles struct {
 	Store    *state.Store

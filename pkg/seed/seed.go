@@ -1,5 +1,6 @@
 // Package seed makes the files that tell a container who it is: cloud-init's
-// NoCloud seed, the host name, ssh keys and the user's own files. It does no I/O.
+// NoCloud seed, the host name, ssh keys and the user's own files, by what its root says of
+// itself. It writes nothing.
 package seed
 
 import (
@@ -26,6 +27,7 @@ type Seed struct {
 	NoCloud     bool     `json:"nocloud,omitempty"`      // cloud-init's seed even when the root has no cloud-init
 	Bare        bool     `json:"bare,omitempty"`         // nothing is written but what is asked for
 	NewIdentity bool     `json:"new_identity,omitempty"` // it is a new machine, whatever the root says
+	DNS         bool     `json:"dns,omitempty"`          // a card has name servers
 	Copy        bool     `json:"copy,omitempty"`         // the store made the root volume from something, and no boot has
 	Files       []File   `json:"files,omitempty"`
 }
@@ -44,9 +46,10 @@ type Machine struct {
 // tells which it is: a veth has no permanent hardware address, which networkd would want
 // of a match by address.
 type NIC struct {
-	Name    string
-	Address netip.Prefix // invalid: by DHCP
-	Gateway netip.Addr
+	Name      string
+	Addresses []netip.Prefix // none: by DHCP
+	Gateways  []netip.Addr   // the default routes
+	DNS       []netip.Addr
 }
 
 // File is a file to be written into the root, owned by the container's root.
@@ -58,7 +61,7 @@ type File struct {
 
 // Asked says whether the user asked for something that has to be written.
 func (s Seed) Asked() bool {
-	return s.Hostname != "" || s.NewIdentity || s.wantsNoCloud() || len(s.Files) > 0
+	return s.Hostname != "" || s.NewIdentity || s.DNS || s.wantsNoCloud() || len(s.Files) > 0
 }
 
 // Empty says whether there is nothing to write, whatever the root is.
@@ -94,6 +97,9 @@ func (s Seed) Render(m Machine, r Root) ([]File, error) {
 	}
 	if len(s.SSHKeys) > 0 {
 		files = append(files, File{Path: "/root/.ssh/authorized_keys", Data: []byte(strings.Join(s.SSHKeys, "\n") + "\n"), Mode: 0o600})
+	}
+	if dns, ok := resolver(m.NICs, r); ok {
+		files = append(files, dns)
 	}
 	if !s.Bare {
 		seed, err := s.noCloud(m, r, fresh, name)
@@ -191,16 +197,45 @@ const vendorData = "#cloud-config\nupdates: {network: {when: [boot-new-instance,
 func networkConfig(nics []NIC) any {
 	ethernets := map[string]any{}
 	for _, nic := range nics {
-		eth := map[string]any{"dhcp4": !nic.Address.IsValid()}
-		if nic.Address.IsValid() {
-			eth["addresses"] = []string{nic.Address.String()}
+		eth := map[string]any{"dhcp4": len(nic.Addresses) == 0}
+		if len(nic.Addresses) > 0 {
+			eth["addresses"] = nic.Addresses
 		}
-		if nic.Gateway.IsValid() {
-			eth["routes"] = []map[string]string{{"to": "default", "via": nic.Gateway.String()}}
+		var routes []map[string]string
+		for _, gw := range nic.Gateways {
+			all := "0.0.0.0/0" // "default" is not what all of cloud-init's renderers know
+			if gw.Is6() {
+				all = "::/0"
+			}
+			routes = append(routes, map[string]string{"to": all, "via": gw.String()})
+		}
+		if routes != nil {
+			eth["routes"] = routes
+		}
+		if len(nic.DNS) > 0 {
+			eth["nameservers"] = map[string]any{"addresses": nic.DNS}
 		}
 		ethernets[nic.Name] = eth
 	}
 	return map[string]any{"version": 2, "ethernets": ethernets}
+}
+
+// resolver is a file that names the name servers that were asked for, in the way of who
+// keeps /etc/resolv.conf.
+func resolver(nics []NIC, r Root) (f File, ok bool) {
+	var servers []string
+	for _, nic := range nics {
+		for _, s := range nic.DNS {
+			servers = append(servers, s.String())
+		}
+	}
+	switch {
+	case servers == nil:
+		return f, false
+	case r.Resolved:
+		return File{Path: "/etc/systemd/resolved.conf.d/lxcboot.conf", Data: []byte("[Resolve]\nDNS=" + strings.Join(servers, " ") + "\n"), Mode: 0o644}, true
+	}
+	return File{Path: "/etc/resolv.conf", Data: []byte("nameserver " + strings.Join(servers, "\nnameserver ") + "\n"), Mode: 0o644}, true
 }
 
 // withNoCloud is a file of cloud-init's settings that puts NoCloud before the sources that

@@ -37,7 +37,13 @@ func TestRender(t *testing.T) {
 	}
 	m := made
 	m.Meta = map[string]string{"role": "web"}
-	m.NICs = []NIC{{Name: "eth0", Address: netip.MustParsePrefix("10.0.0.5/24"), Gateway: netip.MustParseAddr("10.0.0.1")}, {Name: "eth1"}}
+	m.NICs = []NIC{
+		{
+			Name: "eth0", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.5/24"), netip.MustParsePrefix("fd00::5/64")},
+			Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}, DNS: []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("10.0.0.3")},
+		},
+		{Name: "eth1"},
+	}
 	got := render(t, s, m, Root{})
 	var meta Meta
 	if err := json.Unmarshal([]byte(got[noCloud+"meta-data"]), &meta); err != nil {
@@ -57,6 +63,12 @@ func TestRender(t *testing.T) {
 	if strings.Contains(got[noCloud+"network-config"], "mac") {
 		t.Errorf("a card is matched by its hardware address:\n%s", got[noCloud+"network-config"])
 	}
+	if !strings.Contains(got[noCloud+"network-config"], `"::/0"`) || got["/etc/resolv.conf"] != "nameserver 10.0.0.2\nnameserver 10.0.0.3\n" {
+		t.Errorf("no route of IPv6, or no name servers: %q", got)
+	}
+	if r := render(t, Seed{Bare: true}, m, Root{Resolved: true}); len(r) != 1 || r["/etc/systemd/resolved.conf.d/lxcboot.conf"] != "[Resolve]\nDNS=10.0.0.2 10.0.0.3\n" {
+		t.Errorf("systemd-resolved is told %q", r)
+	}
 	if got["/etc/hostname"] != "mine\n" {
 		t.Errorf("the user's own file does not win: %q", got["/etc/hostname"])
 	}
@@ -71,7 +83,7 @@ func TestAsked(t *testing.T) {
 			t.Errorf("%+v is asked for, or it is wrong that it is empty: %v", s, s.Empty())
 		}
 	}
-	for _, s := range []Seed{{Hostname: "h"}, {SSHKeys: []string{"k"}}, {UserData: []byte{}}, {NoCloud: true}, {Files: []File{{}}}, {NewIdentity: true}} {
+	for _, s := range []Seed{{Hostname: "h"}, {SSHKeys: []string{"k"}}, {UserData: []byte{}}, {NoCloud: true}, {Files: []File{{}}}, {NewIdentity: true}, {DNS: true}} {
 		s.Bare = true
 		if !s.Asked() || s.Empty() {
 			t.Errorf("%+v is not asked for", s)

@@ -242,9 +242,14 @@ func (r *Record) SeedNICs() (all []seed.NIC) {
 	for i, n := range r.Spec.NICs {
 		s := seed.NIC{Name: cmp.Or(n.Name, fmt.Sprint("eth", i))} // as libvirt names it
 		for _, a := range n.Addresses {
-			s.Address, _ = netip.ParsePrefix(a)
+			s.Addresses = append(s.Addresses, netip.MustParsePrefix(a)) // checked
 		}
-		s.Gateway, _ = netip.ParseAddr(n.Gateway)
+		for _, a := range n.Gateways() {
+			s.Gateways = append(s.Gateways, netip.MustParseAddr(a))
+		}
+		for _, a := range n.DNS {
+			s.DNS = append(s.DNS, netip.MustParseAddr(a))
+		}
 		all = append(all, s)
 	}
 	return all

@@ -116,7 +116,7 @@ func TestVirsh(t *testing.T) {
 // addresses are the hardware address that show says, and the one that a container has.
 func (s stock) addresses(name string) (told, has string) {
 	s.Helper()
-	out := s.run(fmt.Sprintf("lxcboot show %[1]s -f value -c networks | cut -d ' ' -f 2; lxcboot exec %[1]s -- cat /sys/class/net/eth0/address", name))
+	out := s.run(fmt.Sprintf("lxcboot show %[1]s -f value -c networks | grep -o '[^ ]*$'; lxcboot exec %[1]s -- cat /sys/class/net/eth0/address", name))
 	told, has, _ = strings.Cut(out, "\n")
 	return told, has
 }
