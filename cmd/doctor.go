@@ -137,6 +137,7 @@ func (a *App) checkStore(ctx context.Context) (string, error) {
 	if backend == "local" { // the state directory is all that it needs, and opening it would make it
 		return fmt.Sprintf("%s: %s", backend, why), nil
 	}
+	a.settings.NoTokens = true // whether signing in works is looked at, too
 	s, err := a.openStore(ctx)
 	if err == nil {
 		if p, ok := s.(interface{ Ping(context.Context) error }); ok {

@@ -40,6 +40,7 @@ type Settings struct {
 	LXCFS     string
 	LogBytes  int64
 	Debug     bool
+	NoTokens  bool
 	IDBase    uint32
 	MaxLocal  int
 	Flavors   []flavor.Flavor
@@ -68,6 +69,7 @@ var settings = []setting{
 	{"timeout", "LXCBOOT_TIMEOUT", "10m", "how long to wait for volumes, and for another process that works on an instance", func(s *Settings) any { return &s.Timeout }},
 	{"stop-timeout", "LXCBOOT_STOP_TIMEOUT", "60s", "", func(s *Settings) any { return &s.StopTime }},
 	{"console-log-bytes", "LXCBOOT_CONSOLE_LOG_BYTES", console.DefaultLogBytes, "", func(s *Settings) any { return &s.LogBytes }},
+	{"no-token-cache", "LXCBOOT_NO_TOKEN_CACHE", false, "sign in to the cloud anew, and keep no token for the next command", func(s *Settings) any { return &s.NoTokens }},
 	{"debug", "LXCBOOT_DEBUG", false, "tell on stderr what is asked of the cloud and of libvirt, and which commands are run", func(s *Settings) any { return &s.Debug }},
 	{"idmap-base", "LXCBOOT_IDMAP_BASE", 0, "", func(s *Settings) any { return &s.IDBase }},
 	{"max-local-block-devices", "LXCBOOT_MAX_LOCAL_BLOCK_DEVICES", 3, "", func(s *Settings) any { return &s.MaxLocal }},

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"path/filepath"
 
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/volume"
@@ -42,6 +43,14 @@ func (a *App) connectors() *connector.Host {
 	return connector.New(connector.Options{StateDir: a.settings.StateDir, Transport: a.settings.Transport, Timeout: a.settings.Timeout, Warn: a.warnOf})
 }
 
+// tokenDir is where tokens are kept between commands; empty when they are not to be.
+func (a *App) tokenDir() string {
+	if a.settings.NoTokens {
+		return ""
+	}
+	return filepath.Join(a.settings.StateDir, "tokens")
+}
+
 // openStore opens the volume store, once.
 func (a *App) openStore(ctx context.Context) (Store, error) {
 	if a.store != nil {
@@ -64,6 +73,7 @@ func (a *App) openStore(ctx context.Context) (Store, error) {
 		Cloud: a.settings.Cloud, ServiceCloud: a.settings.Service, Timeout: a.settings.Timeout,
 		Connector: a.connectors().Properties, Inspect: local.Inspect, Host: here,
 		Warn: func(text string) { a.warn("%s", text) }, Waiting: func(text string) { a.say("%s", text) }, Log: a.log,
+		TokenDir: a.tokenDir(),
 	})
 	if err != nil {
 		return nil, err

@@ -79,7 +79,7 @@ var authTypes = map[string]string{
 // authOptions is how to sign in. What Keystone wants to be told once is told once, and
 // as openstacksdk does: an id before a name, a default domain where none is given.
 func (c config) authOptions() (gophercloud.AuthOptions, error) {
-	a := gophercloud.AuthOptions{IdentityEndpoint: c.expanded(c.auth("auth_url")), AllowReauth: true}
+	a := gophercloud.AuthOptions{IdentityEndpoint: c.expanded(c.auth("auth_url"))}
 	u, err := url.Parse(a.IdentityEndpoint)
 	switch {
 	case a.IdentityEndpoint == "":
@@ -126,7 +126,6 @@ func (c config) authOptions() (gophercloud.AuthOptions, error) {
 		}
 	case "token":
 		a.TokenID = token
-		a.AllowReauth = false // a new one can not be had
 		if token == "" {
 			missing = "token"
 		}

@@ -263,6 +263,7 @@ func (c *cloud) signIn(w http.ResponseWriter, r *http.Request) {
 	}
 	token := "token-" + uuid.NewString()
 	c.tokens[token] = name
+	c.issued = append(c.issued, token)
 	w.Header().Set("X-Subject-Token", token)
 	answer(w, 201, map[string]any{"token": map[string]any{
 		"expires_at": "2099-01-01T00:00:00.000000Z", "catalog": catalog,

@@ -37,6 +37,7 @@ type cloud struct {
 	quota                                   map[string]any
 	minor                                   int               // of the newest version of Cinder's API
 	tokens                                  map[string]string // that are valid, and whose
+	issued                                  []string          // all that there ever were
 	catalog                                 map[string]string // type and path of each service
 
 	faults  []*mishap

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -122,8 +123,15 @@ func TestWaitingIsTold(t *testing.T) {
 	} {
 		newCloud(t).setenv(t)
 		t.Setenv("OS_AUTH_URL", url)
+		var mu sync.Mutex
 		var told []string
-		_, err := Open(t.Context(), Options{Timeout: 4 * time.Second, Waiting: func(text string) { told = append(told, text) }})
+		_, err := Open(t.Context(), Options{Timeout: 4 * time.Second, Waiting: func(text string) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, text)
+		}})
+		mu.Lock()
+		defer mu.Unlock()
 		if !errors.Is(err, context.DeadlineExceeded) || len(told) != 1 || !strings.Contains(told[0], want) {
 			t.Errorf("%s: %v; told %q, want %q", url, err, told, want)
 		}

@@ -59,11 +59,15 @@ type Options struct {
 	// asked for (may be empty), and the bytes of the disk it describes. Without it
 	// the format of an import must be given, and is believed.
 	Inspect func(ctx context.Context, path, format string) (diskFormat string, virtualSize int64, err error)
+	// TokenDir is where tokens and catalogs are kept for the next command, until they
+	// expire or are refused; empty: nowhere. Its parent has to be there.
+	TokenDir string
 	// Log gets what is repeated and why; may be nil.
 	Log *slog.Logger
 	// Warn gets what a person should know of the settings; may be nil.
 	Warn func(string)
-	// Waiting is told once what is waited for when the cloud makes us wait; may be nil.
+	// Waiting is told once what is waited for when the cloud makes us wait, in whatever
+	// goroutine; may be nil.
 	Waiting func(string)
 }
 
@@ -131,24 +135,54 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 			return nil, err
 		}
 	}
-	return s, s.look(provider, creds)
+	if err = s.look(provider, creds); err != nil && o.TokenDir != "" && provider.Reauthenticate(ctx, "") == nil {
+		err = s.look(provider, creds) // what was kept may be old
+	}
+	return s, err
 }
 
-// signIn gets a token.
+// signIn gets a token: the one that was kept, or else a new one.
 func (s *Store) signIn(ctx context.Context, c credentials) (*gophercloud.ProviderClient, error) {
-	provider, err := openstack.NewClient(c.auth.IdentityEndpoint)
-	if err != nil {
-		return nil, failure.Invalid("%q is no URL of an identity service", c.auth.IdentityEndpoint)
-	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = c.tls
 	transport.ResponseHeaderTimeout = s.o.AnswerTimeout
-	provider.HTTPClient = http.Client{Transport: &observed{transport, s}}
-	provider.UserAgent.Prepend("lxcboot")
-	_, err = retry(ctx, s, "keystone", "signing in at "+c.auth.IdentityEndpoint, func(error) (struct{}, error) {
-		return struct{}{}, openstack.Authenticate(ctx, provider, c.auth)
-	})
-	return provider, err
+	file := s.tokenFile(c)
+	client := func() (*gophercloud.ProviderClient, error) {
+		client, err := openstack.NewClient(c.auth.IdentityEndpoint)
+		if err != nil {
+			return nil, failure.Invalid("%q is no URL of an identity service", c.auth.IdentityEndpoint)
+		}
+		client.HTTPClient = http.Client{Transport: &observed{transport, s}}
+		client.UserAgent.Prepend("lxcboot")
+		return client, nil
+	}
+	fresh := func(ctx context.Context, client *gophercloud.ProviderClient) error {
+		err := openstack.Authenticate(ctx, client, c.auth)
+		if err == nil {
+			s.keep(client, file)
+		}
+		return err
+	}
+	provider, err := client()
+	if err != nil {
+		return nil, err
+	}
+	if c.auth.TokenID == "" { // else a new one can not be had
+		provider.ReauthFunc = func(ctx context.Context) error {
+			other, err := client()
+			if err == nil {
+				err = fresh(ctx, other)
+			}
+			if err == nil {
+				provider.CopyTokenFrom(other)
+			}
+			return err
+		}
+	}
+	if s.useKept(provider, file) {
+		return provider, nil
+	}
+	return provider, call(ctx, s, "keystone", "signing in at "+c.auth.IdentityEndpoint, func(error) error { return fresh(ctx, provider) })
 }
 
 // openService signs the service user in too, and has its token sent to Cinder
