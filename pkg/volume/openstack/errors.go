@@ -25,6 +25,10 @@ import (
 // ErrTLS is the kind of a service that does not speak TLS, or that one side does not trust.
 var ErrTLS = fmt.Errorf("TLS: %w", volume.ErrUnreachable)
 
+// noToken is how Keystone says of a token, with the status of what is not there, that it is
+// none or has expired.
+var noToken = regexp.MustCompile(`(?i)(could not|failed to|not a recogni[sz]ed)\b.*\btoken\b`)
+
 // isTLS says whether an error is about TLS.
 func isTLS(err error) bool {
 	var untrusted *tls.CertificateVerificationError
@@ -86,7 +90,7 @@ func (s *Store) translate(ctx context.Context, service, doing string, err error)
 		if answer.Actual == http.StatusNotFound && service == "keystone" {
 			e.Kind = failure.ErrInvalid
 			e.Message += "; check auth_url, which usually ends in /v3"
-			if strings.Contains(strings.ToLower(string(answer.Body)), "could not find token") {
+			if noToken.MatchString(e.Message) {
 				e.Kind, e.Message = volume.ErrAuth, "the token is not valid, or not any more"
 			}
 		}

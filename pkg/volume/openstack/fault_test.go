@@ -170,6 +170,14 @@ func TestSignInRefused(t *testing.T) {
 	if _, err := Open(t.Context(), Options{}); !errors.Is(err, volume.ErrAuth) || !strings.Contains(err.Error(), "token is not valid") || strings.Contains(err.Error(), "token-that") {
 		t.Errorf("a wrong token: %v", err)
 	}
+	c.fail("POST", "/auth/tokens", 1, status(404, "", `{"error": {"code": 404, "message": "Could not recognize Fernet token", "title": "Not Found"}}`))
+	if _, err := Open(t.Context(), Options{}); !errors.Is(err, volume.ErrAuth) {
+		t.Errorf("a token that is none: %v", err)
+	}
+	c.fail("POST", "/auth/tokens", 1, status(404, "", "<h1>Not Found</h1><p>The requested URL /v3/auth/tokens was not found on this server.</p>"))
+	if _, err := Open(t.Context(), Options{}); !errors.Is(err, failure.ErrInvalid) {
+		t.Errorf("no Keystone: %v", err)
+	}
 	t.Setenv("OS_AUTH_TYPE", "password")
 	t.Setenv("OS_AUTH_URL", c.URL+"/identity/nowhere/v3")
 	if _, err := Open(t.Context(), Options{}); !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), "auth_url") {
