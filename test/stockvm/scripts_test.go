@@ -11,7 +11,7 @@ import (
 // TestEndToEnd runs the end-to-end tests in the machine: some scripts about a container's
 // life, its network and what confines it, and without -short all there is.
 func TestEndToEnd(t *testing.T) {
-	limit, which := 30*time.Minute, "-test.run='TestScripts/^(life-(exec|host)|container-(confined|limits)|boot-network)$'"
+	limit, which := 30*time.Minute, "-test.run='TestScripts/^(life-exec|container-confined|boot-network)$'"
 	if !testing.Short() {
 		limit, which = 8*time.Hour, "-test.timeout=8h"
 	}
