@@ -72,9 +72,13 @@ func (m *Manager) openWithin(ctx context.Context, wait time.Duration, ref, op st
 			h.Close()
 			return nil, err
 		}
-		if err := errors.Join(m.look(h), m.forget(h)); err != nil {
+		cut, err := m.forget(h)
+		if err := errors.Join(m.look(h), err); err != nil {
 			h.Close()
 			return nil, err
+		}
+		if cut {
+			h.did = append(h.did, "finished its boot, which had been interrupted")
 		}
 		// libvirt starts it: prepared by its hook, and not yet running.
 		if h.Pending() == state.OpLibvirt && !h.lives() && m.Domains != nil && (asked == nil || !asked.At.Equal(h.Op.At)) {

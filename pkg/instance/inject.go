@@ -76,12 +76,15 @@ func (m *Manager) write(h *Handle, root string, f seed.File) error {
 }
 
 // forget removes the seed of a built instance, and what its files replaced: what the
-// container made of them is its own.
-func (m *Manager) forget(h *Handle) error {
+// container made of them is its own. It says whether the seed was still there.
+func (m *Manager) forget(h *Handle) (bool, error) {
 	if h.Phase != state.Built {
-		return nil
+		return false, nil
 	}
-	return errors.Join(m.Roots.Forget(m.Store.KeptDir(h.ID)), h.ForgetSeed())
+	if err := m.Roots.Forget(m.Store.KeptDir(h.ID)); err != nil {
+		return false, err
+	}
+	return h.ForgetSeed()
 }
 
 // restore puts back on the root what the seed's files replaced, after a boot that failed.

@@ -119,7 +119,7 @@ func (m *Manager) boot(ctx context.Context, plan Plan) (*Handle, error) {
 		return nil, m.rollback(ctx, h, err)
 	}
 	fault.Point("boot recorded")
-	_ = m.forget(h) // else the door does
+	_, _ = m.forget(h) // else the door does
 	return h, nil
 }
 

@@ -392,9 +392,13 @@ func (h *Held) Seed() ([]byte, error) {
 	return data, err
 }
 
-// ForgetSeed removes the seed.
-func (h *Held) ForgetSeed() error {
-	return removeIfThere(filepath.Join(h.store.Dir(h.ID), seedFile))
+// ForgetSeed removes the seed, and says whether it was there.
+func (h *Held) ForgetSeed() (bool, error) {
+	err := os.Remove(filepath.Join(h.store.Dir(h.ID), seedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Remove removes the record and everything in its directory.

@@ -436,7 +436,7 @@ func TestSeedIsForgotten(t *testing.T) {
 		t.Errorf("%q, %v", data, err)
 	}
 	for range 2 {
-		if err := h.ForgetSeed(); err != nil {
+		if _, err := h.ForgetSeed(); err != nil {
 			t.Error(err)
 		}
 		if data, err := h.Seed(); err != nil || data != nil {

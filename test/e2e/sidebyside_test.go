@@ -129,7 +129,7 @@ func allow(t *testing.T, name, file string) {
 // and stays well while others start, are started by virsh, reboot from inside and end.
 func TestSideBySide(t *testing.T) {
 	count := newTally(t, "containers with systemd side by side")
-	w, libvirtd := newPrivateWorld(t, "beside", count)
+	w, libvirtd := newPrivateWorld(t, "side-by-side", count)
 	libvirtd("stop")
 	setup := exec.Command("private-libvirtd", "run", filepath.Join(w.work, "lv"), "lxcboot", "setup")
 	setup.Env = w.env()
@@ -180,7 +180,7 @@ func TestSideBySide(t *testing.T) {
 	all.Go(func() {
 		for {
 			for _, unit := range []string{"systemd-journald", "systemd-networkd"} {
-				if code, out := w.run("exec", names[0], "--", "systemctl", "restart", unit); code != 0 {
+				if code, out := w.run("exec", names[0], "--", "sh", "-c", "systemctl reset-failed "+unit+"; systemctl restart "+unit); code != 0 {
 					t.Errorf("restart of %s in %s, after %d: exit code %d\n%s", unit, names[0], restarts, code, out)
 				}
 				restarts++
