@@ -16,6 +16,7 @@ type bootOptions struct {
 	blocks                                 bdm.Request
 	keepGoing, dryRun, privileged, fsck    bool
 	newIdentity                            bool
+	grow, noGrow                           bool
 	meta, tags, env, files, nics, initArgs []string
 	description, hostname, keyName, sshKey string
 	userData, configDrive, init            string
@@ -70,6 +71,8 @@ func (a *App) bootFlags(c *cobra.Command, o *bootOptions) {
 	f.StringArrayVar(&o.env, "env", nil, "KEY=VALUE for the init (can be repeated)")
 	f.BoolVar(&o.privileged, "privileged", false, "no user namespace: root in the container is root of the host")
 	f.BoolVar(&o.fsck, "fsck", false, "check the filesystems of the root and of mounted volumes, read-only, before they are first mounted")
+	f.BoolVar(&o.grow, "grow", false, "make the filesystems of the root and of mounted volumes as large as these, also of volumes that exist (default: of those made from an image or a snapshot, or extended)")
+	f.BoolVar(&o.noGrow, "no-grow", false, "leave all filesystems as large as they are")
 	f.BoolVar(&o.dryRun, "dry-run", false, "check everything, print the plan and change nothing")
 	f.Bool("poll", false, "accepted: boot always waits until the instance runs")
 	f.BoolVar(&o.ignoreUnsupported, "ignore-unsupported", false, "pass over flags of nova boot that have no meaning on one host")

@@ -15,6 +15,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
 	"github.com/lxcboot/lxcboot/pkg/seed"
+	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 // bootRequest reads the flags, in nova boot's order.
@@ -56,6 +57,14 @@ func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (ins
 	}
 	s.Hostname, s.Description = o.hostname, o.description
 	s.Init, s.InitArgs, s.Privileged, s.Fsck = o.init, o.initArgs, o.privileged, o.fsck
+	switch {
+	case o.grow && o.noGrow:
+		return req, failure.Invalid("--grow and --no-grow exclude each other")
+	case o.grow:
+		s.Grow = state.GrowAll
+	case o.noGrow:
+		s.Grow = state.GrowNone
+	}
 	s.Unfiltered = a.settings.Seccomp == "off"
 	req.Blocks = o.blocks
 	if req.Blocks.Files, err = jsonFiles(ctx, o.blocks.BlockDevices); err != nil {

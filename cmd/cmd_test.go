@@ -357,7 +357,7 @@ func TestStoreCommands(t *testing.T) {
 	if got := must("image", "show", strings.ToUpper(id), "-f", "value", "-c", "name"); got != "zero" {
 		t.Errorf("an id in capitals: %q", got)
 	}
-	if got := must("volume", "set", vol, "--no-bootable", "--property", "a=b", "--name", "v1", "-f", "value", "-c", "bootable", "-c", "metadata"); got != "false\na='b'" {
+	if got := must("volume", "set", vol, "--no-bootable", "--property", "a=b", "--name", "v1", "-f", "value", "-c", "bootable", "-c", "metadata"); got != "false\na='b', lxcboot_grow='yes'" {
 		t.Errorf("volume set: %q", got)
 	}
 	var shown map[string]any

@@ -18,8 +18,6 @@ type Store interface {
 	ImportImage(ctx context.Context, req volume.ImportImage) (volume.Image, error)
 	DeleteImage(ctx context.Context, id string) error
 	Volumes(ctx context.Context) ([]volume.Volume, error)
-	ExtendVolume(ctx context.Context, id string, sizeGiB int) (volume.Volume, error)
-	UpdateVolume(ctx context.Context, id string, req volume.UpdateVolume) (volume.Volume, error)
 	Snapshots(ctx context.Context) ([]volume.Snapshot, error)
 	CreateSnapshot(ctx context.Context, name, volumeID string) (volume.Snapshot, error)
 	DeleteSnapshot(ctx context.Context, id string) error

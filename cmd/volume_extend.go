@@ -10,18 +10,28 @@ import (
 
 func (a *App) newVolumeExtendCmd() *cobra.Command {
 	var size int
+	var noGrow bool
 	c := &cobra.Command{
 		Use: "extend VOLUME --size GIB", Short: "Make a volume larger", Args: cobra.ExactArgs(1), ValidArgsFunction: a.completer(volumes.names(a), false),
-		Long: "Make a volume larger. The filesystem on it stays as it is: resize that in the container, or with resize2fs.",
+		Long: `Make a volume larger, also one that an instance has in the embedded store. The
+partition and the filesystem that an instance mounts from it follow: those of a
+running container at once, where the kernel can do that, and else when they are mounted
+next. A container that has the volume as a block device sees its new size.`,
 		RunE: a.withStore(func(ctx context.Context, s Store, args []string) error {
 			id, err := volumes.id(ctx, s, args[0])
 			if err != nil {
 				return err
 			}
-			return volumes.make(a, "is extended", func() (volume.Volume, error) { return s.ExtendVolume(ctx, id, size) })
+			m, err := a.offlineManager()
+			if err != nil {
+				return err
+			}
+			m.Volumes = s
+			return volumes.make(a, "is extended", func() (volume.Volume, error) { return m.ExtendVolume(ctx, id, size, !noGrow) })
 		}),
 	}
 	c.Flags().IntVar(&size, "size", 0, "new size in GiB")
+	c.Flags().BoolVar(&noGrow, "no-grow", false, "leave the filesystem on it as large as it is")
 	_ = c.MarkFlagRequired("size")
 	return c
 }

@@ -53,6 +53,7 @@ type Mapping struct {
 	VolumeType          string          `json:"volume_type,omitempty"`
 	MountPath           string          `json:"mount,omitempty"`    // beyond Nova: absolute and clean
 	ReadOnly            bool            `json:"readonly,omitempty"` // beyond Nova
+	Grow                bool            `json:"grow,omitempty"`     // beyond Nova: its filesystem is made as large as it is
 }
 
 // Root says whether it is the root: the device of boot index 0.

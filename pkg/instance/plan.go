@@ -105,6 +105,9 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 	if err := bdm.CheckMounts(mappings); err != nil {
 		return Plan{}, err
 	}
+	for i := range mappings {
+		mappings[i].Grow = grows(spec.Grow, mappings[i])
+	}
 	spec.Seed.DNS = slices.ContainsFunc(spec.NICs, func(n lxc.Interface) bool { return len(n.DNS) > 0 })
 	if err := spec.Seed.Check(); err != nil {
 		return Plan{}, err
@@ -184,6 +187,18 @@ func (m *Manager) local(spec *state.Spec, mappings []bdm.Mapping) ([]bdm.Mapping
 	return devices, nil
 }
 
+// grows says whether the filesystem of a device is to be as large as that: what was made of
+// an image or a snapshot is, and a volume that was made larger.
+func grows(g state.Growth, mp bdm.Mapping) bool {
+	switch {
+	case !mp.Root() && mp.MountPath == "", mp.ReadOnly, g == state.GrowNone:
+		return false
+	case g == state.GrowAll:
+		return true
+	}
+	return mp.Grow || mp.Source == bdm.SourceImage || mp.Source == bdm.SourceSnapshot
+}
+
 // hostnameFor makes a host name of an instance's name, as Nova does.
 func hostnameFor(name string) string {
 	host := notInHost.ReplaceAllString(name, "-")
@@ -240,6 +255,7 @@ func (m *Manager) facts(ctx context.Context, mappings []bdm.Mapping, req BootReq
 			mp.ID = vol.ID
 			facts.Volumes[vol.ID] = vol
 			mp.ReadOnly = mp.ReadOnly || vol.ReadOnly
+			mp.Grow = vol.Metadata[volume.MetaGrow] == "yes"
 		case bdm.SourceSnapshot:
 			snap, err := m.Volumes.Snapshot(ctx, mp.ID)
 			if err != nil {
@@ -275,7 +291,7 @@ func (p Plan) record() state.Record {
 		}
 	}
 	for _, mp := range p.Mappings {
-		v := state.Volume{Mapping: mp}
+		v := state.Volume{Mapping: mp, Grow: mp.Grow}
 		if !v.Made() {
 			v.VolumeID = mp.ID
 		}

@@ -30,6 +30,10 @@ type Volumes interface {
 	CreateVolume(ctx context.Context, req volume.CreateVolume) (volume.Volume, error)
 	WaitVolume(ctx context.Context, id string) (volume.Volume, error)
 	DeleteVolume(ctx context.Context, id string) error
+	UpdateVolume(ctx context.Context, id string, req volume.UpdateVolume) (volume.Volume, error)
+	// ExtendVolume makes a volume larger that nobody has, or that only the caller has,
+	// by this attachment.
+	ExtendVolume(ctx context.Context, id string, sizeGiB int, attachmentID string) (volume.Volume, error)
 	VolumesOf(ctx context.Context, instanceID string) ([]volume.Volume, error)
 	Reserve(ctx context.Context, volumeID, instanceID string, readOnly bool) (string, error)
 	AttachmentsOf(ctx context.Context, volumeID, instanceID string) ([]volume.Attachment, error)
@@ -50,6 +54,14 @@ type Roots interface {
 	Probe(path string) (rootfs.Filesystem, error)
 	Check(ctx context.Context, device string, fs rootfs.Filesystem) error
 	Mount(ctx context.Context, device string, fs rootfs.Filesystem, target string, o rootfs.MountOptions) error
+	// Grow makes a filesystem as large as its device, as far as that is done before it is
+	// mounted; once it has begun, a crash is mended by MendGrown. GrowMounted does the
+	// rest, of what is mounted on the host, and GrowRunning all of it while a container has
+	// it mounted at a path.
+	Grow(ctx context.Context, device string, fs rootfs.Filesystem, begin func() error) (rootfs.Filesystem, error)
+	MendGrown(ctx context.Context, device string, fs rootfs.Filesystem) error
+	GrowMounted(target string, fs rootfs.Filesystem) error
+	GrowRunning(device string, fs rootfs.Filesystem, init int, path string) error
 	Unmount(target string) error
 	Mounted(target string) bool
 	CheckMountpoint(root, name string) error
@@ -67,6 +79,7 @@ type Roots interface {
 type Loops interface {
 	Attach(ctx context.Context, path string, o loop.Options) (loop.Device, *os.File, error)
 	Keep(f *os.File) error
+	Resize(path string) error
 	Detach(dev loop.Device) error
 }
 

@@ -181,6 +181,9 @@ func (m *Manager) checkMountpoints(h *Handle) error {
 }
 
 func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target string) error {
+	if err := m.mendGrown(ctx, v); err != nil {
+		return err
+	}
 	found, err := m.Roots.Probe(v.Device.Path)
 	if err != nil {
 		return err
@@ -193,11 +196,21 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target 
 		fault.Point("filesystem checked")
 	}
 	v.Filesystem = &found
+	more, err := m.grow(ctx, h, v)
+	if err != nil {
+		return err
+	}
 	if err := m.Store.MakeMountpoint(target); err != nil {
 		return err
 	}
 	fault.Point("mountpoint made")
-	return m.Roots.Mount(ctx, v.Device.Path, found, target, rootfs.MountOptions{ReadOnly: v.ReadOnly(), IDMap: h.RootIDs()})
+	if err := m.Roots.Mount(ctx, v.Device.Path, *v.Filesystem, target, rootfs.MountOptions{ReadOnly: v.ReadOnly(), IDMap: h.RootIDs()}); err != nil {
+		return err
+	}
+	if more {
+		return m.growMounted(ctx, h, v, target)
+	}
+	return nil
 }
 
 // attachLoop makes a block device of a volume, and the link by which the container's
@@ -252,6 +265,7 @@ func (m *Manager) releaseRoot(ctx context.Context, h *Handle) error {
 	if err := m.releaseMounts(ctx, h); err != nil {
 		return err
 	}
+	m.mendEach(ctx, h)
 	for i := range h.Volumes {
 		if err := m.detachLoop(h, &h.Volumes[i]); err != nil {
 			return err

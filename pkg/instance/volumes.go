@@ -28,7 +28,7 @@ func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) 
 	if err != nil {
 		return h.Record, err
 	}
-	mp.ID, mp.ReadOnly = vol.ID, mp.ReadOnly || vol.ReadOnly
+	mp.ID, mp.ReadOnly, mp.Grow = vol.ID, mp.ReadOnly || vol.ReadOnly, vol.Metadata[volume.MetaGrow] == "yes"
 	var have []bdm.Mapping
 	for _, v := range h.Volumes {
 		if v.VolumeID == vol.ID {
@@ -40,7 +40,7 @@ func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) 
 	if err != nil {
 		return h.Record, err
 	}
-	h.Volumes = append(h.Volumes, state.Volume{Mapping: mp, Store: m.Volumes.StoreID(), VolumeID: vol.ID})
+	h.Volumes = append(h.Volumes, state.Volume{Mapping: mp, Store: m.Volumes.StoreID(), VolumeID: vol.ID, Grow: mp.Grow})
 	if err := h.beginVolume(state.OpAttach, vol.ID); err != nil {
 		return h.Record, err
 	}

@@ -47,6 +47,7 @@ type world struct {
 	launched map[string]bool // mounted launch directories
 	groups   map[string]bool // the outer groups, by the instance
 	confined map[string]bool // in which its processes are
+	growing  map[string]bool // devices whose filesystems are half grown
 	kept     map[string]bool // paths that were kept
 	forgot   bool            // some were, and not put back
 	console  map[int]string  // pid -> instance
@@ -75,7 +76,7 @@ func newWorld(t *testing.T) *world {
 		volumes: map[string]*volume.Volume{"mine": {ID: "mine", Name: "mine", Status: volume.StatusAvailable, Size: 2, Bootable: true}},
 		snaps:   map[string]volume.Snapshot{},
 		devices: map[string]bool{}, mounts: map[string]string{}, loops: map[int]loop.Device{},
-		domains: map[string]*domain{}, launched: map[string]bool{}, groups: map[string]bool{}, confined: map[string]bool{}, kept: map[string]bool{}, console: map[int]string{}, next: 1,
+		domains: map[string]*domain{}, launched: map[string]bool{}, groups: map[string]bool{}, confined: map[string]bool{}, growing: map[string]bool{}, kept: map[string]bool{}, console: map[int]string{}, next: 1,
 	}
 }
 
@@ -222,6 +223,30 @@ func (w volumesFake) DeleteVolume(ctx context.Context, id string) error {
 	})
 }
 
+func (w volumesFake) UpdateVolume(ctx context.Context, id string, req volume.UpdateVolume) (v volume.Volume, err error) {
+	err = w.do(ctx, "update volume", func() error {
+		if w.volumes[id].Metadata == nil {
+			w.volumes[id].Metadata = map[string]string{}
+		}
+		maps.Copy(w.volumes[id].Metadata, req.Metadata)
+		v = *w.volumes[id]
+		return nil
+	})
+	return v, err
+}
+
+func (w volumesFake) ExtendVolume(ctx context.Context, id string, size int, att string) (v volume.Volume, err error) {
+	err = w.do(ctx, "extend volume", func() error {
+		if all := w.volumes[id].Attachments; len(all) > 0 && all[0].ID != att {
+			return volume.ErrInUse
+		}
+		w.volumes[id].Size = size
+		v = *w.volumes[id]
+		return nil
+	})
+	return v, err
+}
+
 func (w volumesFake) VolumesOf(ctx context.Context, instance string) (found []volume.Volume, err error) {
 	err = w.do(ctx, "find volumes", func() error {
 		for _, v := range w.volumes {
@@ -338,7 +363,7 @@ func (w devicesFake) Disconnect(ctx context.Context, dev connector.Device) error
 type rootsFake struct{ *world }
 
 func (w rootsFake) Probe(string) (rootfs.Filesystem, error) {
-	return rootfs.Filesystem{Type: "ext4"}, nil
+	return rootfs.Filesystem{Type: "ext4", Size: 2 << 30, Taken: 1 << 30}, nil
 }
 
 func (w rootsFake) Check(ctx context.Context, device string, _ rootfs.Filesystem) error {
@@ -352,8 +377,48 @@ func (w rootsFake) Check(ctx context.Context, device string, _ rootfs.Filesystem
 	})
 }
 
+func (w rootsFake) Grow(ctx context.Context, device string, fs rootfs.Filesystem, begin func() error) (rootfs.Filesystem, error) {
+	err := w.do(ctx, "grow", func() error {
+		w.growing[device] = true
+		return begin()
+	})
+	delete(w.growing, device) // a Grow that lives on mends what it has begun
+	if err == nil {
+		fs.Taken = fs.Size
+	}
+	return fs, err
+}
+
+func (w rootsFake) MendGrown(ctx context.Context, device string, _ rootfs.Filesystem) error {
+	return w.do(ctx, "mend", func() error {
+		delete(w.growing, device)
+		return nil
+	})
+}
+
+func (w rootsFake) GrowMounted(target string, _ rootfs.Filesystem) error {
+	return w.do(context.Background(), "grow mounted", func() error {
+		if _, ok := w.mounts[target]; !ok {
+			return errors.New("grown before it was mounted")
+		}
+		return nil
+	})
+}
+
+func (w rootsFake) GrowRunning(device string, _ rootfs.Filesystem, init int, path string) error {
+	return w.do(context.Background(), "grow running", func() error {
+		if init == 0 {
+			return errors.New("it does not run")
+		}
+		return nil
+	})
+}
+
 func (w rootsFake) Mount(ctx context.Context, device string, _ rootfs.Filesystem, target string, _ rootfs.MountOptions) error {
 	return w.do(ctx, "mount", func() error {
+		if w.growing[device] {
+			return errors.New("mounted while it grows")
+		}
 		w.mounts[target] = device
 		return nil
 	})
@@ -448,6 +513,10 @@ func (w loopsFake) Attach(ctx context.Context, path string, o loop.Options) (dev
 		w.die() // nothing holds it
 	}
 	return dev, f, err
+}
+
+func (w loopsFake) Resize(string) error {
+	return w.do(context.Background(), "resize loop", func() error { return nil })
 }
 
 func (w loopsFake) Keep(f *os.File) error {

@@ -384,3 +384,35 @@ func TestDetachInVain(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestResize makes the file behind two devices larger: one has all of it, and one a part.
+func TestResize(t *testing.T) {
+	path := image(t, 1<<20)
+	whole, _ := attached(t, path, Options{})
+	part, _ := attached(t, path, Options{Offset: 65536, SizeLimit: 65536})
+	if err := os.Truncate(path, 2<<20); err != nil {
+		t.Fatal(err)
+	}
+	size := func(d Device) int64 {
+		t.Helper()
+		f, err := os.Open(d.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		n, err := f.Seek(0, io.SeekEnd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for _, test := range []struct{ offset, limit, whole, part int64 }{{0, 0, 2 << 20, 65536}, {65536, 131072, 2 << 20, 131072}} {
+		found, err := Resize(path, test.offset, test.limit)
+		if err != nil || len(found) != 1 {
+			t.Fatalf("%d devices, %v", len(found), err)
+		}
+		if w, p := size(whole), size(part); w != test.whole || p != test.part {
+			t.Errorf("the devices have %d and %d bytes, and not %d and %d", w, p, test.whole, test.part)
+		}
+	}
+}

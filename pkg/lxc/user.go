@@ -29,6 +29,22 @@ func (p *initProc) openRoot() (*os.File, error) {
 	return f, nil
 }
 
+// OpenDir opens a directory of a container, by the pid of its init: links lead nowhere but
+// inside.
+func OpenDir(init int, path string) (*os.File, error) {
+	p, err := openInit(init)
+	if err != nil {
+		return nil, err
+	}
+	defer p.Close()
+	root, err := p.openRoot()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return inroot.Open(root, path, unix.O_RDONLY|unix.O_DIRECTORY)
+}
+
 // account is a user of the container's, by its numbers inside.
 type account struct {
 	name, home, shell string

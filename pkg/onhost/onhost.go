@@ -40,6 +40,36 @@ func (Roots) Mount(ctx context.Context, device string, fs rootfs.Filesystem, tar
 	return rootfs.Mount(ctx, device, fs, target, o)
 }
 
+// Grow is rootfs.Grow.
+func (Roots) Grow(ctx context.Context, device string, fs rootfs.Filesystem, begin func() error) (rootfs.Filesystem, error) {
+	return rootfs.Grow(ctx, device, fs, begin)
+}
+
+// MendGrown is rootfs.MendGrown.
+func (Roots) MendGrown(ctx context.Context, device string, fs rootfs.Filesystem) error {
+	return rootfs.MendGrown(ctx, device, fs)
+}
+
+// GrowMounted is rootfs.GrowMounted.
+func (Roots) GrowMounted(target string, fs rootfs.Filesystem) error {
+	dir, err := os.Open(target)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return rootfs.GrowMounted(dir, fs)
+}
+
+// GrowRunning is rootfs.GrowRunning for a path in a container.
+func (Roots) GrowRunning(device string, fs rootfs.Filesystem, init int, path string) error {
+	dir, err := lxc.OpenDir(init, path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return rootfs.GrowRunning(device, fs, dir)
+}
+
 // Unmount is rootfs.Unmount.
 func (Roots) Unmount(target string) error { return rootfs.Unmount(target) }
 
@@ -86,6 +116,12 @@ func (Loops) Attach(ctx context.Context, path string, o loop.Options) (loop.Devi
 
 // Keep is loop.Keep.
 func (Loops) Keep(f *os.File) error { return loop.Keep(f) }
+
+// Resize is loop.Resize of a whole file.
+func (Loops) Resize(path string) error {
+	_, err := loop.Resize(path, 0, 0)
+	return err
+}
 
 // Detach is loop.Detach.
 func (Loops) Detach(dev loop.Device) error { return loop.Detach(dev) }

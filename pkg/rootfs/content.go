@@ -112,7 +112,9 @@ func (c content) settle(where string) (Filesystem, string, error) {
 	case len(standing) > 1:
 		return Filesystem{}, "", ambiguous(where, standing[0], standing[1].what())
 	case len(standing) == 1 && standing[0].fs != nil:
-		return *standing[0].fs, c.ignored(standing[0]), nil
+		fsys := *standing[0].fs
+		fsys.Taken = standing[0].needs
+		return fsys, c.ignored(standing[0]), nil
 	case len(standing) == 1:
 		return Filesystem{}, "", &NotFoundError{Where: where, Found: standing[0].name, Mend: allowed}
 	}

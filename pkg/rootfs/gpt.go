@@ -36,6 +36,7 @@ func anyGPT(r io.ReaderAt, size int64, sectors []int) (*table, error) {
 func readGPT(r io.ReaderAt, size, sector int64) (*table, error) {
 	header, entries, primaryErr := gptAt(r, size, sector, 1)
 	t := &table{kind: tableGPT, sector: int(sector), healthy: true}
+	primary := header
 	if entries == nil {
 		places := []int64{size/sector - 1}
 		if header != nil {
@@ -56,6 +57,10 @@ func readGPT(r io.ReaderAt, size, sector int64) (*table, error) {
 		}
 		t.healthy, t.note = false, "the primary GPT is damaged, its backup was read"
 	}
+	t.gpt = gptCopy{header: header, entries: entries, start: 2}
+	if primary != nil {
+		t.gpt.start = int64(le.Uint64(primary[72:]))
+	}
 	var used []partition
 	for i, each := 0, int(le.Uint32(header[84:])); (i+1)*each <= len(entries); i++ {
 		e := entries[i*each:]
@@ -71,6 +76,12 @@ func readGPT(r io.ReaderAt, size, sector int64) (*table, error) {
 		used = append(used, p)
 	}
 	return t, t.pick(r, used, size)
+}
+
+// gptCopy is one of the two copies of a GPT, as it was read.
+type gptCopy struct {
+	header, entries []byte
+	start           int64 // the sector at which the primary's entries are
 }
 
 // gptAt reads a header and its entries, with their checksums. Without a mark there

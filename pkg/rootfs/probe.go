@@ -36,9 +36,10 @@ type Filesystem struct {
 	Type       string `json:"type"` // one of AllowList
 	UUID       string `json:"uuid,omitempty"`
 	Label      string `json:"label,omitempty"`
-	Partition  int    `json:"partition"` // 0: the whole device
-	Offset     int64  `json:"offset"`    // bytes
-	Size       int64  `json:"size"`      // bytes of the device or the partition
+	Partition  int    `json:"partition"`       // 0: the whole device
+	Offset     int64  `json:"offset"`          // bytes
+	Size       int64  `json:"size"`            // bytes of the device or the partition
+	Taken      int64  `json:"taken,omitempty"` // bytes of it that the filesystem has
 	SectorSize int    `json:"sector_size,omitempty"`
 	ReadOnly   bool   `json:"readonly,omitempty"` // by its type
 	// NeedsRecovery says that an ext3 or ext4 was not unmounted cleanly. Mounted
@@ -76,18 +77,9 @@ func Probe(path string) (Filesystem, error) {
 		return Filesystem{}, fmt.Errorf("cannot look at the device: %w", err)
 	}
 	defer f.Close()
-	info, err := f.Stat()
+	sector, err := sectorSize(f)
 	if err != nil {
-		return Filesystem{}, fmt.Errorf("cannot look at the device: %w", err)
-	}
-	sector := 0 // a file has none
-	switch {
-	case info.Mode().Type() == os.ModeDevice:
-		if sector, err = unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET); err != nil {
-			return Filesystem{}, fmt.Errorf("cannot read the sector size of %s: %w", path, err)
-		}
-	case !info.Mode().IsRegular():
-		return Filesystem{}, fmt.Errorf("%s is neither a block device nor a regular file: %w", path, ErrNoFilesystem)
+		return Filesystem{}, err
 	}
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -98,6 +90,24 @@ func Probe(path string) (Filesystem, error) {
 		return Filesystem{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return fsys, nil
+}
+
+// sectorSize is that of a block device; 0: of a regular file, which has none.
+func sectorSize(f *os.File) (int, error) {
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("cannot look at the device: %w", err)
+	case info.Mode().Type() == os.ModeDevice:
+		sector, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET)
+		if err != nil {
+			return 0, fmt.Errorf("cannot read the sector size of %s: %w", f.Name(), err)
+		}
+		return sector, nil
+	case !info.Mode().IsRegular():
+		return 0, fmt.Errorf("%s is neither a block device nor a regular file: %w", f.Name(), ErrNoFilesystem)
+	}
+	return 0, nil
 }
 
 const (

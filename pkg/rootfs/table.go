@@ -32,10 +32,12 @@ type table struct {
 	kind    string
 	sector  int // bytes
 	first   partition
-	others  bool    // there are more used entries
-	healthy bool    // a GPT whose primary header and entries have their checksums
-	note    string  // how it was read
-	content content // of the first partition
+	used    []partition // all used entries, with those that hold others
+	gpt     gptCopy     // of a GPT: what was read of it
+	others  bool        // there are more used entries
+	healthy bool        // a GPT whose primary header and entries have their checksums
+	note    string      // how it was read
+	content content     // of the first partition
 }
 
 func (t *table) where() string {
@@ -104,7 +106,7 @@ func (t *table) pick(r io.ReaderAt, used []partition, size int64) error {
 		return &NotFoundError{Where: "the " + t.kind, Found: "no partition", Mend: allowed}
 	}
 	p := used[0]
-	t.first, t.others = p, len(used) > 1
+	t.first, t.used, t.others = p, used, len(used) > 1
 	switch {
 	case p.Size <= 0 || p.Offset <= 0:
 		return fmt.Errorf("%w: partition %d of the %s begins at byte %d and has %d bytes", ErrBadTable, p.Number, t.kind, p.Offset, p.Size)

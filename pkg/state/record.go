@@ -75,6 +75,7 @@ type Spec struct {
 	Privileged  bool              `json:"privileged,omitempty"`
 	Unfiltered  bool              `json:"unfiltered,omitempty"` // no filter of system calls
 	Fsck        bool              `json:"fsck,omitempty"`       // check each filesystem before it is first mounted
+	Grow        Growth            `json:"grow,omitempty"`       // which filesystems become as large as their volumes
 	Init        string            `json:"init,omitempty"`       // as asked; empty: found in the root
 	InitArgs    []string          `json:"init_args,omitempty"`
 	Env         map[string]string `json:"env,omitempty"`
@@ -83,6 +84,17 @@ type Spec struct {
 	Restart     string            `json:"restart,omitempty"` // restart policy; empty: none
 	Seed        seed.Seed         `json:"seed,omitzero"`     // of a plan; a record has it in a file of its own
 }
+
+// Growth says which filesystems are made as large as their volumes before the container
+// has them.
+type Growth string
+
+// What can be asked for. Empty is those that the boot made from an image or a snapshot,
+// and those of volumes that were made larger by us.
+const (
+	GrowAll  Growth = "all"  // at each start; one that cannot be is an error
+	GrowNone Growth = "none" // whatever becomes of the volume
+)
 
 // Caller is who booted the instance; the zero one is a plain boot.
 type Caller struct {
@@ -203,6 +215,10 @@ type Volume struct {
 	KeyRef string `json:"key_ref,omitempty"`
 	// Filesystem is what was found or made on it.
 	Filesystem *rootfs.Filesystem `json:"filesystem,omitempty"`
+	// Grow says that the filesystem is to be as large as the volume at its next mount;
+	// Growing that this was begun: its filesystem has to be mended before it is used.
+	Grow    bool `json:"grow,omitempty"`
+	Growing bool `json:"growing,omitempty"`
 	// Loop is the loop device that a file-backed data volume has while the
 	// container runs. The root's loop device frees itself.
 	Loop *loop.Device `json:"loop,omitempty"`

@@ -15,6 +15,10 @@ import (
 // id was lost in a crash is found again by it.
 const MetaInstance = "lxcboot_instance"
 
+// MetaGrow is the metadata key of a volume that was made larger, and whose filesystem is
+// to be as large when it is mounted next: "yes".
+const MetaGrow = "lxcboot_grow"
+
 // Status words of volumes and snapshots, as Cinder spells them.
 const (
 	StatusCreating    = "creating"

@@ -122,6 +122,11 @@ func (s *Store) Connect(ctx context.Context, attachmentID string) (volume.Connec
 			return fmt.Errorf("volume %s: %w: %s is not a regular file", v.ID, ErrDamaged, path)
 		} else if fi.Size() < int64(v.Size)<<30 {
 			return fmt.Errorf("volume %s: %w: %s has %d bytes and should have %d: restore it from a backup", v.ID, ErrDamaged, path, fi.Size(), int64(v.Size)<<30)
+		} else if fi.Size() > int64(v.Size)<<30 {
+			// As in Reserve. Of what runs, nobody knew of more before it was on record.
+			if err := os.Truncate(path, int64(v.Size)<<30); err != nil {
+				return fmt.Errorf("volume %s: %w", v.ID, err)
+			}
 		}
 		if a.Status == attachReserved {
 			a.Status = attachAttaching

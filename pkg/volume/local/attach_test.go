@@ -184,3 +184,39 @@ func TestReserveAfterInterruptedExtension(t *testing.T) {
 		t.Errorf("repair after its use: %q, %v", did, err)
 	}
 }
+
+// TestExtendHeld has a volume extended by who holds it, and by nobody else. What a killed
+// extension added is not the volume's.
+func TestExtendHeld(t *testing.T) {
+	s, ctx := newStore(t), testCtx(t)
+	v := blank(t, s)
+	id, err := s.Reserve(ctx, v.ID, "instance", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(s.dataOf(v.ID), 5<<30); err != nil {
+		t.Fatal(err)
+	}
+	size := func() int64 {
+		t.Helper()
+		if _, err := s.Connect(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(s.dataOf(v.ID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	if n := size(); n != 1<<30 {
+		t.Errorf("it has %d bytes", n)
+	}
+	for _, other := range []string{"", "another"} {
+		if _, err := s.ExtendVolume(ctx, v.ID, 2, other); !errors.Is(err, volume.ErrInUse) {
+			t.Errorf("extended by %q: %v", other, err)
+		}
+	}
+	if v, err := s.ExtendVolume(ctx, v.ID, 2, id); err != nil || v.Size != 2 || size() != 2<<30 {
+		t.Errorf("extended by its holder: %+v, %v", v, err)
+	}
+}

@@ -367,7 +367,7 @@ func roleScenario(ctx context.Context, s *Store, args []string) error {
 		return err
 	}
 	fmt.Println("snapshot", snap.ID)
-	if _, err := s.ExtendVolume(ctx, v.ID, 2); err != nil {
+	if _, err := s.ExtendVolume(ctx, v.ID, 2, ""); err != nil {
 		return err
 	}
 	fmt.Println("extended", v.ID)

@@ -56,7 +56,7 @@ func TestStoppedHolder(t *testing.T) {
 				return err
 			},
 			"ExtendVolume": func(ctx context.Context, s *Store, id, _ string) error {
-				_, err := s.ExtendVolume(ctx, id, 2)
+				_, err := s.ExtendVolume(ctx, id, 2, "")
 				return err
 			},
 			"DeleteVolume": func(ctx context.Context, s *Store, id, _ string) error { return s.DeleteVolume(ctx, id) },

@@ -257,9 +257,9 @@ func (s *Store) DeleteVolume(ctx context.Context, id string) error {
 	}, "it is being copied")
 }
 
-// ExtendVolume makes an available volume larger. The filesystem on it stays as
-// large as it was.
-func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int) (volume.Volume, error) {
+// ExtendVolume makes a volume larger that is available, or that the caller alone holds, by
+// this attachment. The filesystem on it stays as large as it was.
+func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int, attachmentID string) (volume.Volume, error) {
 	return s.volumes.change(ctx, id, func(rec *record[volume.Volume]) error {
 		v := &rec.Object
 		switch {
@@ -267,9 +267,9 @@ func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int) (volum
 			return failure.Invalid("volume %s has %d GiB and can only be made larger, not %d GiB", id, v.Size, sizeGiB)
 		case sizeGiB > MaxSize:
 			return failure.Invalid("volume %s: a size of %d GiB is more than %d", id, sizeGiB, MaxSize)
-		case len(v.Attachments) != 0:
+		case len(v.Attachments) > 1, len(v.Attachments) == 1 && (v.Attachments[0].ID != attachmentID || v.Attachments[0].Elsewhere(s.o.Host)):
 			return volume.InUse(*v)
-		case v.Status != volume.StatusAvailable:
+		case len(v.Attachments) == 0 && v.Status != volume.StatusAvailable:
 			return failure.Of(volume.ErrConflict, "volume %s is not available, it is %q", id, v.Status)
 		}
 		f, err := os.OpenFile(filepath.Join(s.volumes.path(id), dataName), os.O_WRONLY|unix.O_NOFOLLOW, 0)

@@ -308,7 +308,7 @@ func TestForeignHolder(t *testing.T) {
 		c.attachments[id] = map[string]any{"id": id, "volume_id": vol, "instance": server, "status": "reserved"}
 	})
 	_, err := s.Connect(t.Context(), old.attachment)
-	_, extend := s.ExtendVolume(t.Context(), vol, 2)
+	_, extend := s.ExtendVolume(t.Context(), vol, 2, "")
 	_, reserve := s.Reserve(t.Context(), vol, uuid.NewString(), false)
 	for doing, err := range map[string]error{"connect": err, "delete": s.DeleteVolume(t.Context(), vol), "extend": extend, "reserve": reserve} {
 		if !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), server) || strings.Contains(err.Error(), old.instance) {

@@ -298,7 +298,7 @@ func TestDoneOnce(t *testing.T) {
 			if meta := c.meta(vol); len(meta) != 0 {
 				t.Errorf("metadata is left: %v", meta)
 			}
-			if v, err := s.ExtendVolume(ctx, vol, 3); err != nil || v.Size != 3 {
+			if v, err := s.ExtendVolume(ctx, vol, 3, ""); err != nil || v.Size != 3 {
 				t.Errorf("extending: %+v, %v", v, err)
 			}
 			name, no := "renamed", false

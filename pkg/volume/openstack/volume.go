@@ -357,8 +357,8 @@ func (s *Store) UpdateVolume(ctx context.Context, id string, req volume.UpdateVo
 }
 
 // ExtendVolume makes a volume larger and waits until it is. The volume must be
-// available: what runs from it would not see the new size.
-func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int) (volume.Volume, error) {
+// available, whoever holds it: what runs from it would not see the new size.
+func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int, _ string) (volume.Volume, error) {
 	ctx, cancel := s.limit(ctx)
 	defer cancel()
 	v, err := s.volume(ctx, id)

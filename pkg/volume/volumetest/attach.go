@@ -183,7 +183,7 @@ func (s *suite) held() {
 		s.Helper()
 		a := s.attachment(v.ID, instance, id, status)
 		s.namesHolder(s.DeleteVolume(s.ctx(), v.ID), a, "deleting a volume that is "+status)
-		_, err := s.ExtendVolume(s.ctx(), v.ID, 2)
+		_, err := s.ExtendVolume(s.ctx(), v.ID, 2, "")
 		s.namesHolder(err, a, "extending a volume that is "+status)
 		_, err = s.Reserve(s.ctx(), v.ID, newID(), false)
 		s.namesHolder(err, a, "reserving a volume that is "+status)

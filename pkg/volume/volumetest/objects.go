@@ -268,19 +268,19 @@ func (s *suite) ambiguous(err error, name string, ids ...string) {
 
 func (s *suite) extend() {
 	v := s.volume(volume.CreateVolume{Size: 1, ImageID: s.image(volume.ImportImage{}).ID})
-	if _, err := s.ExtendVolume(s.ctx(), v.ID, 1); !errors.Is(err, failure.ErrInvalid) {
+	if _, err := s.ExtendVolume(s.ctx(), v.ID, 1, ""); !errors.Is(err, failure.ErrInvalid) {
 		s.Errorf("extending to the same size: %v", err)
 	}
-	if _, err := s.ExtendVolume(s.ctx(), v.ID, 2); err != nil {
+	if _, err := s.ExtendVolume(s.ctx(), v.ID, 2, ""); err != nil {
 		s.Fatalf("extending: %v", err)
 	}
 	v = s.until(v.ID, "extended", func(v volume.Volume) bool { return v.Status == volume.StatusAvailable && v.Size == 2 })
 	s.holds(v)
-	if _, err := s.ExtendVolume(s.ctx(), v.ID, 1); !errors.Is(err, failure.ErrInvalid) {
+	if _, err := s.ExtendVolume(s.ctx(), v.ID, 1, ""); !errors.Is(err, failure.ErrInvalid) {
 		s.Errorf("shrinking: %v", err)
 	}
 	id := s.reserve(v.ID, newID(), false)
-	_, err := s.ExtendVolume(s.ctx(), v.ID, 3)
+	_, err := s.ExtendVolume(s.ctx(), v.ID, 3, "")
 	s.is(err, volume.ErrInUse, "extending a reserved volume")
 	if err := s.Detach(s.ctx(), id); err != nil {
 		s.Errorf("letting go: %v", err)
@@ -359,7 +359,7 @@ func (s *suite) notFound() {
 		"DeleteVolume":   func() error { return s.DeleteVolume(s.ctx(), id) },
 		"DeleteSnapshot": func() error { return s.DeleteSnapshot(s.ctx(), id) },
 		"WaitVolume":     func() error { _, err := s.WaitVolume(s.ctx(), id); return err },
-		"ExtendVolume":   func() error { _, err := s.ExtendVolume(s.ctx(), id, 2); return err },
+		"ExtendVolume":   func() error { _, err := s.ExtendVolume(s.ctx(), id, 2, ""); return err },
 		"CreateSnapshot": func() error { _, err := s.CreateSnapshot(s.ctx(), uniqueName(), id); return err },
 		"Reserve":        func() error { _, err := s.Reserve(s.ctx(), id, newID(), false); return err },
 		"Connect":        func() error { _, err := s.Connect(s.ctx(), id); return err },

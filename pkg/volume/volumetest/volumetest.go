@@ -37,7 +37,7 @@ type Store interface {
 	CreateVolume(ctx context.Context, req volume.CreateVolume) (volume.Volume, error)
 	WaitVolume(ctx context.Context, id string) (volume.Volume, error)
 	DeleteVolume(ctx context.Context, id string) error
-	ExtendVolume(ctx context.Context, id string, sizeGiB int) (volume.Volume, error)
+	ExtendVolume(ctx context.Context, id string, sizeGiB int, attachmentID string) (volume.Volume, error)
 	UpdateVolume(ctx context.Context, id string, req volume.UpdateVolume) (volume.Volume, error)
 	VolumesOf(ctx context.Context, instanceID string) ([]volume.Volume, error)
 
