@@ -33,6 +33,14 @@ const (
 	FormatNone = "none" // a block device as it is
 )
 
+// The overlays of a root. Without a word of it, one that cannot be written to has
+// OverlayMemory.
+const (
+	OverlayNone   = "none"
+	OverlayMemory = "tmpfs"     // what is written goes with the container's end
+	OverlayDisk   = "ephemeral" // it is on a disk that goes with the instance
+)
+
 // Formats are the filesystems that can be made on a blank device.
 func Formats() []string { return []string{"ext2", "ext3", "ext4", "xfs", "btrfs"} }
 
@@ -53,6 +61,8 @@ type Mapping struct {
 	VolumeType          string          `json:"volume_type,omitempty"`
 	MountPath           string          `json:"mount,omitempty"`    // beyond Nova: absolute and clean
 	ReadOnly            bool            `json:"readonly,omitempty"` // beyond Nova
+	Overlay             string          `json:"overlay,omitempty"`  // beyond Nova, of a root: see OverlayMemory
+	Upper               bool            `json:"upper,omitempty"`    // beyond Nova: it is the disk of OverlayDisk
 	Grow                bool            `json:"grow,omitempty"`     // beyond Nova: its filesystem is made as large as it is
 }
 
@@ -107,7 +117,8 @@ func (s Spec) mapping(from origin) (Mapping, error) {
 	m.DeleteOnTermination = m.Dest == DestLocal
 	m.VolumeType, m.DiskBus, m.DeviceType = value("volume_type", ""), value("bus", ""), value("type", "")
 	m.GuestFormat = strings.ToLower(value("format", ""))
-	m.ReadOnly = value("readonly", "no") == "yes"
+	m.Overlay = value("overlay", "")
+	m.ReadOnly = value("readonly", "no") == "yes" || m.Overlay == OverlayMemory || m.Overlay == OverlayDisk
 
 	for _, p := range s.pairs {
 		reason := ""
@@ -256,6 +267,8 @@ func (m Mapping) check(from origin, image bool) error {
 		return fail("format", m.GuestFormat, "swap is made with source=blank,dest=local, or with --swap")
 	case m.Source == SourceBlank && m.GuestFormat != "" && !m.Swap() && m.GuestFormat != FormatNone && !slices.Contains(Formats(), m.GuestFormat):
 		return fail("format", m.GuestFormat, "a filesystem of type %q cannot be made; the formats are %s, none and swap", m.GuestFormat, strings.Join(Formats(), ", "))
+	case m.Overlay != "" && !m.Root():
+		return fail("overlay", m.Overlay, "an overlay is for the root; leave it out, or say bootindex=0")
 	case m.Root() && m.MountPath != "":
 		return fail("mount", m.MountPath, "the root is mounted at /; mount is for other devices")
 	case m.MountPath != "" && m.Source == SourceBlank && !m.NeedsFilesystem():
@@ -294,6 +307,7 @@ func (m Mapping) String() string {
 	if m.ReadOnly {
 		add("readonly", "yes")
 	}
+	add("overlay", m.Overlay)
 	add("volume_type", m.VolumeType)
 	add("tag", m.Tag)
 	add("type", m.DeviceType)

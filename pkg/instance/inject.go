@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
@@ -15,8 +16,8 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
-// inject writes into the root what the instance is told, before the first start only: what
-// the container makes of its files afterwards is its own. On a volume that the user brought,
+// inject writes into the root what the instance is told, before the first start only, unless
+// that is gone with each end: what the container makes of its files is its own. On a volume that the user brought,
 // what stood there is kept until the boot went well.
 func (m *Manager) inject(h *Handle) error {
 	data, err := h.Seed()
@@ -28,7 +29,7 @@ func (m *Manager) inject(h *Handle) error {
 		return failure.Of(state.ErrDamaged, "the seed of instance %q cannot be read: %w", h.Name, err)
 	}
 	v := h.Root()
-	if v.ReadOnly() {
+	if v.ReadOnly() && v.Overlay() == "" {
 		if s.Asked() {
 			return errReadOnlyRoot
 		}
@@ -43,7 +44,7 @@ func (m *Manager) inject(h *Handle) error {
 	if err != nil || len(files) == 0 {
 		return err
 	}
-	if !v.Made() {
+	if keeps(v) {
 		// How to get at the root again has to be on disk before there is anything to
 		// put back.
 		if err := h.Save(); err != nil {
@@ -61,9 +62,13 @@ func (m *Manager) inject(h *Handle) error {
 	return nil
 }
 
+// keeps says whether what stands in a root is the user's, and written over: an overlay
+// leaves it as it is.
+func keeps(root *state.Volume) bool { return !root.Made() && root.Overlay() == "" }
+
 // write writes a file of the seed into the root.
 func (m *Manager) write(h *Handle, root string, f seed.File) error {
-	if !h.Root().Made() {
+	if keeps(h.Root()) {
 		if err := m.Roots.Keep(root, f.Path, m.Store.KeptDir(h.ID), h.RootIDs()); err != nil {
 			return err
 		}
@@ -80,6 +85,9 @@ func (m *Manager) write(h *Handle, root string, f seed.File) error {
 func (m *Manager) forget(h *Handle) (bool, error) {
 	if h.Phase != state.Built {
 		return false, nil
+	}
+	if h.Root().Overlay() == bdm.OverlayMemory {
+		return false, nil // each start begins with the root as it is
 	}
 	if err := m.Roots.Forget(m.Store.KeptDir(h.ID)); err != nil {
 		return false, err

@@ -70,7 +70,7 @@ func CheckName(name string) error {
 	return nil
 }
 
-var errReadOnlyRoot = failure.Invalid("the root is read-only, so that neither host name, keys, user data, name servers nor files can be written into it")
+var errReadOnlyRoot = failure.Invalid("the root is read-only, so that neither host name, keys, user data, name servers nor files can be written into it: leave overlay=none out")
 
 // Plan checks everything that can be refused and changes nothing.
 func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
@@ -122,7 +122,7 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 		if mp.Source == bdm.SourceVolume {
 			spec.Seed.Copy = facts.Volumes[mp.ID].Copy()
 		}
-		if mp.ReadOnly && spec.Seed.Asked() {
+		if mp.ReadOnly && mp.Overlay == bdm.OverlayNone && spec.Seed.Asked() {
 			return Plan{}, errReadOnlyRoot
 		}
 	}
@@ -160,6 +160,7 @@ func checkDomain(r *state.Record) error {
 func (m *Manager) local(spec *state.Spec, mappings []bdm.Mapping) ([]bdm.Mapping, error) {
 	var devices []bdm.Mapping
 	ephemerals := 0
+	upper := false
 	for _, mp := range mappings {
 		switch {
 		case mp.Swap():
@@ -182,9 +183,13 @@ func (m *Manager) local(spec *state.Spec, mappings []bdm.Mapping) ([]bdm.Mapping
 		case mp.Dest == bdm.DestLocal:
 			mp.Size = spec.Flavor.DiskGiB
 		}
+		upper = upper || mp.Overlay == bdm.OverlayDisk
 		devices = append(devices, mp)
 	}
-	return devices, nil
+	if upper {
+		devices = append(devices, bdm.Mapping{Source: bdm.SourceBlank, Dest: bdm.DestLocal, GuestFormat: "ext4", Size: max(1, spec.Flavor.DiskGiB), DeleteOnTermination: true, Upper: true})
+	}
+	return devices, bdm.AssignDevices(devices)
 }
 
 // grows says whether the filesystem of a device is to be as large as that: what was made of

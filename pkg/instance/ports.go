@@ -62,6 +62,8 @@ type Roots interface {
 	MendGrown(ctx context.Context, device string, fs rootfs.Filesystem) error
 	GrowMounted(target string, fs rootfs.Filesystem) error
 	GrowRunning(device string, fs rootfs.Filesystem, init int, path string) error
+	MountMemory(target string, size int64) error
+	Overlay(lower, upper, target string) error
 	Unmount(target string) error
 	Mounted(target string) bool
 	CheckMountpoint(root, name string) error

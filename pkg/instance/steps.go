@@ -115,6 +115,9 @@ func (m *Manager) prepareRoot(ctx context.Context, h *Handle) error {
 		}
 		fault.Point("filesystem mounted")
 	}
+	if err := m.overlay(h); err != nil {
+		return err
+	}
 	if err := m.checkMountpoints(h); err != nil {
 		return err
 	}
@@ -129,6 +132,8 @@ func (m *Manager) target(r *state.Record, v *state.Volume) string {
 	switch {
 	case v.Mapping.Root():
 		return m.Store.RootDir(r.ID)
+	case v.Mapping.Upper:
+		return m.Store.UpperDir(r.ID)
 	case v.Mapping.MountPath != "":
 		return m.Store.MountDir(r.ID, v.Mapping.DeviceName)
 	}
@@ -196,6 +201,13 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target 
 		fault.Point("filesystem checked")
 	}
 	v.Filesystem = &found
+	ids := h.RootIDs()
+	switch {
+	case v.Overlay() != "":
+		target = m.Store.LowerDir(h.ID)
+	case v.Mapping.Upper:
+		ids = nil
+	}
 	more, err := m.grow(ctx, h, v)
 	if err != nil {
 		return err
@@ -204,7 +216,7 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target 
 		return err
 	}
 	fault.Point("mountpoint made")
-	if err := m.Roots.Mount(ctx, v.Device.Path, *v.Filesystem, target, rootfs.MountOptions{ReadOnly: v.ReadOnly(), IDMap: h.RootIDs()}); err != nil {
+	if err := m.Roots.Mount(ctx, v.Device.Path, *v.Filesystem, target, rootfs.MountOptions{ReadOnly: v.ReadOnly(), IDMap: ids}); err != nil {
 		return err
 	}
 	if more {
@@ -328,8 +340,14 @@ func (m *Manager) releaseMounts(_ context.Context, h *Handle) error {
 // mounts are the mountpoints that a start makes.
 func (m *Manager) mounts(h *Handle) []string {
 	all := []string{m.Store.LaunchDir(h.ID)}
+	// What becomes of a root is known for sure once it was mounted.
+	for _, target := range []string{m.Store.RootDir(h.ID), m.Store.LowerDir(h.ID), m.Store.UpperDir(h.ID)} {
+		if _, err := os.Lstat(target); err == nil {
+			all = append(all, target)
+		}
+	}
 	for i := range h.Volumes {
-		if target := m.target(&h.Record, &h.Volumes[i]); target != "" {
+		if target := m.target(&h.Record, &h.Volumes[i]); target != "" && !slices.Contains(all, target) {
 			all = append(all, target)
 		}
 	}
@@ -390,7 +408,7 @@ func (m *Manager) config(r *state.Record) lxc.Config {
 	for i := range r.Volumes {
 		v := &r.Volumes[i]
 		switch {
-		case v.Mapping.Root():
+		case v.Mapping.Root(), v.Mapping.Upper:
 		case v.Mapping.MountPath != "":
 			cfg.Filesystems = append(cfg.Filesystems, lxc.Filesystem{Source: m.Store.MountDir(r.ID, v.Mapping.DeviceName), Target: v.Mapping.MountPath, ReadOnly: v.ReadOnly()})
 		default:

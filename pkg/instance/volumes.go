@@ -75,6 +75,8 @@ func (m *Manager) DetachVolume(ctx context.Context, ref, volumeRef string) (stat
 		return h.Record, nil // the door has taken it, as its attach or detach was cut short
 	case i < 0:
 		return h.Record, failure.Of(volume.ErrNotFound, "instance %q has no volume %q; it has %s", h.Name, volumeRef, h.VolumesText())
+	case h.Volumes[i].Mapping.Upper:
+		return h.Record, failure.Of(state.ErrState, "volume %s holds what instance %q writes to its root", id, h.Name)
 	case h.Volumes[i].Mapping.Root():
 		return h.Record, failure.Of(state.ErrState, "volume %s is the root of instance %q", id, h.Name)
 	case h.lives() && h.Volumes[i].Mapping.MountPath != "":

@@ -424,6 +424,23 @@ func (w rootsFake) Mount(ctx context.Context, device string, _ rootfs.Filesystem
 	})
 }
 
+func (w rootsFake) MountMemory(target string, size int64) error {
+	return w.do(context.Background(), "mount memory", func() error {
+		w.mounts[target] = "tmpfs"
+		return nil
+	})
+}
+
+func (w rootsFake) Overlay(lower, upper, target string) error {
+	return w.do(context.Background(), "overlay", func() error {
+		if w.mounts[lower] == "" || w.mounts[upper] == "" {
+			return errors.New("a side of the overlay is not mounted")
+		}
+		w.mounts[target] = "overlay"
+		return nil
+	})
+}
+
 func (w rootsFake) Unmount(target string) error {
 	if _, ok := w.mounts[target]; !ok {
 		return nil

@@ -70,6 +70,12 @@ func (Roots) GrowRunning(device string, fs rootfs.Filesystem, init int, path str
 	return rootfs.GrowRunning(device, fs, dir)
 }
 
+// MountMemory is rootfs.MountMemory.
+func (Roots) MountMemory(target string, size int64) error { return rootfs.MountMemory(target, size) }
+
+// Overlay is rootfs.Overlay.
+func (Roots) Overlay(lower, upper, target string) error { return rootfs.Overlay(lower, upper, target) }
+
 // Unmount is rootfs.Unmount.
 func (Roots) Unmount(target string) error { return rootfs.Unmount(target) }
 

@@ -73,10 +73,7 @@ func explain(fd int, log klog, fsys Filesystem, err error) error {
 		said = log.messages()
 	}
 	said = said[:min(len(said), maxMessages)]
-	because := ""
-	if len(said) > 0 {
-		because = ": the kernel says: " + strings.Join(said, "; ")
-	}
+	because := because(said)
 	switch {
 	case fsys.Type == "btrfs" && (errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY)):
 		return fmt.Errorf("another btrfs with the same UUID %s is mounted, such as another volume of the same image, and this kernel mounts one of them at a time (%w); unmount that, or give this one a new UUID with btrfstune -u%s", fsys.UUID, err, because)
@@ -86,6 +83,13 @@ func explain(fd int, log klog, fsys Filesystem, err error) error {
 		return fmt.Errorf("the filesystem is damaged, or has features that this kernel does not know (%w)%s", err, because)
 	}
 	return fmt.Errorf("%w%s", err, because)
+}
+
+func because(said []string) string {
+	if len(said) == 0 {
+		return ""
+	}
+	return ": the kernel says: " + strings.Join(said, "; ")
 }
 
 // contextMessages are those of a mount context, each after its level: e, w or i.

@@ -72,15 +72,23 @@ func Mount(ctx context.Context, device string, fsys Filesystem, target string, o
 		}
 		return fmt.Errorf("%w %s: set its attributes: %w", ErrMount, device, err)
 	}
-	if err := unix.MoveMount(int(mnt.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	if err := moveTo(mnt, target); err != nil {
 		return fmt.Errorf("%w %s at %s: %w", ErrMount, device, target, err)
+	}
+	return nil
+}
+
+// moveTo puts a mount that is nowhere in the tree at a directory.
+func moveTo(mnt *os.File, target string) error {
+	if err := unix.MoveMount(int(mnt.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return err
 	}
 	fault.Point("rootfs/mount/moved")
 	// Below a shared parent the new mount is shared too: so it reached the namespaces
 	// that have to see it. What is mounted below it must not. Its end still reaches
 	// them, for that goes by the parent.
 	if err := unix.Mount("", target, "", unix.MS_PRIVATE, ""); err != nil {
-		return errors.Join(fmt.Errorf("%w %s: make it private: %w", ErrMount, device, err), Unmount(target))
+		return errors.Join(fmt.Errorf("make it private: %w", err), Unmount(target))
 	}
 	return nil
 }

@@ -276,6 +276,19 @@ func (v *Volume) ReadOnly() bool {
 	return v.Mapping.ReadOnly || (v.Device != nil && v.Device.ReadOnly) || (v.Filesystem != nil && v.Filesystem.ReadOnly)
 }
 
+// Overlay is what is over the root once its filesystem is known, as bdm has it; empty:
+// nothing.
+func (v *Volume) Overlay() string {
+	switch o := v.Mapping.Overlay; {
+	case !v.Mapping.Root(), o == bdm.OverlayNone, o == "" && !v.ReadOnly():
+		return ""
+	case o == "":
+		return bdm.OverlayMemory
+	default:
+		return o
+	}
+}
+
 // Source is the block device, or the file, that a connected volume is now.
 func (v *Volume) Source() string {
 	if v.Loop != nil {

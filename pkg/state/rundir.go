@@ -21,6 +21,13 @@ import (
 // RootDir is where an instance's root filesystem is mounted on the host.
 func (s *Store) RootDir(id string) string { return filepath.Join(s.runDir, id, "root") }
 
+// LowerDir and UpperDir are where the two sides of a root's overlay are mounted on the host
+// until that is made.
+func (s *Store) LowerDir(id string) string { return filepath.Join(s.runDir, id, "lower") }
+
+// UpperDir is that of what is written.
+func (s *Store) UpperDir(id string) string { return filepath.Join(s.runDir, id, "upper") }
+
 // LaunchDir is where lxcboot-init and its orders are.
 func (s *Store) LaunchDir(id string) string { return filepath.Join(s.runDir, id, "launch") }
 
