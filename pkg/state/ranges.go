@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -123,7 +124,8 @@ func (r *registry) holder(ids host.IDRange, dir string) (string, error) {
 
 // HoldRange notes for the time that the host is up that the held instance, which does not
 // run, uses its range of host ids. It gets another one of the pool when an instance of
-// another state directory uses that by now; without a pool that is an error.
+// another state directory uses that by now; without a pool that is an error, and so it is
+// for an instance whose disks have the range on them.
 func (s *Store) HoldRange(ctx context.Context, h *Held, pool func() (host.IDPool, error)) error {
 	if h.IDs.Count == 0 || s.Registry == "" {
 		return nil
@@ -144,6 +146,9 @@ func (s *Store) HoldRange(ctx context.Context, h *Held, pool func() (host.IDPool
 	}
 	if other == "" {
 		return reg.note(h.IDs, s.Dir(h.ID))
+	}
+	if slices.ContainsFunc(h.Volumes, func(v Volume) bool { return v.Mapping.Upper }) {
+		return failure.Of(ErrState, "the host ids of instance %q are those of %s by now, and all in its overlay=ephemeral belongs to them: delete that instance, or restart the host and start this one before that", h.Name, other)
 	}
 	if pool == nil {
 		return failure.Of(ErrState, "the host ids of instance %q are those of %s by now; 'lxcboot start %s' gives it others", h.Name, other, h.Name)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/host"
 )
 
@@ -94,6 +95,34 @@ func TestRangeAfterRestart(t *testing.T) {
 	}
 	if h := create(t, a, "last"); h.IDs != was {
 		t.Errorf("%+v, and %+v is free", h.IDs, was)
+	}
+}
+
+// TestRangeOfOverlay: what was written over a read-only root belongs to the range of that
+// time, so the instance is refused any other.
+func TestRangeOfOverlay(t *testing.T) {
+	a, b := twoStores(t)
+	old := create(t, a, "old")
+	old.Volumes = append(old.Volumes, Volume{Mapping: bdm.Mapping{Upper: true}})
+	was := old.IDs
+	if err := os.RemoveAll(a.Registry); err != nil {
+		t.Fatal(err)
+	}
+	other := create(t, b, "other")
+	if other.IDs != was {
+		t.Fatalf("%+v, and not what nobody uses, %+v", other.IDs, was)
+	}
+	for _, pool := range []func() (host.IDPool, error){nil, ids} {
+		err := a.HoldRange(t.Context(), old, pool)
+		if !errors.Is(err, ErrState) || !strings.Contains(err.Error(), b.Dir(other.ID)) || strings.Contains(err.Error(), "lxcboot start") || old.IDs != was {
+			t.Errorf("%+v: %v", old.IDs, err)
+		}
+	}
+	if err := other.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.HoldRange(t.Context(), old, ids); err != nil || old.IDs != was {
+		t.Errorf("once they are free: %+v, %v", old.IDs, err)
 	}
 }
 
