@@ -262,7 +262,9 @@ func (m *Manager) detachLoop(h *Handle, v *state.Volume) error {
 	if v.Loop == nil {
 		return nil
 	}
-	if err := m.Loops.Detach(*v.Loop); err != nil {
+	dev := *v.Loop
+	dev.Autoclear = false // it was attached so, and is not since the record knows it
+	if err := m.Loops.Detach(dev); err != nil {
 		return fmt.Errorf("loop device %s of volume %s is left: %w", v.Loop.Path, v.VolumeID, err)
 	}
 	fault.Point("loop device detached")

@@ -550,6 +550,9 @@ func (w loopsFake) Keep(f *os.File) error {
 
 func (w loopsFake) Detach(dev loop.Device) error {
 	return w.do(context.Background(), "detach loop", func() error {
+		if dev.Autoclear {
+			return fmt.Errorf("%s would go with its last user, should it be in use", dev.Path)
+		}
 		for id, d := range w.domains {
 			if d.state == lxc.Running && slices.ContainsFunc(d.cfg.Disks, func(k lxc.Disk) bool { return linked(k.Source) == dev.Path }) {
 				return fmt.Errorf("detached %s under container %s", dev.Path, id)
