@@ -18,6 +18,10 @@ import (
 // ErrGrow is wrapped when a filesystem could not be made larger; it is as it was.
 var ErrGrow = errors.New("the filesystem stays as large as it is")
 
+// extGrain is the least that an ext2, ext3 or ext4 grows by: resize2fs leaves a last group
+// out that has hardly room for more than its own tables, and is not asked again at each boot.
+const extGrain = 8 * grain
+
 // Growable says whether there is something to gain by Grow or GrowMounted. A partition's
 // own size is not the device's: only Grow looks at that.
 func (fsys Filesystem) Growable() bool {
@@ -41,7 +45,7 @@ func Grow(ctx context.Context, device string, fsys Filesystem, begin func() erro
 		}
 		fsys = now
 	}
-	if !isExt(fsys.Type) || fsys.Size-fsys.Taken < grain {
+	if !isExt(fsys.Type) || fsys.Size-fsys.Taken < extGrain {
 		return fsys, nil
 	}
 	err := onDevice(ctx, device, fsys, func(source string) error {

@@ -230,6 +230,33 @@ func TestGrow(t *testing.T) {
 	}
 }
 
+// TestGrowAgain: a filesystem that is as large as it can be is neither checked nor resized.
+func TestGrowAgain(t *testing.T) {
+	for name, size := range map[string]int64{"all of the device": 256 * mib, "a last group too small for its tables": 257 * mib} {
+		t.Run(name, func(t *testing.T) {
+			path := disk(t, 128*mib, "label: gpt\n2048,129024\n")
+			put(t, format(t, "ext4", "-b", "4096"), path, mib)
+			larger(t, path, size+2*mib) // those are for the tables of partitions
+			begun := 0
+			grow := func() (Filesystem, error) {
+				fsys, err := Probe(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return Grow(context.Background(), path, fsys, func() error { begun++; return nil })
+			}
+			if _, err := grow(); err != nil || begun != 1 {
+				t.Fatalf("begun %d times: %v", begun, err)
+			}
+			before := fingerprint(t, path)
+			t.Setenv("PATH", t.TempDir()) // no e2fsck, no resize2fs
+			if fsys, err := grow(); err != nil || begun != 1 || fingerprint(t, path) != before {
+				t.Errorf("begun %d times: %+v, %v", begun, fsys, err)
+			}
+		})
+	}
+}
+
 // TestGrowCutShort kills resize2fs at its writes: the filesystem is whole again, with all
 // that was in it, and grows the next time.
 func TestGrowCutShort(t *testing.T) {
