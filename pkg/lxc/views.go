@@ -166,6 +166,11 @@ func openLXCFS(dir string) (lxcfs, error) {
 // open opens the files that there are. What is mounted within them in a container is not
 // to be seen on the host.
 func (l lxcfs) open(dir string) error {
+	// Names that were looked up a moment ago are opened without asking it.
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return err
+	}
 	for _, v := range views {
 		fd, err := unix.OpenTree(unix.AT_FDCWD, filepath.Join(dir, v.path()), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 		if err == unix.ENOENT {
