@@ -19,7 +19,7 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("of LVM it says %q", out)
 	}
 	s.run(`echo 'devices { global_filter = [ "a|^/dev/vda|", "r|.*|" ] }' >/etc/lvm/lvmlocal.conf`)
-	t.Cleanup(func() { s.run("rm /etc/lvm/lvmlocal.conf") })
+	defer s.run("rm /etc/lvm/lvmlocal.conf") // before the context of the test ends
 	var checks []struct{ Check, Status, Detail string }
 	if err := json.Unmarshal([]byte(s.run("lxcboot doctor -f json")), &checks); err != nil {
 		t.Fatal(err)
