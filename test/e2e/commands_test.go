@@ -4,7 +4,9 @@ package e2e
 
 import (
 	"context"
+	"crypto/md5"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -70,6 +72,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"capture": capture,
 	"held":    held,
 	"smallfs": smallfs,
+	"bridges": bridges,
 	"libvirt": private,
 	"tty":     tty,
 	"type":    typeIn,
@@ -197,4 +200,28 @@ func private(ts *testscript.TestScript, neg bool, args []string) {
 	if args[0] == "start" {
 		h.undo = append(h.undo, func() { exec.Command("private-libvirtd", "stop", dir).Run() })
 	}
+}
+
+// bridges: two bridges, $B and $C, of this script alone. $B has the address $NET.1; $NET6 is
+// for networks of IPv6, and $MAC a hardware address that nothing has.
+func bridges(ts *testscript.TestScript, neg bool, args []string) {
+	h := of(ts)
+	name := ts.Getenv("N")
+	sum := md5.Sum([]byte(name))
+	run, number, _ := strings.Cut(name, "-")
+	number, _, _ = strings.Cut(number, "-")
+	n, err := strconv.Atoi(number)
+	ts.Check(err)
+	net := fmt.Sprintf("198.18.%d", n%256) // no two scripts of a run have one number
+	ts.Setenv("NET", net)
+	ts.Setenv("NET6", fmt.Sprintf("1%02x", sum[1]))
+	ts.Setenv("MAC", fmt.Sprintf("52:54:%02x:%02x:%02x:%02x", sum[0], sum[1], sum[2], sum[3]))
+	for _, v := range []string{"B", "C"} {
+		bridge := run + "-" + number + strings.ToLower(v)
+		ts.Setenv(v, bridge)
+		h.undo = append(h.undo, func() { exec.Command("ip", "link", "delete", bridge).Run() })
+		ts.Check(ts.Exec("ip", "link", "add", bridge, "type", "bridge"))
+		ts.Check(ts.Exec("ip", "link", "set", bridge, "up"))
+	}
+	ts.Check(ts.Exec("ip", "address", "add", net+".1/24", "dev", ts.Getenv("B")))
 }

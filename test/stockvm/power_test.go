@@ -30,9 +30,6 @@ func files() string {
 // there then, and the containers that ran run again. Before that it looks, from outside, at
 // what the disk could have been if the power had gone at other moments.
 func TestPowerCuts(t *testing.T) {
-	if testing.Short() {
-		t.Skip("the short one is that of test/e2e, on this machine's own kernel")
-	}
 	s := machine(t, time.Hour)
 	const count, rounds = 40, 6
 	s.run("sync")

@@ -62,7 +62,6 @@ func fcData(wwn string, lun int) map[string]any {
 }
 
 func TestRealFibreChannel(t *testing.T) {
-	long(t)
 	wwn := fcoe(t)
 	h := newHost(t, Auto)
 	good := request("fc", "fibre_channel", fcData(wwn, 7))

@@ -88,14 +88,14 @@ func nothingOfISCSI(t *testing.T) {
 
 // Each kind of target, from the first connect to the last disconnect.
 func TestRealISCSI(t *testing.T) {
-	for name, serve := range map[string]func(*testing.T) string{"tgt": tgt, "LIO": lio} {
+	kinds, uses := map[string]func(*testing.T) string{"LIO": lio}, []use{byMount}
+	if !testing.Short() {
+		kinds["tgt"], uses = tgt, []use{byLoop, byMount}
+	}
+	for name, serve := range kinds {
 		t.Run(name, func(t *testing.T) {
 			port := serve(t)
 			h := newHost(t, Kernel)
-			uses := []use{byMount}
-			if !testing.Short() {
-				uses = []use{byLoop, byMount}
-			}
 			wholeWay(t, h, request("i-4", "iscsi", iscsiData(realPassword, 1, "127.0.0.1:"+port)), uses...)
 			nothingOfISCSI(t)
 			wholeWay(t, h, request("i-6", "iscsi", iscsiData(realPassword, 2, "[::1]:"+port)))
@@ -134,7 +134,6 @@ func TestRealISCSITwoLUNs(t *testing.T) {
 }
 
 func TestRealISCSIPortals(t *testing.T) {
-	long(t)
 	port := lio(t)
 	h := newHost(t, Kernel)
 	good := "127.0.0.1:" + port
@@ -163,7 +162,6 @@ func TestRealISCSIPortals(t *testing.T) {
 // What was written and cannot be brought to a target that is gone ends the wait, and the
 // disk stays.
 func TestRealISCSITargetDies(t *testing.T) {
-	long(t)
 	for name, c := range map[string]struct {
 		serve       func(*testing.T) string
 		still, back func(port string)

@@ -58,7 +58,6 @@ func TestRealMultipath(t *testing.T) {
 }
 
 func TestRealMultipathPathDies(t *testing.T) {
-	long(t)
 	port := lio(t)
 	multipathd(t)
 	h := newHost(t, Kernel)

@@ -76,7 +76,6 @@ func TestRealNFS(t *testing.T) {
 }
 
 func TestRealNFSDead(t *testing.T) {
-	long(t)
 	dir := nfsd(t)
 	h := newHost(t, Auto)
 	_, port, _ := net.SplitHostPort(silent(t))

@@ -57,7 +57,6 @@ func TestRealNVMe(t *testing.T) {
 }
 
 func TestRealNVMePortals(t *testing.T) {
-	long(t)
 	port := nvmet(t)
 	h := newHost(t, Kernel)
 	_, silentPort, _ := net.SplitHostPort(silent(t))
@@ -83,7 +82,6 @@ func TestRealNVMePortals(t *testing.T) {
 }
 
 func TestRealNVMeTargetDies(t *testing.T) {
-	long(t)
 	port := nvmet(t)
 	h := newHost(t, Kernel)
 	dev := connect(t, h, request("dies", "nvmeof", nvmeData("1", port)))

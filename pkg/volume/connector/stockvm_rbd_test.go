@@ -93,7 +93,6 @@ func nothingOfRBD(t *testing.T) {
 }
 
 func TestRealRBD(t *testing.T) {
-	long(t)
 	c := ceph(t)
 	h := newHost(t, Kernel)
 	wholeWay(t, h, request("r-1", "rbd", c.data("volume-1", c.port1)), byLoop, byMount)

@@ -22,14 +22,6 @@ import (
 // realPassword is a secret of each service that has one; it must be left nowhere.
 const realPassword = "the-password"
 
-// long is for a test that waits for time limits.
-func long(t *testing.T) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("waits for time limits")
-	}
-}
-
 // wholeWay connects a volume, writes to it, and reads it back after it was connected anew.
 // Then it is used in each of the ways, and is not let go and stays as it was; and of the
 // last it is waited for the end.
