@@ -6,12 +6,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/proc"
 )
 
 // A view is a file of the kernel's of which lxcfs has one that tells of a container alone.
@@ -191,23 +192,11 @@ func (l lxcfs) open(dir string) error {
 // inMounts runs a function in the container's mount namespace. Its paths are the
 // container's, whose root may have made anything of them.
 func (p *initProc) inMounts(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil {
-			err = unix.Setns(int(p.pidfd.Fd()), unix.CLONE_NEWNS)
-		}
-		if err == nil {
-			done <- f()
-			return
-		}
-		if err == unix.ESRCH {
-			err = ErrNotRunning
-		}
-		done <- fmt.Errorf("cannot enter the container's mounts: %w", err)
-	}()
-	return <-done
+	err := proc.InMounts(p.pidfd, f)
+	if errors.Is(err, os.ErrProcessDone) {
+		return ErrNotRunning
+	}
+	return err
 }
 
 // enter opens what is mounted at the view's top, and goes there; nil when that is not the
