@@ -14,18 +14,19 @@ func TestImports(t *testing.T) {
 	// What each package may import of this module; a package that is not named
 	// here may import none of it.
 	allowed := map[string][]string{
-		"pkg/instance":          {"pkg/state", "pkg/host", "pkg/bdm", "pkg/volume", "pkg/volume/connector", "pkg/rootfs", "pkg/loop", "pkg/lxc", "pkg/proc", "pkg/flavor", "pkg/seed", "pkg/fault", "pkg/cgroup"},
-		"pkg/onhost":            {"pkg/instance", "pkg/cgroup", "pkg/state", "pkg/rootfs", "pkg/seed", "pkg/inroot", "pkg/loop", "pkg/lxc", "pkg/console", "pkg/proc"},
+		"pkg/instance":          {"pkg/state", "pkg/host", "pkg/bdm", "pkg/volume", "pkg/volume/connector", "pkg/rootfs", "pkg/loop", "pkg/lxc", "pkg/proc", "pkg/flavor", "pkg/seed", "pkg/fault", "pkg/cgroup", "pkg/inuse"},
+		"pkg/onhost":            {"pkg/instance", "pkg/cgroup", "pkg/state", "pkg/rootfs", "pkg/seed", "pkg/inroot", "pkg/loop", "pkg/lxc", "pkg/console", "pkg/proc", "pkg/inuse"},
 		"pkg/state":             {"pkg/host", "pkg/cgroup", "pkg/bdm", "pkg/volume/connector", "pkg/rootfs", "pkg/loop", "pkg/lxc", "pkg/proc", "pkg/flavor", "pkg/seed", "pkg/fault"},
 		"pkg/volume/local":      {"pkg/volume", "pkg/volume/imagefile", "pkg/host", "pkg/loop", "pkg/fault"},
 		"pkg/volume/openstack":  {"pkg/volume", "pkg/volume/imagefile", "pkg/host", "pkg/fault", "pkg/tty"},
 		"pkg/volume/connector":  {"pkg/volume", "pkg/loop", "pkg/proc", "pkg/fault", "pkg/host"},
 		"pkg/volume/volumetest": {"pkg/volume"},
 		"pkg/volume/imagefile":  {"pkg/volume"},
-		"pkg/rootfs":            {"pkg/loop", "pkg/fault", "pkg/tty", "pkg/inroot"},
+		"pkg/rootfs":            {"pkg/loop", "pkg/fault", "pkg/tty", "pkg/inroot", "pkg/proc"},
 		"pkg/loop":              {"pkg/fault"},
 		"pkg/durable":           {"pkg/fault"},
-		"pkg/lxc":               {"pkg/host", "pkg/cgroup", "pkg/tty", "pkg/proc", "pkg/fault", "pkg/inroot"},
+		"pkg/lxc":               {"pkg/host", "pkg/cgroup", "pkg/tty", "pkg/proc", "pkg/fault", "pkg/inroot", "pkg/inuse"},
+		"pkg/inuse":             {"pkg/loop", "pkg/proc", "pkg/inroot"},
 		"pkg/console":           {"pkg/tty", "pkg/proc", "pkg/host"},
 		"pkg/tty":               nil,
 		"pkg/proc":              nil,

@@ -13,6 +13,8 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/flavor"
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/inuse"
+	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
 	"github.com/lxcboot/lxcboot/pkg/state"
@@ -166,6 +168,8 @@ var classes = []struct {
 	{lxc.ErrNotRunning, exitConflict, ""},
 	{lxc.ErrInitUnknown, exitConflict, "lxcboot reboot the instance, then try again"},
 	{volume.ErrInUse, exitConflict, ""},
+	{inuse.ErrUsed, exitConflict, ""},
+	{loop.ErrInUse, exitConflict, ""},
 	{bdm.ErrInUse, exitConflict, ""},
 	{volume.ErrConflict, exitConflict, ""},
 	{volume.ErrQuota, exitConflict, ""},

@@ -16,8 +16,12 @@ func (a *App) newVolumeAttachCmd() *cobra.Command {
 	var readOnly bool
 	c := &cobra.Command{
 		Use: "attach INSTANCE VOLUME", Short: "Give an instance one more volume", Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeAttach,
-		Long: `Give an instance one more volume: a running one has it as a block device at once, a
-stopped one from its next start on. The volume stays when the instance is deleted.`,
+		Long: `Give an instance one more volume, as a block device or, with --mount, its filesystem
+mounted: a running one has it at once, a stopped one from its next start on. The volume
+stays when the instance is deleted.
+
+A volume that is to be mounted must have a filesystem. The directory is made where it is
+missing; neither it nor what it lies in may be a link.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			spec := "source=volume,id=" + args[1]
 			for key, value := range map[string]string{"device": device, "mount": mount} {
@@ -51,7 +55,7 @@ stopped one from its next start on. The volume stays when the instance is delete
 		},
 	}
 	c.Flags().StringVar(&device, "device", "", "name in the container, as vdc (default: the next free one)")
-	c.Flags().StringVar(&mount, "mount", "", "path at which a stopped instance will have its filesystem")
+	c.Flags().StringVar(&mount, "mount", "", "absolute path in the container at which its filesystem is mounted (default: a block device)")
 	c.Flags().BoolVar(&readOnly, "read-only", false, "the container cannot write to it")
 	return c
 }

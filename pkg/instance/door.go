@@ -237,7 +237,8 @@ func (m *Manager) over(h *Handle, how string) error {
 }
 
 // recoverVolume ends an attach or detach that was cut short: the volume goes again. One
-// that the running container uses by now stays, as if nothing had cut its attach short.
+// that the running container uses by now stays, as if its attach had not been cut short, or
+// its detach not begun.
 func (m *Manager) recoverVolume(ctx context.Context, h *Handle) error {
 	op := h.Pending()
 	if op != state.OpAttach && op != state.OpDetach {
@@ -255,8 +256,11 @@ func (m *Manager) recoverVolume(ctx context.Context, h *Handle) error {
 	if i := h.Volume(h.Op.Volume); i >= 0 {
 		err := m.takeVolume(undo, h, i)
 		switch {
-		case err != nil && op == state.OpAttach && h.lives():
-			err = m.giveVolume(undo, h, &h.Volumes[i])
+		case err != nil && h.lives() && (op == state.OpAttach || used(err)):
+			err = m.giveVolume(undo, h, &h.Volumes[i], true)
+			if op == state.OpDetach {
+				how = "undid"
+			}
 		case op == state.OpAttach:
 			how = "undid"
 		}
@@ -310,6 +314,9 @@ func (m *Manager) complete(ctx context.Context, h *Handle) error {
 		return err
 	}
 	if m.Roots.Mounted(m.Store.LaunchDir(h.ID)) {
+		if err := m.arrange(h); err != nil {
+			return err
+		}
 		if err := m.Kernel.Finish(h.ID, h.live.Init, h.Spec.NICs); err != nil {
 			return err
 		}

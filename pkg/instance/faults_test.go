@@ -341,10 +341,17 @@ func TestStartFaults(t *testing.T) {
 	})
 }
 
+// attachments are the ways in which an instance is given a volume.
+var attachments = []struct {
+	running bool
+	mount   string
+}{{true, ""}, {false, ""}, {true, "/data"}, {false, "/data"}}
+
 // TestAttachFaults: an attach that fails leaves the instance as it was; one that was
 // cut short is detached again; and delete works in any case.
 func TestAttachFaults(t *testing.T) {
-	for _, running := range []bool{true, false} {
+	for _, c := range attachments {
+		running := c.running
 		prepare := func(w *world, m *Manager) {
 			w.volumes["more"] = &volume.Volume{ID: "more", Name: "more", Status: volume.StatusAvailable, Size: 1}
 			bootFirst(t)(w, m)
@@ -355,7 +362,7 @@ func TestAttachFaults(t *testing.T) {
 			}
 		}
 		attach := func(ctx context.Context, m *Manager) error {
-			_, err := m.AttachVolume(ctx, "web1", bdm.Mapping{Source: bdm.SourceVolume, Dest: bdm.DestVolume, ID: "more"})
+			_, err := m.AttachVolume(ctx, "web1", bdm.Mapping{Source: bdm.SourceVolume, Dest: bdm.DestVolume, ID: "more", MountPath: c.mount})
 			return err
 		}
 		strike(t, prepare, attach, func(t *testing.T, w *world, m *Manager, before string, err error, crashed bool) {
@@ -419,7 +426,9 @@ func TestVerbsAfterCut(t *testing.T) {
 			})
 		}},
 	}
-	for _, running := range []bool{true, false} {
+	for _, c := range attachments {
+		running := c.running
+		more.MountPath = c.mount
 		for name, cut := range map[string]func(context.Context, *Manager) error{"attach": attach, "detach": detach} {
 			prepare := func(w *world, m *Manager) {
 				w.volumes["more"] = &volume.Volume{ID: "more", Name: "more", Status: volume.StatusAvailable, Size: 1}
@@ -436,7 +445,7 @@ func TestVerbsAfterCut(t *testing.T) {
 				}
 			}
 			for _, verb := range verbs {
-				t.Run(fmt.Sprintf("%s %v/%s", name, running, verb.name), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%s %v%s/%s", name, running, strings.ReplaceAll(c.mount, "/", " "), verb.name), func(t *testing.T) {
 					strike(t, prepare, cut, func(t *testing.T, w *world, m *Manager, _ string, _ error, crashed bool) {
 						if !crashed {
 							return // it was undone, or it went well

@@ -96,6 +96,13 @@ func (m *Manager) prepare(ctx context.Context, h *Handle, dom lxc.Domain) error 
 			return m.unstart(ctx, h, err)
 		}
 	}
+	former, err := m.former(h, dom)
+	if err == nil {
+		err = m.checkMountpoints(h, former...)
+	}
+	if err != nil {
+		return m.unstart(ctx, h, err)
+	}
 	return h.Save()
 }
 
@@ -123,7 +130,8 @@ func (m *Manager) ready(r *state.Record, dom lxc.Domain) error {
 }
 
 // defined refuses a definition that leads anywhere but to what is the instance's own: an
-// older lxcboot named devices by numbers, which may be another's by now.
+// older lxcboot named devices by numbers, which may be another's by now. It may be one of
+// before volumes that are mounted came and went: see former.
 func (m *Manager) defined(r *state.Record, dom lxc.Domain) error {
 	want := m.config(r)
 	if dom.Name != want.Name { // its rename was cut short
@@ -131,7 +139,7 @@ func (m *Manager) defined(r *state.Record, dom lxc.Domain) error {
 	}
 	ours := append(sources(want.Filesystems, want.Disks), want.Root, want.Launch)
 	for _, source := range sources(dom.Filesystems, dom.Disks) {
-		if !slices.Contains(ours, source) {
+		if !slices.Contains(ours, source) && !m.Store.IsMountDir(r.ID, source) {
 			return failure.Of(state.ErrState, "libvirt's definition of instance %q names %q, which is not its own; 'lxcboot start %s' defines it anew", r.Name, source, r.Name)
 		}
 	}

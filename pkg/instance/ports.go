@@ -129,6 +129,21 @@ type Kernel interface {
 	// ShowViews does the last of these once more, for a container that runs, and says
 	// whether that changed anything.
 	ShowViews(init int) (bool, error)
+	// Mount mounts at a directory of a running container, which is made where it is missing,
+	// what is mounted at target on the host; Mounted says whether the container has the
+	// filesystem of a device there.
+	Mount(init int, target, dir string, ids *rootfs.IDMap) error
+	Mounted(init int, device, dir string) (bool, error)
+	// Unmount undoes Mount. Where anything else uses the device the error wraps
+	// inuse.ErrUsed; so does CheckIdle's, which changes nothing. An empty directory is none.
+	Unmount(ctx context.Context, init int, device, dir string) error
+	CheckIdle(ctx context.Context, init int, device, dir string) error
+	// Carrier is the block device by which a filesystem is mounted anywhere; empty: it is
+	// not.
+	Carrier(device string) (string, error)
+	// Arrange sees that a container whose init is held has what is mounted at directories of
+	// the host where that belongs, and nowhere else.
+	Arrange(init int, dirs map[string]string, ids *rootfs.IDMap) error
 	// Interfaces gives a running container's interfaces as they are now.
 	Interfaces(id string, init int, asked []lxc.Interface) ([]lxc.Interface, error)
 }

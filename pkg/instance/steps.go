@@ -94,11 +94,7 @@ func (m *Manager) unwalk(ctx context.Context, h *Handle, to Step) error {
 // prepareRoot mounts the root and every volume that has a mount path, makes block
 // devices of the other volumes, and puts beside it what is to run first.
 func (m *Manager) prepareRoot(ctx context.Context, h *Handle) error {
-	gid := 0
-	if ids := h.IDMap(); ids != nil {
-		gid = int(ids.HostID)
-	}
-	if err := m.Store.MakeRunDir(h.ID, gid); err != nil {
+	if err := m.makeRunDir(h); err != nil {
 		return err
 	}
 	for i := range h.Volumes {
@@ -125,6 +121,14 @@ func (m *Manager) prepareRoot(ctx context.Context, h *Handle) error {
 		return err
 	}
 	return m.launch(ctx, h)
+}
+
+func (m *Manager) makeRunDir(h *Handle) error {
+	gid := 0
+	if ids := h.IDMap(); ids != nil {
+		gid = int(ids.HostID)
+	}
+	return m.Store.MakeRunDir(h.ID, gid)
 }
 
 // target is where a volume is mounted on the host; empty for a block device.
@@ -162,16 +166,16 @@ func (m *Manager) launch(ctx context.Context, h *Handle) error {
 		Privileged: h.Spec.Privileged, Unfiltered: h.Spec.Unfiltered})
 }
 
-// checkMountpoints looks at the directories that libvirt mounts at, each in the
+// checkMountpoints looks at the directories that libvirt mounts at, and at more, each in the
 // filesystem that it is in.
-func (m *Manager) checkMountpoints(h *Handle) error {
+func (m *Manager) checkMountpoints(h *Handle, more ...string) error {
 	dirs := map[string]string{} // by the path in the container
 	for i, v := range h.Volumes {
 		if v.Mapping.MountPath != "" {
 			dirs[path.Clean(v.Mapping.MountPath)] = m.target(&h.Record, &h.Volumes[i])
 		}
 	}
-	targets := append(slices.Sorted(maps.Keys(dirs)), "/.oldroot", "/dev", "/proc", "/sys")
+	targets := slices.Concat(slices.Sorted(maps.Keys(dirs)), more, []string{"/.oldroot", "/dev", "/proc", "/sys"})
 	dirs["/"] = m.Store.RootDir(h.ID)
 	for _, target := range targets {
 		below := path.Dir(target)
@@ -350,6 +354,11 @@ func (m *Manager) mounts(h *Handle) []string {
 	}
 	for i := range h.Volumes {
 		if target := m.target(&h.Record, &h.Volumes[i]); target != "" && !slices.Contains(all, target) {
+			all = append(all, target)
+		}
+	}
+	for _, target := range m.Store.MountDirs(h.ID) { // of volumes that it has no more
+		if !slices.Contains(all, target) {
 			all = append(all, target)
 		}
 	}

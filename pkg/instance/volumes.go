@@ -5,25 +5,25 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/inuse"
+	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
-// AttachVolume gives an instance one more volume: as a block device at once when it
-// runs, else from its next start on. When a step fails, what was done is undone.
+// AttachVolume gives an instance one more volume, as a block device or mounted: at once when
+// it runs, else from its next start on. When a step fails, what was done is undone.
 func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) (state.Record, error) {
 	h, err := m.open(ctx, ref, state.OpAttach)
 	if err != nil {
 		return state.Record{}, err
 	}
 	defer m.close(ctx, h)
-	if h.lives() && mp.MountPath != "" {
-		return h.Record, failure.Of(state.ErrState, "a volume is mounted when the container starts: stop instance %q, or leave the mount out", h.Name)
-	}
 	vol, err := m.Volumes.Volume(ctx, mp.ID)
 	if err != nil {
 		return h.Record, err
@@ -40,12 +40,15 @@ func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) 
 	if err != nil {
 		return h.Record, err
 	}
+	if err := h.hides(mp.MountPath); err != nil {
+		return h.Record, err
+	}
 	h.Volumes = append(h.Volumes, state.Volume{Mapping: mp, Store: m.Volumes.StoreID(), VolumeID: vol.ID, Grow: mp.Grow})
 	if err := h.beginVolume(state.OpAttach, vol.ID); err != nil {
 		return h.Record, err
 	}
 	fault.Point("attach begun")
-	if err = m.giveVolume(ctx, h, &h.Volumes[len(h.Volumes)-1]); err == nil {
+	if err = m.giveVolume(ctx, h, &h.Volumes[len(h.Volumes)-1], false); err == nil {
 		return h.Record, h.finish()
 	}
 	undo, cancel := m.undoContext(ctx)
@@ -57,8 +60,19 @@ func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) 
 	return h.Record, errors.Join(err, h.SaveUndone())
 }
 
-// DetachVolume takes a volume from an instance, which keeps its content. The root
-// and, while the container runs, a mounted volume cannot be taken.
+// hides refuses a mount in a running container over that of another volume, which would be
+// hidden until the next start, and then be there.
+func (h *Handle) hides(path string) error {
+	for _, v := range h.Volumes {
+		if h.lives() && path != "" && strings.HasPrefix(v.Mapping.MountPath, path+"/") {
+			return failure.Of(state.ErrState, "volume %s is mounted at %s, below %s: detach that first, or stop instance %q", v.VolumeID, v.Mapping.MountPath, path, h.Name)
+		}
+	}
+	return nil
+}
+
+// DetachVolume takes a volume from an instance, which keeps its content. The root cannot be
+// taken, nor what anything uses: then the instance has it as before.
 func (m *Manager) DetachVolume(ctx context.Context, ref, volumeRef string) (state.Record, error) {
 	h, err := m.open(ctx, ref, state.OpDetach)
 	if err != nil {
@@ -79,17 +93,36 @@ func (m *Manager) DetachVolume(ctx context.Context, ref, volumeRef string) (stat
 		return h.Record, failure.Of(state.ErrState, "volume %s holds what instance %q writes to its root", id, h.Name)
 	case h.Volumes[i].Mapping.Root():
 		return h.Record, failure.Of(state.ErrState, "volume %s is the root of instance %q", id, h.Name)
-	case h.lives() && h.Volumes[i].Mapping.MountPath != "":
-		return h.Record, failure.Of(state.ErrState, "volume %s is mounted in instance %q: stop it first", id, h.Name)
+	}
+	if v := &h.Volumes[i]; h.lives() && v.Device != nil {
+		if err := m.Kernel.CheckIdle(ctx, h.live.Init, v.Source(), v.Mapping.MountPath); err != nil {
+			return h.Record, err
+		}
 	}
 	if err := h.beginVolume(state.OpDetach, id); err != nil {
 		return h.Record, err
 	}
 	fault.Point("detach begun")
-	if err := m.takeVolume(ctx, h, i); err != nil {
+	err = m.takeVolume(ctx, h, i)
+	switch {
+	case err == nil:
+		return h.Record, h.finish()
+	case !h.lives() || !used(err):
 		return h.Record, err
 	}
-	return h.Record, h.finish()
+	// It was taken into use since it was looked at, and stays.
+	undo, cancel := m.undoContext(ctx)
+	defer cancel()
+	if failed := m.giveVolume(undo, h, &h.Volumes[i], true); failed != nil {
+		return h.Record, m.left(h, err, failed)
+	}
+	h.Op = nil
+	return h.Record, errors.Join(err, h.SaveUndone())
+}
+
+// used says whether an error is that something uses a volume.
+func used(err error) bool {
+	return errors.Is(err, inuse.ErrUsed) || errors.Is(err, loop.ErrInUse) || errors.Is(err, volume.ErrInUse)
 }
 
 // beginVolume is begin for what is done to one volume.
@@ -100,13 +133,24 @@ func (h *Handle) beginVolume(name, id string) error {
 }
 
 // giveVolume attaches a volume to the host, and to the container: to a running one at
-// once, and in libvirt's definition for its next start.
-func (m *Manager) giveVolume(ctx context.Context, h *Handle, v *state.Volume) error {
+// once, and in libvirt's definition for its next start. again says that the container had it
+// already, and may still have some of it.
+func (m *Manager) giveVolume(ctx context.Context, h *Handle, v *state.Volume, again bool) error {
 	if err := m.attachVolume(ctx, h, v); err != nil {
 		return err
 	}
-	if !h.lives() {
+	switch {
+	case !h.lives():
 		return m.Domains.Define(ctx, m.config(&h.Record))
+	case v.Mapping.MountPath != "":
+		if err := m.mountInside(ctx, h, v, again); err != nil {
+			return err
+		}
+		if err := m.Domains.Define(ctx, m.config(&h.Record)); err != nil {
+			return err
+		}
+		fault.Point("mount defined")
+		return nil
 	}
 	if err := m.attachLoop(ctx, h, v); err != nil {
 		return err
@@ -122,11 +166,20 @@ func (m *Manager) giveVolume(ctx context.Context, h *Handle, v *state.Volume) er
 // forgets it.
 func (m *Manager) takeVolume(ctx context.Context, h *Handle, i int) error {
 	v := &h.Volumes[i]
+	mounted := v.Mapping.MountPath != ""
+	if mounted { // where its attach was cut short
+		if err := m.release(h, m.target(&h.Record, v)); err != nil {
+			return err
+		}
+	}
 	if h.lives() && v.Device != nil {
-		if err := m.Domains.DetachDisk(ctx, h.ID, m.disk(&h.Record, v)); err != nil {
+		take := m.takeDisk
+		if mounted {
+			take = m.unmountInside
+		}
+		if err := take(ctx, h, v); err != nil {
 			return fmt.Errorf("volume %s is left in the container: %w", v.VolumeID, err)
 		}
-		fault.Point("disk detached")
 	}
 	if err := m.detachLoop(h, v); err != nil {
 		return err
@@ -135,8 +188,16 @@ func (m *Manager) takeVolume(ctx context.Context, h *Handle, i int) error {
 		return err
 	}
 	h.Volumes = slices.Delete(h.Volumes, i, i+1)
-	if h.lives() || m.Domains == nil {
+	if h.lives() && !mounted || m.Domains == nil {
 		return nil
 	}
 	return m.Domains.Define(ctx, m.config(&h.Record))
+}
+
+func (m *Manager) takeDisk(ctx context.Context, h *Handle, v *state.Volume) error {
+	if err := m.Domains.DetachDisk(ctx, h.ID, m.disk(&h.Record, v)); err != nil {
+		return err
+	}
+	fault.Point("disk detached")
+	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
 	"github.com/lxcboot/lxcboot/pkg/state"
@@ -167,14 +168,32 @@ func (m *Manager) attachVolume(ctx context.Context, h *Handle, v *state.Volume) 
 		return err
 	}
 	fault.Point("attachment completed")
-	return m.format(ctx, h, v)
+	return m.furnish(ctx, h, v)
 }
 
-// format makes the filesystem of a blank device, once.
-func (m *Manager) format(ctx context.Context, h *Handle, v *state.Volume) error {
-	if !v.Mapping.NeedsFilesystem() || v.Filesystem != nil {
+// furnish sees that there is a filesystem on what is to be mounted, before anything of the
+// container is changed for it. It makes that of a blank device, once; a blank volume is
+// refused.
+func (m *Manager) furnish(ctx context.Context, h *Handle, v *state.Volume) error {
+	switch {
+	case v.Filesystem != nil:
+		return nil
+	case v.Mapping.NeedsFilesystem():
+		return m.format(ctx, h, v)
+	case v.Mapping.MountPath == "":
 		return nil
 	}
+	_, err := m.Roots.Probe(v.Device.Path)
+	if errors.Is(err, rootfs.ErrBlank) {
+		return failure.Of(rootfs.ErrBlank, "volume %s is blank: it has no filesystem to be mounted at %s. Attach it without a mount, make one on it in the container (mkfs), and attach it anew", v.VolumeID, v.Mapping.MountPath)
+	}
+	if err != nil {
+		return fmt.Errorf("volume %s: %w", v.VolumeID, err)
+	}
+	return nil
+}
+
+func (m *Manager) format(ctx context.Context, h *Handle, v *state.Volume) error {
 	fstype := v.Mapping.GuestFormat
 	if fstype == "" {
 		fstype = "ext4"

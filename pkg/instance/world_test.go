@@ -44,13 +44,16 @@ type world struct {
 	mounts   map[string]string // target -> device
 	loops    map[int]loop.Device
 	domains  map[string]*domain
-	launched map[string]bool // mounted launch directories
-	groups   map[string]bool // the outer groups, by the instance
-	confined map[string]bool // in which its processes are
-	growing  map[string]bool // devices whose filesystems are half grown
-	kept     map[string]bool // paths that were kept
-	forgot   bool            // some were, and not put back
-	console  map[int]string  // pid -> instance
+	launched map[string]bool   // mounted launch directories
+	groups   map[string]bool   // the outer groups, by the instance
+	confined map[string]bool   // in which its processes are
+	growing  map[string]bool   // devices whose filesystems are half grown
+	kept     map[string]bool   // paths that were kept
+	forgot   bool              // some were, and not put back
+	inside   map[string]string // what the running container has mounted: directory -> device
+	usedBy   string            // who uses every volume in it
+	blank    map[string]bool   // volumes without a filesystem
+	console  map[int]string    // pid -> instance
 	next     int
 	// badMountpoint is what CheckMountpoint refuses: a device, and a path in it.
 	badMountpoint string
@@ -76,7 +79,7 @@ func newWorld(t *testing.T) *world {
 		volumes: map[string]*volume.Volume{"mine": {ID: "mine", Name: "mine", Status: volume.StatusAvailable, Size: 2, Bootable: true}},
 		snaps:   map[string]volume.Snapshot{},
 		devices: map[string]bool{}, mounts: map[string]string{}, loops: map[int]loop.Device{},
-		domains: map[string]*domain{}, launched: map[string]bool{}, groups: map[string]bool{}, confined: map[string]bool{}, growing: map[string]bool{}, kept: map[string]bool{}, console: map[int]string{}, next: 1,
+		domains: map[string]*domain{}, launched: map[string]bool{}, groups: map[string]bool{}, confined: map[string]bool{}, growing: map[string]bool{}, kept: map[string]bool{}, inside: map[string]string{}, blank: map[string]bool{}, console: map[int]string{}, next: 1,
 	}
 }
 
@@ -132,10 +135,24 @@ func (w *world) String() string {
 	for _, id := range slices.Sorted(maps.Keys(w.domains)) {
 		s = append(s, "domain "+id+" "+w.domains[id].state)
 	}
+	if w.running() {
+		for _, dir := range slices.Sorted(maps.Keys(w.inside)) {
+			s = append(s, "inside "+dir)
+		}
+	}
 	for _, pid := range slices.Sorted(maps.Keys(w.console)) {
 		s = append(s, fmt.Sprint("console ", pid))
 	}
 	return strings.Join(s, "\n")
+}
+
+func (w *world) running() bool {
+	for _, d := range w.domains {
+		if d.state == lxc.Running {
+			return true
+		}
+	}
+	return false
 }
 
 // die is what the kernel does when the process ends: autoclear loop devices that
@@ -350,6 +367,11 @@ func (w devicesFake) Disconnect(ctx context.Context, dev connector.Device) error
 				return fmt.Errorf("disconnected under the mount at %s", target)
 			}
 		}
+		for dir, path := range w.inside {
+			if path == dev.Path && w.running() {
+				return fmt.Errorf("disconnected under the container's %s", dir)
+			}
+		}
 		for _, l := range w.loops {
 			if l.BackingFile == dev.Path {
 				return fmt.Errorf("disconnected under %s", l.Path)
@@ -362,7 +384,10 @@ func (w devicesFake) Disconnect(ctx context.Context, dev connector.Device) error
 
 type rootsFake struct{ *world }
 
-func (w rootsFake) Probe(string) (rootfs.Filesystem, error) {
+func (w rootsFake) Probe(path string) (rootfs.Filesystem, error) {
+	if v := volumesFake(w).attached(filepath.Base(path)); v != nil && w.blank[v.ID] {
+		return rootfs.Filesystem{}, &rootfs.NotFoundError{Blank: true}
+	}
 	return rootfs.Filesystem{Type: "ext4", Size: 2 << 30, Taken: 1 << 30}, nil
 }
 
@@ -418,6 +443,11 @@ func (w rootsFake) Mount(ctx context.Context, device string, _ rootfs.Filesystem
 	return w.do(ctx, "mount", func() error {
 		if w.growing[device] {
 			return errors.New("mounted while it grows")
+		}
+		for dir, path := range w.inside {
+			if path == device && w.running() {
+				return fmt.Errorf("mounted a second time, beside the container's %s", dir)
+			}
 		}
 		w.mounts[target] = device
 		return nil

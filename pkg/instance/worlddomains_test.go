@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"os"
 	"slices"
 
 	"github.com/lxcboot/lxcboot/pkg/cgroup"
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/inuse"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/proc"
+	"github.com/lxcboot/lxcboot/pkg/rootfs"
 )
 
 type domainsFake struct{ *world }
@@ -61,6 +66,13 @@ func (w domainsFake) Start(ctx context.Context, id string) (info lxc.Info, err e
 			if linked(k.Source) == "" {
 				return errors.New("started with a disk that leads nowhere")
 			}
+		}
+		clear(w.inside)
+		for _, f := range d.cfg.Filesystems {
+			if _, err := os.Lstat(f.Source); err != nil {
+				return err
+			}
+			w.inside[f.Target] = w.mounts[f.Source] // empty: a directory of the host
 		}
 		d.state = lxc.Running
 		info, err = w.State(ctx, id)
@@ -207,6 +219,68 @@ func (w kernelFake) Finish(id string, init int, _ []lxc.Interface) error {
 		w.confined[id] = true
 		return nil
 	})
+}
+
+func (w kernelFake) Mounted(_ int, device, dir string) (bool, error) {
+	return device != "" && w.inside[dir] == device, nil
+}
+
+func (w kernelFake) Mount(_ int, target, dir string, _ *rootfs.IDMap) error {
+	return w.do(context.Background(), "mount inside", func() error {
+		if !w.running() {
+			return lxc.ErrNotRunning
+		}
+		if w.mounts[target] == "" {
+			return fmt.Errorf("nothing is mounted at %s", target)
+		}
+		w.inside[dir] = w.mounts[target]
+		return nil
+	})
+}
+
+func (w kernelFake) CheckIdle(_ context.Context, _ int, device, dir string) error {
+	if w.usedBy != "" {
+		return failure.Of(inuse.ErrUsed, "%s uses it", w.usedBy)
+	}
+	for target, path := range w.mounts {
+		if path == device {
+			return failure.Of(inuse.ErrUsed, "it is mounted at %s", target)
+		}
+	}
+	return nil
+}
+
+func (w kernelFake) Unmount(ctx context.Context, init int, device, dir string) error {
+	return w.do(ctx, "unmount inside", func() error {
+		if err := w.CheckIdle(ctx, init, device, dir); err != nil {
+			return err
+		}
+		if w.inside[dir] == device {
+			delete(w.inside, dir)
+		}
+		return nil
+	})
+}
+
+func (w kernelFake) Carrier(string) (string, error) { return "", nil }
+
+func (w kernelFake) Arrange(init int, dirs map[string]string, ids *rootfs.IDMap) error {
+	maps.DeleteFunc(w.inside, func(dir, device string) bool {
+		for host, belongs := range dirs {
+			if w.mounts[host] == device && dir == belongs {
+				return false
+			}
+		}
+		return true
+	})
+	for host, belongs := range dirs {
+		if belongs != "" && w.inside[belongs] == "" {
+			if err := w.Mount(init, host, belongs, ids); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (w kernelFake) ShowViews(int) (bool, error) { return false, nil }

@@ -34,9 +34,9 @@ func list() ([]Device, error) {
 	return devices, nil
 }
 
-// find gives the loop devices whose backing file is the one at path, by device
+// Find gives the loop devices whose backing file is the one at path, by device
 // number and inode.
-func find(path string) ([]Device, error) {
+func Find(path string) ([]Device, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return nil, fmt.Errorf("cannot look for loop devices of %s: %w", path, err)

@@ -51,7 +51,7 @@ func attached(t testing.TB, path string, o Options) (Device, *os.File) {
 func free(t testing.TB, path string) {
 	t.Helper()
 	for range 200 {
-		found, err := find(path)
+		found, err := Find(path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +89,7 @@ func TestAttach(t *testing.T) {
 	if err := unix.Stat(path, &st); err != nil {
 		t.Fatal(err)
 	}
-	found, err := find(path)
+	found, err := Find(path)
 	if err != nil || len(found) != 1 || found[0] != dev {
 		t.Fatalf("find: %+v, %v; attached %+v", found, err, dev)
 	}
@@ -141,7 +141,7 @@ func TestAutoclear(t *testing.T) {
 	if !dev.Autoclear {
 		t.Error("autoclear is not set")
 	}
-	if found, _ := find(path); len(found) != 1 {
+	if found, _ := Find(path); len(found) != 1 {
 		t.Errorf("while it is open there are %d devices", len(found))
 	}
 	f.Close()
@@ -156,14 +156,14 @@ func TestKeep(t *testing.T) {
 	}
 	f.Close()
 	time.Sleep(50 * time.Millisecond)
-	found, err := find(path)
+	found, err := Find(path)
 	if err != nil || len(found) != 1 || found[0].Autoclear {
 		t.Fatalf("a device that is kept is %+v, %v", found, err)
 	}
 	if err := Detach(dev); err != nil {
 		t.Fatal(err)
 	}
-	if found, _ := find(path); len(found) != 0 {
+	if found, _ := Find(path); len(found) != 0 {
 		t.Errorf("Detach returned, and there is still %+v", found)
 	}
 }
@@ -210,7 +210,7 @@ func TestParallel(t *testing.T) {
 		}
 		wg.Wait()
 		for i := range n {
-			if found, err := find(filepath.Join(dir, fmt.Sprint("disk", i))); err != nil || len(found) != 0 {
+			if found, err := Find(filepath.Join(dir, fmt.Sprint("disk", i))); err != nil || len(found) != 0 {
 				t.Errorf("round %d: left %+v, %v", round, found, err)
 			}
 		}
@@ -257,7 +257,7 @@ func TestAttachRefuses(t *testing.T) {
 			}
 		})
 	}
-	if found, _ := find(path); len(found) != 0 {
+	if found, _ := Find(path); len(found) != 0 {
 		t.Errorf("a refused attach left %+v", found)
 	}
 }
@@ -295,7 +295,7 @@ func TestDetachIdentity(t *testing.T) {
 		if err := Detach(wrong); err != nil {
 			t.Errorf("another %s: %v", name, err)
 		}
-		if found, _ := find(mine); len(found) != 1 {
+		if found, _ := Find(mine); len(found) != 1 {
 			t.Fatalf("a device was detached by one with another %s", name)
 		}
 	}
@@ -311,7 +311,7 @@ func TestDetachIdentity(t *testing.T) {
 	if err := Detach(dev); err != nil {
 		t.Error(err)
 	}
-	if found, _ := find(other); len(found) != 1 {
+	if found, _ := Find(other); len(found) != 1 {
 		t.Error("another file's device was detached")
 	}
 	if err := Detach(Device{Number: 1 << 19, Path: "/dev/loop524288"}); err != nil {
@@ -330,7 +330,7 @@ func TestDetachWaits(t *testing.T) {
 	if err := Detach(dev); err != nil {
 		t.Fatal(err)
 	}
-	if found, _ := find(path); len(found) != 0 {
+	if found, _ := Find(path); len(found) != 0 {
 		t.Errorf("Detach returned too early: %+v", found)
 	}
 }
@@ -377,7 +377,7 @@ func TestDetachInVain(t *testing.T) {
 		t.Fatalf("detached under an opener: %v", err)
 	}
 	f.Close()
-	if found, err := find(path); err != nil || len(found) != 1 || found[0].Autoclear {
+	if found, err := Find(path); err != nil || len(found) != 1 || found[0].Autoclear {
 		t.Errorf("it went with its last opener, or will: %+v, %v", found, err)
 	}
 	if err := Detach(dev); err != nil {

@@ -11,7 +11,7 @@ import (
 // become larger: each ends at limit, in bytes from its beginning; 0: with the file. It
 // gives their numbers as stat has them, and takes devices that are in use.
 func Resize(path string, offset, limit int64) (devices []uint64, err error) {
-	found, err := find(path)
+	found, err := Find(path)
 	if err != nil {
 		return nil, err
 	}

@@ -151,7 +151,7 @@ func (c content) nothing(where string) error {
 		return &NotFoundError{Where: where, Found: s.name, Mend: allowed}
 	}
 	if c.empty {
-		return &NotFoundError{Where: where, Found: "nothing: it begins with zeros only, as a blank volume does", Mend: allowed}
+		return &NotFoundError{Where: where, Found: "nothing: it begins with zeros only, as a blank volume does", Mend: allowed, Blank: true}
 	}
 	return &NotFoundError{Where: where, Found: "nothing that is known", Mend: "is it really a raw disk image? " + allowed}
 }

@@ -26,25 +26,35 @@ func (m *IDMap) host(id uint32) (int, error) {
 	return int(m.HostID + id), nil
 }
 
-// namespace opens a user namespace with the mapping. Only a process can make one: it is
-// this program once more, which the kernel stops before its first instruction.
-func (m IDMap) namespace() (*os.File, error) {
+// namespace opens a user namespace with the mapping.
+func (m IDMap) namespace() (ns *os.File, err error) {
+	err = m.process(0, func(pid int) error {
+		ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
+		return err
+	})
+	return ns, err
+}
+
+// process runs a function beside a process in a user namespace with the mapping, and in
+// others by the flags. Only a process can make one: it is this program once more, which the
+// kernel stops before its first instruction.
+func (m IDMap) process(flags uintptr, do func(pid int) error) error {
 	if m.Count == 0 || uint64(m.HostID)+uint64(m.Count) > 1<<32-1 {
-		return nil, fmt.Errorf("%d host ids from %d on are no range of ids", m.Count, m.HostID)
+		return fmt.Errorf("%d host ids from %d on are no range of ids", m.Count, m.HostID)
 	}
 	// The kernel ends or releases the process when the thread ends that started it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	ids := []syscall.SysProcIDMap{{HostID: int(m.HostID), Size: int(m.Count)}}
 	p, err := os.StartProcess("/proc/self/exe", []string{"user-namespace"}, &os.ProcAttr{Sys: &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids, Ptrace: true, Pdeathsig: syscall.SIGKILL,
+		Cloneflags: syscall.CLONE_NEWUSER | flags, UidMappings: ids, GidMappings: ids, Ptrace: true, Pdeathsig: syscall.SIGKILL,
 	}})
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a user namespace (see user.max_user_namespaces, or boot with --privileged): %w", err)
+		return fmt.Errorf("cannot make a user namespace (see user.max_user_namespaces, or boot with --privileged): %w", err)
 	}
 	defer p.Wait()
 	defer p.Kill()
-	return os.Open(fmt.Sprintf("/proc/%d/ns/user", p.Pid))
+	return do(p.Pid)
 }
 
 // as runs a function with the filesystem ids of the container's root. Through an

@@ -18,6 +18,8 @@ import (
 var (
 	// ErrNoFilesystem is wrapped when a device has no filesystem that can be a root.
 	ErrNoFilesystem = errors.New("no root filesystem")
+	// ErrBlank is wrapped beside it when the device begins with zeros only.
+	ErrBlank = errors.New("the volume is blank")
 	// ErrAmbiguous is wrapped when it cannot be known which of several things that
 	// are on a device is the one that is used.
 	ErrAmbiguous = errors.New("ambiguous content")
@@ -53,6 +55,7 @@ type NotFoundError struct {
 	Where string // the whole device, or partition N
 	Found string
 	Mend  string
+	Blank bool // nothing was found, but zeros
 }
 
 func (e *NotFoundError) Error() string {
@@ -63,8 +66,10 @@ func (e *NotFoundError) Error() string {
 	return s
 }
 
-// Is makes errors.Is(err, ErrNoFilesystem) true.
-func (e *NotFoundError) Is(target error) bool { return target == ErrNoFilesystem }
+// Is makes errors.Is(err, ErrNoFilesystem) true, and ErrBlank where it is.
+func (e *NotFoundError) Is(target error) bool {
+	return target == ErrNoFilesystem || e.Blank && target == ErrBlank
+}
 
 // Probe finds the root filesystem of a regular file or block device: the one that
 // fills the whole device, else the one on its first partition, which is the used

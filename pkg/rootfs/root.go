@@ -105,16 +105,44 @@ func CheckMountpoint(root, name string) error {
 		return err
 	}
 	defer dir.Close()
-	f, err := inroot.OpenDirect(dir, name, unix.O_PATH|unix.O_DIRECTORY)
+	err = direct(dir, name)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// direct says why a directory cannot be mounted at; ENOENT: it is not there.
+func direct(root *os.File, name string) error {
+	f, err := inroot.OpenDirect(root, name, unix.O_PATH|unix.O_DIRECTORY)
 	switch {
 	case err == nil:
 		return f.Close()
-	case errors.Is(err, unix.ENOENT):
-		return nil
 	case errors.Is(err, unix.ELOOP):
 		return fmt.Errorf("%w: it is a link or lies behind one, which could lead to the host; make it a directory", ErrOutside)
 	case errors.Is(err, unix.ENOTDIR):
 		return fmt.Errorf("%w: it, or what it lies in, is no directory; make it one", ErrOutside)
 	}
 	return err
+}
+
+// MakeMountpoint is CheckMountpoint for a container that runs, of which root is the root
+// directory: the directory is made when it is not there, as libvirt does it at a start. ids
+// are the container's.
+func MakeMountpoint(root *os.File, name string, ids *IDMap) error {
+	err := direct(root, name)
+	if !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	owner, err := ids.host(0)
+	if err != nil {
+		return err
+	}
+	return as(ids, func() error {
+		dir, err := makeDirs(root, name, owner, owner)
+		if err != nil {
+			return err
+		}
+		return dir.Close()
+	})
 }

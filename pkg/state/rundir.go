@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -33,7 +34,25 @@ func (s *Store) LaunchDir(id string) string { return filepath.Join(s.runDir, id,
 
 // MountDir is where a volume is mounted on the host, by the name of its device.
 func (s *Store) MountDir(id, device string) string {
-	return filepath.Join(s.runDir, id, "mount-"+path.Base(device))
+	return filepath.Join(s.runDir, id, mountPrefix+path.Base(device))
+}
+
+const mountPrefix = "mount-"
+
+// MountDirs are the directories of the form of MountDir that are there.
+func (s *Store) MountDirs(id string) (all []string) {
+	entries, _ := os.ReadDir(filepath.Join(s.runDir, id))
+	for _, e := range entries {
+		if name := filepath.Join(s.runDir, id, e.Name()); s.IsMountDir(id, name) {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+// IsMountDir says whether a path is of the form of MountDir, of that instance.
+func (s *Store) IsMountDir(id, name string) bool {
+	return filepath.Dir(name) == filepath.Join(s.runDir, id) && strings.HasPrefix(filepath.Base(name), mountPrefix)
 }
 
 // DeviceLink leads to the block device of a volume, by the name that it has inside.

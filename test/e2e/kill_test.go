@@ -37,11 +37,13 @@ var (
 		"--block-device", "source=volume,id=data,dest=volume,shutdown=preserve",
 		"--block-device", "source=blank,dest=volume,size=1,shutdown=remove", "NAME"}
 	// smallArgs boot from one volume, for what comes after.
-	smallArgs    = []string{"boot", "--flavor", "m1.tiny", "--nic", "none", "--block-device", rootSpec, "NAME"}
-	deleteName   = []string{"delete", "NAME"}
-	deleteMade   = []string{"volume", "delete", "made"}
-	attachData   = []string{"volume", "attach", "NAME", "data"}
-	detachData   = []string{"volume", "detach", "NAME", "data"}
+	smallArgs  = []string{"boot", "--flavor", "m1.tiny", "--nic", "none", "--block-device", rootSpec, "NAME"}
+	deleteName = []string{"delete", "NAME"}
+	deleteMade = []string{"volume", "delete", "made"}
+	attachData = []string{"volume", "attach", "NAME", "data"}
+	detachData = []string{"volume", "detach", "NAME", "data"}
+	// Read-only, or the volume would not be as before.
+	mountShelf   = []string{"volume", "attach", "--read-only", "--mount", "/srv/shelf", "NAME", "shelf"}
 	importQcow2  = []string{"image", "import", "QCOW2", "--name", "imported"}
 	deleteImport = []string{"image", "delete", "imported"}
 
@@ -54,6 +56,8 @@ var (
 		{name: "reboot", before: [][]string{bootArgs}, args: []string{"reboot", "NAME"}, after: [][]string{deleteName}, quick: 8},
 		{name: "attach", before: [][]string{smallArgs}, args: attachData, after: [][]string{deleteName}, undone: true},
 		{name: "detach", before: [][]string{smallArgs, attachData}, args: detachData, after: [][]string{deleteName}},
+		{name: "attach-mounted", before: [][]string{smallArgs}, args: mountShelf, after: [][]string{deleteName}, undone: true},
+		{name: "detach-mounted", before: [][]string{smallArgs, mountShelf}, args: []string{"volume", "detach", "NAME", "shelf"}, after: [][]string{deleteName}},
 		{name: "rename", before: [][]string{smallArgs, {"stop", "--force", "NAME"}}, args: []string{"rename", "NAME", "NAME-b"}, after: [][]string{deleteName, {"delete", "NAME-b"}}},
 		{name: "import-raw", store: true, args: []string{"image", "import", "IMAGE", "--name", "imported"}, after: [][]string{deleteImport}, undone: true},
 		{name: "import-qcow2", store: true, args: importQcow2, after: [][]string{deleteImport}, undone: true},

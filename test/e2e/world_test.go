@@ -23,7 +23,8 @@ import (
 	"github.com/lxcboot/lxcboot/test/host"
 )
 
-// A world is a state directory with an image and a volume in it.
+// A world is a state directory with an image in it, and two volumes: "data", which is
+// blank, and "shelf" with a filesystem.
 type world struct {
 	*holder
 	t      *testing.T
@@ -68,6 +69,10 @@ func newWorldWith(t *testing.T, name string, count *tally, begin func(*world)) *
 	})
 	w.must("image", "import", "IMAGE", "--name", "busybox")
 	w.must("volume", "create", "--size", "1", "data")
+	w.must("volume", "create", "--size", "1", "shelf")
+	if out, err := exec.Command("mke2fs", "-q", "-t", "ext4", w.dataOf("shelf")).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	begin(w)
 	w.before = w.files()
 	return w
