@@ -71,6 +71,9 @@ func (g guest) row(dir string) (string, error) {
 	if g.cloud {
 		root += " on a GPT"
 	}
+	if g.overlay != "" {
+		root += ", " + g.overlay + " over it"
+	}
 	var made []string
 	for _, c := range checks {
 		if c.of == nil || c.of(g) {

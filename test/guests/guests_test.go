@@ -36,7 +36,7 @@ func try(t *testing.T, g guest, dir, name string) {
 	if _, err := lxcboot(t.Context(), "image", "import", filepath.Join(dir, "disk.raw"), "--name", g.name); err != nil {
 		t.Fatal(err)
 	}
-	b := &box{guest: g, name: name, data: "first"}
+	b := &box{guest: g, name: name, data: "first", key: filepath.Join(site.work, "key")}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
@@ -60,7 +60,8 @@ func try(t *testing.T, g guest, dir, name string) {
 			if err := c.do(ctx, b); err != nil {
 				t.Error(err)
 			}
-			t.Logf("%.1f s", time.Since(began).Seconds())
+			t.Log(strings.Join(append(b.notes, fmt.Sprintf("%.1f s", time.Since(began).Seconds())), "\n"))
+			b.notes = nil
 		})
 		if !ok && c.name == "boot" {
 			return // there is nothing to look at

@@ -88,7 +88,9 @@ func up() (down func(), err error) {
 	site.network = netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 19, byte(number), 0}), 24)
 	site.bridge = site.unique + "n"
 	net := strings.TrimSuffix(site.network.Addr().String(), "0")
-	xml := fmt.Sprintf(`<network><name>guests</name><bridge name='%s'/><ip address='%s1' prefix='24'><dhcp><range start='%s10' end='%s250'/></dhcp></ip></network>`, site.bridge, net, net, net)
+	// With the spanning tree protocol a bridge passes nothing on for its ports' first four
+	// seconds, which is longer than a DHCP client's first tries.
+	xml := fmt.Sprintf(`<network><name>guests</name><bridge name='%s' stp='off'/><ip address='%s1' prefix='24'><dhcp><range start='%s10' end='%s250'/></dhcp></ip></network>`, site.bridge, net, net, net)
 	if err := os.WriteFile(filepath.Join(site.work, "network.xml"), []byte(xml), 0o600); err != nil {
 		return down, err
 	}
@@ -110,7 +112,8 @@ chmod 711 "$4/state"
 "$1" run "$2" lxcboot setup
 "$1" start "$2"
 virsh -q -c "$3" net-create "$4/network.xml"
-ssh-keygen -q -t ed25519 -N '' -f "$4/key"`)
+ssh-keygen -q -t ed25519 -N '' -f "$4/key"
+ssh-keygen -q -t ed25519 -N '' -f "$4/key2"`)
 }
 
 // command runs a program, and gives what it printed; an error has what it said.

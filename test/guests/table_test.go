@@ -13,10 +13,12 @@ import (
 type guest struct {
 	name      string
 	suite     string
-	packages  string // beside those of its init
-	setup     string // programs of the directory setup
-	fs        string
 	init      string // a key of inits
+	network   string // a key of networks, or empty: nothing in it looks after cards
+	packages  string // further ones
+	setup     string // further programs of the directory setup
+	fs        string
+	overlay   string // what is over a root that cannot be written to
 	cloud     bool   // its disk is as those of Debian's cloud images are
 	cloudInit bool
 	quick     bool // it is in `make test` too
@@ -31,10 +33,17 @@ const (
 
 // guests are all that are tried; docs/guests.md has a row for each.
 var guests = []guest{
-	{name: "debian12-sysvinit", suite: bookworm, packages: "ifupdown,isc-dhcp-client", setup: "ifupdown", fs: "ext4", init: "sysvinit", quick: true},
-	{name: "debian12-openrc", suite: bookworm, packages: "ifupdown,isc-dhcp-client", setup: "ifupdown", fs: "ext4", init: "openrc"},
-	{name: "debian12-networkmanager", suite: bookworm, packages: "network-manager", fs: "xfs", init: "systemd"},
-	{name: "debian13-cloud", suite: trixie, packages: cloudPackages + ",netplan.io,systemd-resolved", setup: "cloud cloud-netplan", fs: "ext4", init: "systemd", cloud: true, cloudInit: true, quick: true},
+	{name: "debian12-networkmanager", suite: bookworm, init: "systemd", network: "NetworkManager", fs: "xfs"},
+	{name: "debian12-sysvinit", suite: bookworm, init: "sysvinit", network: "ifupdown", fs: "ext4", quick: true},
+	{name: "debian12-openrc", suite: bookworm, init: "openrc", network: "ifupdown", fs: "ext4"},
+	{name: "debian13-cloud", suite: trixie, init: "systemd", network: "cloud-netplan", packages: cloudPackages, setup: "cloud", fs: "ext4", cloud: true, cloudInit: true, quick: true},
+}
+
+// networks are what gives a card its address: packages, and a program of the directory setup.
+var networks = map[string]struct{ packages, setup string }{
+	"ifupdown":       {"ifupdown,isc-dhcp-client", "ifupdown"},
+	"NetworkManager": {"network-manager", ""},
+	"cloud-netplan":  {"netplan.io,systemd-resolved", "cloud-netplan"},
 }
 
 // everywhere are the packages of every guest.
@@ -43,6 +52,7 @@ const everywhere = "openssh-server,iproute2,procps"
 // inits are the init systems.
 var inits = map[string]struct {
 	packages string
+	setup    string // programs of the directory setup
 	up       string // a shell script that fails, and says why, unless all is up and nothing has failed
 	ends     string // comes before reboot and poweroff
 }{
@@ -57,9 +67,15 @@ var inits = map[string]struct {
 
 // image builds the guest's image, unless it is there, and gives its directory.
 func (g guest) image() (string, error) {
-	packages := strings.Trim(strings.Join([]string{everywhere, inits[g.init].packages, g.packages}, ","), ",")
-	args := []string{g.name, "--suite", g.suite, "--packages", packages, "--fs", g.fs}
-	for _, s := range append(strings.Fields(g.setup), "installed") {
+	init, network := inits[g.init], networks[g.network]
+	var packages []string
+	for _, p := range []string{everywhere, init.packages, network.packages, g.packages} {
+		if p != "" {
+			packages = append(packages, p)
+		}
+	}
+	args := []string{g.name, "--suite", g.suite, "--packages", strings.Join(packages, ","), "--fs", g.fs}
+	for _, s := range strings.Fields(init.setup + " " + g.setup + " " + network.setup + " installed") {
 		args = append(args, "--setup", filepath.Join("setup", s))
 	}
 	if g.cloud {
