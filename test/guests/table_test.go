@@ -33,17 +33,42 @@ const (
 
 // guests are all that are tried; docs/guests.md has a row for each.
 var guests = []guest{
+	{name: "debian12-ifupdown", suite: bookworm, init: "systemd", network: "ifupdown", fs: "ext4"},
+	{name: "debian12-networkd", suite: bookworm, init: "systemd", network: "networkd", fs: "btrfs"},
+	{name: "debian12-netplan", suite: bookworm, init: "systemd", network: "netplan", fs: "ext4"},
 	{name: "debian12-networkmanager", suite: bookworm, init: "systemd", network: "NetworkManager", fs: "xfs"},
+	{name: "debian12-minimal", suite: bookworm, init: "systemd", fs: "ext4"},
 	{name: "debian12-sysvinit", suite: bookworm, init: "sysvinit", network: "ifupdown", fs: "ext4", quick: true},
 	{name: "debian12-openrc", suite: bookworm, init: "openrc", network: "ifupdown", fs: "ext4"},
+	{name: "debian12-runit", suite: bookworm, init: "runit", network: "ifupdown", fs: "xfs"},
+	{name: "debian12-busybox", suite: bookworm, init: "busybox", network: "udhcpc", fs: "btrfs"},
+	{name: "debian12-squashfs", suite: bookworm, init: "systemd", network: "networkd", fs: "squashfs", overlay: "tmpfs"},
+	{name: "debian12-cloud", suite: bookworm, init: "systemd", network: "cloud-netplan", packages: cloudPackages, setup: "cloud", fs: "ext4", cloud: true, cloudInit: true},
+	{name: "debian12-cloud-ifupdown", suite: bookworm, init: "systemd", network: "cloud-ifupdown", packages: cloudPackages, setup: "cloud", fs: "xfs", cloud: true, cloudInit: true},
+	{name: "debian13-ifupdown", suite: trixie, init: "systemd", network: "dhcpcd", fs: "ext4"},
+	{name: "debian13-networkd", suite: trixie, init: "systemd", network: "networkd", fs: "xfs", quick: true},
+	{name: "debian13-netplan", suite: trixie, init: "systemd", network: "netplan", fs: "btrfs"},
+	{name: "debian13-networkmanager", suite: trixie, init: "systemd", network: "NetworkManager", fs: "ext4"},
+	{name: "debian13-minimal", suite: trixie, init: "systemd", fs: "ext4"},
+	{name: "debian13-sysvinit", suite: trixie, init: "sysvinit", network: "dhcpcd", fs: "ext4"},
+	{name: "debian13-openrc", suite: trixie, init: "openrc", network: "dhcpcd", fs: "ext4"},
+	{name: "debian13-runit", suite: trixie, init: "runit", network: "dhcpcd", fs: "ext4"},
+	{name: "debian13-busybox", suite: trixie, init: "busybox", network: "udhcpc", fs: "xfs"},
+	{name: "debian13-squashfs", suite: trixie, init: "systemd", network: "networkd", fs: "squashfs", overlay: "ephemeral"},
 	{name: "debian13-cloud", suite: trixie, init: "systemd", network: "cloud-netplan", packages: cloudPackages, setup: "cloud", fs: "ext4", cloud: true, cloudInit: true, quick: true},
+	{name: "debian13-cloud-btrfs", suite: trixie, init: "systemd", network: "cloud-netplan", packages: cloudPackages, setup: "cloud", fs: "btrfs", cloud: true, cloudInit: true},
 }
 
 // networks are what gives a card its address: packages, and a program of the directory setup.
 var networks = map[string]struct{ packages, setup string }{
 	"ifupdown":       {"ifupdown,isc-dhcp-client", "ifupdown"},
+	"dhcpcd":         {"ifupdown,dhcpcd-base", "ifupdown"},
+	"networkd":       {"", "networkd"},
+	"netplan":        {"netplan.io", "netplan"},
 	"NetworkManager": {"network-manager", ""},
+	"udhcpc":         {"udhcpc", ""},
 	"cloud-netplan":  {"netplan.io,systemd-resolved", "cloud-netplan"},
+	"cloud-ifupdown": {"ifupdown,isc-dhcp-client", "cloud-ifupdown"},
 }
 
 // everywhere are the packages of every guest.
@@ -58,11 +83,13 @@ var inits = map[string]struct {
 }{
 	"systemd": {
 		packages: "systemd-sysv,dbus,libpam-systemd,udev",
-		up:       "systemctl is-system-running || { systemctl --failed --no-legend --plain; systemctl list-jobs --no-legend; exit 1; }",
+		up:       "systemctl is-system-running && systemctl is-active ssh || { systemctl --failed --no-legend --plain; systemctl list-jobs --no-legend; exit 1; }",
 		ends:     "systemctl ",
 	},
 	"sysvinit": {packages: "sysvinit-core,initscripts,sysv-rc,insserv", up: "runlevel | grep '^N 2' && ! pgrep -l -x 'rc|startpar' && service ssh status"},
 	"openrc":   {packages: "openrc,sysvinit-core,initscripts", up: "rc-status -r | grep default && ! pgrep -l -x 'openrc|rc' && ! rc-status --crashed && service ssh status"},
+	"runit":    {packages: "runit-init,getty-run", setup: "runit", up: "pgrep -x runsvdir && sv status /etc/service/ssh | grep ^run:"},
+	"busybox":  {packages: "busybox-static", setup: "busybox", up: "pgrep -x sshd", ends: "busybox "},
 }
 
 // image builds the guest's image, unless it is there, and gives its directory.
