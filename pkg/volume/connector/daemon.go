@@ -52,12 +52,12 @@ const (
 // It is known by its command line, which names that directory, never by its
 // number alone: so one whose number was lost in a crash is found as well.
 type daemon struct {
-	dir  string      // resolved, StateDir/attachments/ID
-	warn func(error) // Options.Warn
+	h   *Host
+	dir string // resolved, StateDir/attachments/ID
 }
 
 func (h *Host) daemon(attachment string) daemon {
-	return daemon{filepath.Join(h.stateDir(), "attachments", attachment), h.o.Warn}
+	return daemon{h, filepath.Join(h.stateDir(), "attachments", attachment)}
 }
 
 // stateDir is Options.StateDir with symlinks resolved, as mountinfo shows it.
@@ -157,8 +157,8 @@ func (d daemon) start(ctx context.Context) (int, *qmp, error) {
 	if err != nil {
 		return 0, nil, fmt.Errorf("starting %s: %w", storageDaemon, err)
 	}
-	if warning != nil && d.warn != nil {
-		d.warn(warning)
+	if warning != nil && d.h.o.Warn != nil {
+		d.h.o.Warn(warning)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -317,9 +317,7 @@ func (d daemon) flush(ctx context.Context) error {
 	if n, err := d.mounts(); err != nil || n == 0 {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, flushLimit)
-	defer cancel()
-	return flushFile(ctx, d.path())
+	return d.h.flushApart(ctx, d.path())
 }
 
 // clean takes away the mount and the files of a daemon that is gone.

@@ -48,19 +48,33 @@ func TestKernelNVMe(t *testing.T) {
 	line := "nvme connect -t tcp -n " + nqn + " -a 10.1.0.%s -s 4420 -q nqn.2014-08.org.nvmexpress:uuid:host"
 	expect(t, "connect", w.commands(), []string{strings.ReplaceAll(line, "%s", "6"), "nvme disconnect -d nvme7", strings.ReplaceAll(line, "%s", "7")})
 	inUse(t, w, h, dev)
-	// A second namespace keeps the subsystem connected.
-	put(t, w.root, subsystem+"/nvme4n3/uuid", "other\n")
-	if err := h.Disconnect(t.Context(), dev); err != nil {
-		t.Fatal(err)
+	// The target shows another host's namespace too. While an attachment has it, or another
+	// program uses it, the subsystem stays connected.
+	put(t, w.root, subsystem+"/nvme4n3/uuid", "11111111-5b0c-4b3e-8f7c-3a1d2e4f5a6b\n")
+	put(t, w.root, "dev/nvme4n3", "")
+	second := recorded(t, "nvmeof")
+	second.AttachmentID = "second"
+	second.Connection.Data["vol_uuid"] = "11111111-5b0c-4b3e-8f7c-3a1d2e4f5a6b"
+	other, err := h.Connect(t.Context(), second, prepare(t, nvmeDriver{h}, second))
+	if err != nil || other.Path != w.root+"/dev/nvme4n3" {
+		t.Fatalf("the second is %s: %v", other.Path, err)
 	}
-	expect(t, "disconnect of one of two", w.commands(), nil)
-	os.RemoveAll(filepath.Join(w.root, subsystem, "nvme4n3"))
-	for range 2 {
+	letGo := func(what string, dev Device, commands ...string) {
+		t.Helper()
 		if err := h.Disconnect(t.Context(), dev); err != nil {
 			t.Fatal(err)
 		}
+		expect(t, what, w.commands(), commands)
 	}
-	expect(t, "disconnect twice", w.commands(), []string{"nvme disconnect -n " + nqn})
+	letGo("disconnect of one of two attachments", dev)
+	put(t, w.root, "sys/block/loop9/loop/backing_file", "/dev/nvme4n2\n")
+	letGo("disconnect beside another program's", other)
+	os.RemoveAll(filepath.Join(w.root, "sys/block/loop9"))
+	letGo("disconnect beside one that nobody uses", dev, "nvme disconnect -n "+nqn)
+	letGo("disconnect twice", dev)
+	if left, _ := os.ReadDir(filepath.Join(h.stateDir(), "subsystems")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
 
 	// The older form, without and with what tells the namespace.
 	data := map[string]any{"nqn": "nqn.x:y", "target_portal": "10.1.0.6", "target_port": 4420, "transport_type": "rdma"}

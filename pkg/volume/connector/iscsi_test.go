@@ -148,6 +148,18 @@ func TestISCSISilent(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "bring the storage back") {
 		t.Errorf("got %v", err)
 	}
+	// A program that is started closes what it inherits, and waits there for the storage: so
+	// that the command can go on, it holds no file of the volume's itself.
+	open := 0
+	fds, _ := filepath.Glob("/proc/self/fd/*")
+	for _, fd := range fds {
+		if to, _ := os.Readlink(fd); to == dev.Path {
+			open++
+		}
+	}
+	if open != 1 {
+		t.Errorf("the volume is open %d times, and not just here", open)
+	}
 	tg.cmd.Process.Signal(unix.SIGCONT)
 	if err := h.Disconnect(t.Context(), dev); err != nil {
 		t.Fatal(err)

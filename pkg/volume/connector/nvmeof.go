@@ -2,12 +2,19 @@ package connector
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
@@ -18,8 +25,9 @@ import (
 type nvmeDriver struct{ h *Host }
 
 type nvmeState struct {
-	NQN     string       `json:"nqn"`
-	Portals []nvmePortal `json:"portals"`
+	Attachment string       `json:"attachment,omitempty"` // empty: of a version that did not count
+	NQN        string       `json:"nqn"`
+	Portals    []nvmePortal `json:"portals"`
 	// One of these says which namespace of the subsystem the volume is.
 	UUID  string `json:"uuid,omitempty"`
 	NGUID string `json:"nguid,omitempty"`
@@ -38,7 +46,7 @@ var nqnName = regexp.MustCompile(`^nqn\.[A-Za-z0-9.:_-]+$`)
 // portals and vol_uuid, and the older nqn with target_portal and ns_id.
 func (n nvmeDriver) prepare(_ context.Context, req Request, dev Device) (Device, error) {
 	i := info(req.Connection.Data)
-	st := nvmeState{NQN: i.str("target_nqn"), UUID: strings.ToLower(i.str("vol_uuid")), NGUID: i.str("volume_nguid")}
+	st := nvmeState{Attachment: req.AttachmentID, NQN: i.str("target_nqn"), UUID: strings.ToLower(i.str("vol_uuid")), NGUID: i.str("volume_nguid")}
 	if st.NQN == "" {
 		st.NQN = i.str("nqn")
 	}
@@ -77,6 +85,10 @@ func (n nvmeDriver) connect(ctx context.Context, req Request, dev Device) (Devic
 		return Device{}, err
 	}
 	err := n.h.exclusive(ctx, "nvmeof", func() error {
+		if err := n.users(st).add(st.Attachment); err != nil {
+			return err
+		}
+		fault.Point("connector/nvmeof/counted")
 		if n.subsystem(st.NQN) == "" {
 			if err := n.login(ctx, st); err != nil {
 				return err
@@ -85,12 +97,24 @@ func (n nvmeDriver) connect(ctx context.Context, req Request, dev Device) (Devic
 		fault.Point("connector/nvmeof/connected")
 		ctx, cancel := context.WithTimeout(ctx, deviceLimit)
 		defer cancel()
-		return poll(ctx, "the kernel to show the NVMe namespace", func() (bool, error) {
+		err := poll(ctx, "the kernel to show the NVMe namespace", func() (bool, error) {
 			dev.Path = n.device(st)
 			return dev.Path != "", nil
 		})
+		if err != nil {
+			err = fmt.Errorf("%s at %v: %w", st.NQN, st.Portals, err)
+		}
+		return err
 	})
 	return dev, err
+}
+
+func (p nvmePortal) String() string { return net.JoinHostPort(p.Address, p.Port) }
+
+// users counts the attachments that have a volume of a subsystem.
+func (n nvmeDriver) users(st nvmeState) holders {
+	sum := sha256.Sum256([]byte(st.NQN))
+	return holders(filepath.Join(n.h.stateDir(), "subsystems", hex.EncodeToString(sum[:8])))
 }
 
 func (n nvmeDriver) login(ctx context.Context, st nvmeState) error {
@@ -168,40 +192,66 @@ func (n nvmeDriver) device(st nvmeState) string {
 	return ""
 }
 
-// disconnect flushes, and leaves the subsystem when it has no other namespace.
+// disconnect flushes, and leaves the subsystem when nothing on this host uses another
+// namespace of it. That there is another says nothing: the target shows all of them to each
+// of its hosts.
 func (n nvmeDriver) disconnect(ctx context.Context, dev Device) error {
 	var st nvmeState
 	if err := decode(dev, &st); err != nil {
 		return err
 	}
 	return n.h.exclusive(ctx, "nvmeof", func() error {
-		subsystem := n.subsystem(st.NQN)
-		if subsystem == "" {
-			return nil
-		}
-		path := n.device(st)
-		if path != "" {
-			claimed, err := n.h.claim(ctx, filepath.Base(path))
-			if err != nil {
+		if subsystem := n.subsystem(st.NQN); subsystem != "" {
+			if err := n.leave(ctx, st, subsystem, dev.ReadOnly); err != nil {
 				return err
 			}
-			defer claimed.Close()
-			if claimed != nil && !dev.ReadOnly {
-				if err := n.h.flushApart(ctx, path); err != nil {
-					return fmt.Errorf("%w: %v; bring the storage back and try again", ErrNotFlushed, err)
-				}
-			}
 		}
-		fault.Point("connector/nvmeof/flushed")
-		for _, dir := range n.namespaces(subsystem) {
-			if n.h.fs("dev", filepath.Base(dir)) != path {
-				return nil // another volume of the same subsystem
-			}
+		if st.Attachment == "" {
+			return nil
 		}
-		_, err := n.h.o.Run(ctx, "nvme", "disconnect", "-n", st.NQN)
-		if err != nil && n.subsystem(st.NQN) == "" {
+		if err := n.users(st).remove(st.Attachment); err != nil {
+			return err
+		}
+		err := os.Remove(string(n.users(st))) // takes an empty directory only
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTEMPTY) {
 			return nil
 		}
 		return err
 	})
+}
+
+func (n nvmeDriver) leave(ctx context.Context, st nvmeState, subsystem string, readOnly bool) error {
+	path := n.device(st)
+	if path != "" {
+		claimed, err := n.h.claim(ctx, filepath.Base(path))
+		if err != nil {
+			return err
+		}
+		defer claimed.Close()
+		if claimed != nil && !readOnly {
+			if err := n.h.flushApart(ctx, path); err != nil {
+				return fmt.Errorf("%w: %v; bring the storage back and try again", ErrNotFlushed, err)
+			}
+		}
+	}
+	fault.Point("connector/nvmeof/flushed")
+	if others, err := n.users(st).others(st.Attachment); err != nil || others {
+		return err
+	}
+	for _, dir := range n.namespaces(subsystem) {
+		name := filepath.Base(dir)
+		if n.h.fs("dev", name) == path {
+			continue
+		}
+		claimed, by, err := n.h.tryClaim(name)
+		if err != nil || by != "" {
+			return err // another program's, or of an lxcboot with another state directory
+		}
+		defer claimed.Close()
+	}
+	_, err := n.h.o.Run(ctx, "nvme", "disconnect", "-n", st.NQN)
+	if err != nil && n.subsystem(st.NQN) == "" {
+		return nil
+	}
+	return err
 }

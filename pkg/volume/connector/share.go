@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,10 +25,48 @@ import (
 // mountLimit is how long an NFS server may take to answer.
 const mountLimit = 30 * time.Second
 
-// share is an export mounted once for all attachments of this host. Who uses it
-// is counted by files named after the attachments, so that the count survives a
-// crash and a second release counts for nothing; a lock that the kernel drops
-// with its holder makes each change one step.
+// holders is a directory that counts who uses something: a file for each attachment, named
+// after it, so that the count survives a crash and a second release counts for nothing. It
+// is read and changed under a lock.
+type holders string
+
+func (d holders) add(attachment string) error {
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(string(d), attachment), nil, 0o600); err != nil {
+		return err
+	}
+	for _, dir := range []string{string(d), filepath.Dir(string(d)), filepath.Dir(filepath.Dir(string(d)))} {
+		if err := durable.SyncDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// others says whether anybody else is counted.
+func (d holders) others(attachment string) (bool, error) {
+	all, err := os.ReadDir(string(d))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	return slices.ContainsFunc(all, func(e fs.DirEntry) bool { return e.Name() != attachment }), nil
+}
+
+func (d holders) remove(attachment string) error {
+	err := os.Remove(filepath.Join(string(d), attachment))
+	if err == nil {
+		err = durable.SyncDir(string(d))
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// share is an export mounted once for all attachments of this host. A lock that the kernel
+// drops with its holder makes each change one step.
 type share struct {
 	h   *Host
 	dir string // StateDir/mounts/HASH
@@ -39,8 +78,8 @@ func (h *Host) share(export, options string) share {
 	return share{h, filepath.Join(h.stateDir(), "mounts", hex.EncodeToString(sum[:8]))}
 }
 
-func (s share) target() string  { return filepath.Join(s.dir, "mnt") }
-func (s share) holders() string { return filepath.Join(s.dir, "holders") }
+func (s share) target() string   { return filepath.Join(s.dir, "mnt") }
+func (s share) holders() holders { return holders(filepath.Join(s.dir, "holders")) }
 
 // mounted says whether anything is mounted on the target. It asks the mount
 // table only, as a dead server would not answer.
@@ -69,19 +108,12 @@ func (s share) locked(ctx context.Context, f func() error) error {
 // acquire counts the attachment in and mounts the export unless it is mounted.
 func (s share) acquire(ctx context.Context, attachment, export, options string) error {
 	return s.locked(ctx, func() error {
-		for _, dir := range []string{s.dir, s.target(), s.holders()} {
-			if err := os.MkdirAll(dir, 0o700); err != nil {
-				return err
-			}
-		}
-		// Counted before it is mounted: a mount is never without a holder.
-		if err := os.WriteFile(filepath.Join(s.holders(), attachment), nil, 0o600); err != nil {
+		if err := os.MkdirAll(s.target(), 0o700); err != nil {
 			return err
 		}
-		for _, dir := range []string{s.holders(), s.dir, filepath.Dir(s.dir)} {
-			if err := durable.SyncDir(dir); err != nil {
-				return err
-			}
+		// Counted before it is mounted: a mount is never without a holder.
+		if err := s.holders().add(attachment); err != nil {
+			return err
 		}
 		fault.Point("connector/share/counted")
 		if on, err := s.mounted(); err != nil || on {
@@ -108,41 +140,28 @@ func (s share) release(ctx context.Context, attachment string) error {
 		return nil
 	}
 	return s.locked(ctx, func() error {
-		holders, err := os.ReadDir(s.holders())
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		others, err := s.holders().others(attachment)
+		if err != nil {
 			return err
 		}
-		for _, e := range holders {
-			if e.Name() != attachment {
-				return s.uncount(attachment) // others still use it
-			}
+		if others {
+			return s.holders().remove(attachment)
 		}
 		if err := s.unmount(ctx); err != nil {
 			return err
 		}
 		fault.Point("connector/share/unmounted")
-		if err := s.uncount(attachment); err != nil {
+		if err := s.holders().remove(attachment); err != nil {
 			return err
 		}
 		// Remove takes empty directories only, and no mountpoint.
-		for _, dir := range []string{s.holders(), s.target(), s.dir} {
+		for _, dir := range []string{string(s.holders()), s.target(), s.dir} {
 			if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
 		return nil
 	})
-}
-
-func (s share) uncount(attachment string) error {
-	err := os.Remove(filepath.Join(s.holders(), attachment))
-	if err == nil {
-		err = durable.SyncDir(s.holders())
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 func (s share) unmount(ctx context.Context) error {
