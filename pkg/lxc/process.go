@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	"libvirt.org/go/libvirt"
 
+	"github.com/lxcboot/lxcboot/pkg/cgroup"
 	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/wait"
@@ -277,7 +278,7 @@ func (p *initProc) killLater() (stop func()) {
 // still loads its units, and is asked again, too.
 var (
 	askAgain  = time.Second
-	remind    = 5 * time.Second
+	remind    = 3 * time.Second
 	young     = 30 * time.Second
 	deafLimit = 3 * time.Second
 )
@@ -290,7 +291,7 @@ var errAskAgain = errors.New("not heard")
 func (h *Host) Shutdown(ctx context.Context, id string) error {
 	begun := time.Now()
 	for {
-		again, err := h.ask(ctx, id, time.Since(begun) > deafLimit)
+		again, err := h.ask(ctx, id, time.Since(begun))
 		if err == nil {
 			wait, cancel := context.WithTimeoutCause(ctx, again, errAskAgain)
 			err = h.waitOff(wait, id)
@@ -309,8 +310,8 @@ func (h *Host) Shutdown(ctx context.Context, id string) error {
 }
 
 // ask asks the container's init to power off, once, and says when it is to be asked again.
-// Unless it was asked for long already, one that is young may be deaf.
-func (h *Host) ask(ctx context.Context, id string, long bool) (again time.Duration, err error) {
+// Unless it was asked for longer than deafLimit already, one that is young may be deaf.
+func (h *Host) ask(ctx context.Context, id string, asked time.Duration) (again time.Duration, err error) {
 	again = remind
 	err = h.withInit(ctx, id, func(p *initProc) error {
 		short, cancel := context.WithTimeoutCause(ctx, askAgain, errAskAgain)
@@ -328,7 +329,7 @@ func (h *Host) ask(ctx context.Context, id string, long bool) (again time.Durati
 			return p.stopRunit(ctx)
 		}
 		yes, sure := p.heeds(powerOff[kind])
-		if kind == Other && sure && !yes && (long || p.age() > young) {
+		if kind == Other && sure && !yes && (asked > deafLimit || p.age() > young) {
 			return fmt.Errorf("container %s: %w", id, ErrUnheard)
 		}
 		switch {
@@ -336,10 +337,22 @@ func (h *Host) ask(ctx context.Context, id string, long bool) (again time.Durati
 			again = askAgain
 		case kind == Other: // for whom a second signal may mean to be quick about it
 			again = goneLimit
+		case kind == Systemd && asked >= remind && p.missesEnds():
+			if err := p.signal(unix.SIGHUP); err != nil { // it reads its units again, and looks at all of their groups
+				return err
+			}
 		}
 		return p.signal(powerOff[kind])
 	})
 	return again, err
+}
+
+// missesEnds says whether systemd may wait for the end of a unit whose processes are all
+// gone, as that of Debian 12 does for two minutes after a login: with version 1 of control
+// groups a container is not told that a group is empty.
+func (p *initProc) missesEnds() bool {
+	groups, err := cgroup.Of(p.pid)
+	return err == nil && groups["name=systemd"] != ""
 }
 
 // stopRunit has runit-init, which is called init, ask it, as no signal alone says more than

@@ -278,14 +278,11 @@ func starts(ctx context.Context, b *box) error {
 	return b.again(ctx)
 }
 
-// slowest is how long a guest may take for its end, though an idle host sees that of most
-// within five seconds: docs/guests.md tells of one that takes two minutes.
-const slowest = 5 * time.Minute
-
-// stops: the init hears it and ends by itself, and is not killed.
+// stops: the init hears it and ends by itself. An idle host sees that within five seconds;
+// a busy one gets a minute, in which one that has not heard would be killed.
 func stops(ctx context.Context, b *box) error {
 	began := time.Now()
-	if _, err := lxcboot(ctx, "stop", "--stop-timeout", slowest.String(), b.name); err != nil {
+	if _, err := lxcboot(ctx, "stop", b.name); err != nil {
 		return err
 	}
 	took := time.Since(began)
