@@ -257,7 +257,9 @@ func temporary(context.Context) ([]string, error) {
 			return nil, err
 		}
 		for _, f := range found {
-			lines = append(lines, "file "+f)
+			if f != "/run/lxcboot" { // where roots are mounted: it stays, from the first container on
+				lines = append(lines, "file "+f)
+			}
 		}
 	}
 	return lines, nil

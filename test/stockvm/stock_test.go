@@ -122,10 +122,9 @@ find /sys/fs/cgroup ! -name machine-lxcboot.slice '(' -name 'machine-lxc*' -o -n
 echo "$left"
 test -z "$left"`
 
-// before and same compare the machine with what it was, all that runs in it included. The
-// directory for the roots stays, from the first container on.
+// before and same compare the machine with what it was, all that runs in it included.
 const (
-	before = "mkdir -p /run/lxcboot; /srv/share/leaks save before"
+	before = "/srv/share/leaks save before"
 	same   = "/srv/share/leaks check before"
 )
 
