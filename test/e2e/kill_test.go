@@ -137,7 +137,7 @@ func TestKillAnywhere(t *testing.T) {
 // has undone everything by itself, where that is promised; what was too far on to be
 // interrupted is whole.
 func TestInterruptAnywhere(t *testing.T) {
-	everywhere(t, "int", "interrupts", 1, func(w *world, op operation, point string) {
+	everywhere(t, "int", "interrupts", 2, func(w *world, op operation, point string) {
 		w.setUp(op)
 		was := w.view(op)
 		switch code, out := w.faulty(point+"=int", op.args...); {
