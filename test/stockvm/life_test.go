@@ -4,6 +4,7 @@ package stockvm_test
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -162,6 +163,23 @@ lsblk --fs >/dev/null
 lxcboot delete -q cycle
 done`, cycles))
 	s.run("lxcboot volume delete cycles; systemctl is-active udisks2; " + same)
+}
+
+// TestGrow: the ext4 that a running container has as its root becomes as large as its volume
+// at once, which takes a host whose root has all capabilities.
+func TestGrow(t *testing.T) {
+	s := machine(t, 10*time.Minute)
+	s.run(`lxcboot volume create --image busybox --size 1 grow -f value -c id
+lxcboot boot -q --flavor m1.tiny --boot-volume grow --nic none g
+lxcboot exec g -- sh -c 'echo kept >/kept'`)
+	if out := s.run("lxcboot volume extend grow --size 2 -f value -c size 2>&1"); out != "2" {
+		t.Errorf("extend says %q", out)
+	}
+	fields := strings.Fields(s.run("lxcboot exec g -- sh -c 'df -m / | tail -n 1; cat /kept'"))
+	if size, err := strconv.Atoi(fields[1]); err != nil || size < 1900 || fields[len(fields)-1] != "kept" {
+		t.Errorf("its root is %v", fields)
+	}
+	s.run("lxcboot delete -q g; lxcboot volume delete grow")
 }
 
 // TestNewPrograms replaces the programs beside running containers.
