@@ -9,8 +9,9 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/proc"
 )
 
-// An init ends at once if it does before it has had atOnce of a CPU, or has been asleep at
-// each of asleepLooks. On a busy host that takes its time, of which there is startLimit.
+// An init ends at once if it does before it has had atOnce of a CPU, and as much as its
+// process had before, which on a slow host is more; or has been asleep at each of
+// asleepLooks. On a busy host that takes its time, of which there is startLimit.
 const (
 	atOnce      = 10 * time.Millisecond
 	asleepLooks = 5
@@ -27,12 +28,16 @@ func WaitStart(controller int) {
 	}
 	defer p.Close()
 	asleep := 0
+	enough := time.Duration(0)
 	for until := time.Now().Add(startLimit); asleep < asleepLooks && proc.Alive(p.pidfd) && time.Now().Before(until); time.Sleep(time.Millisecond) {
 		var ran time.Duration
 		if data, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", p.pid)); err == nil {
 			_, _ = fmt.Sscan(string(data), &ran)
 		}
-		if ran >= atOnce {
+		if enough == 0 {
+			enough = 2*ran + atOnce
+		}
+		if ran >= enough {
 			return
 		}
 		if st, err := readStatus(p.pid); err == nil && strings.HasPrefix(st["State"], "S") {
