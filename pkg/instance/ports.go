@@ -138,6 +138,9 @@ type Kernel interface {
 	// inuse.ErrUsed; so does CheckIdle's, which changes nothing. An empty directory is none.
 	Unmount(ctx context.Context, init int, device, dir string) error
 	CheckIdle(ctx context.Context, init int, device, dir string) error
+	// WaitAlone waits until no loop device on this one that can write is in use; where one
+	// stays so, the error wraps inuse.ErrUsed.
+	WaitAlone(ctx context.Context, device string) error
 	// Carrier is the block device by which a filesystem is mounted anywhere; empty: it is
 	// not.
 	Carrier(device string) (string, error)

@@ -190,6 +190,9 @@ func (m *Manager) checkMountpoints(h *Handle, more ...string) error {
 }
 
 func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target string) error {
+	if err := m.waitAlone(ctx, v); err != nil {
+		return err
+	}
 	if err := m.mendGrown(ctx, v); err != nil {
 		return err
 	}
@@ -229,6 +232,15 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target 
 	return nil
 }
 
+// waitAlone waits until nobody has a volume mounted any more that this instance is to write
+// to: what looked into the container that had it last may still have its mounts.
+func (m *Manager) waitAlone(ctx context.Context, v *state.Volume) error {
+	if v.ReadOnly() {
+		return nil
+	}
+	return m.Kernel.WaitAlone(ctx, v.Device.Path)
+}
+
 // attachLoop makes a block device of a volume, and the link by which the container's
 // definition has it. A file gets a loop device that stays until it is detached: nothing
 // but the container's device node refers to it, so with autoclear it would vanish under
@@ -240,6 +252,9 @@ func (m *Manager) attachLoop(ctx context.Context, h *Handle, v *state.Volume) er
 		return err
 	}
 	if info.Mode().IsRegular() && v.Loop == nil {
+		if err := m.waitAlone(ctx, v); err != nil {
+			return fmt.Errorf("volume %s: %w", v.VolumeID, err)
+		}
 		dev, held, err := m.Loops.Attach(ctx, v.Device.Path, loop.Options{ReadOnly: v.ReadOnly(), Autoclear: true})
 		if err != nil {
 			return err

@@ -262,6 +262,13 @@ func (w kernelFake) Unmount(ctx context.Context, init int, device, dir string) e
 	})
 }
 
+func (w kernelFake) WaitAlone(_ context.Context, _ string) error {
+	if w.usedBy != "" {
+		return failure.Of(inuse.ErrUsed, "%s uses it", w.usedBy)
+	}
+	return nil
+}
+
 func (w kernelFake) Carrier(string) (string, error) { return "", nil }
 
 func (w kernelFake) Arrange(init int, dirs map[string]string, ids *rootfs.IDMap) error {

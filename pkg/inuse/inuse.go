@@ -43,21 +43,32 @@ func Of(path string) (Volume, error) {
 	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
 		v.devices = append(v.devices, device{path, st.Rdev})
 	}
-	loops, err := loop.Find(path)
+	more, err := loops(path, func(loop.Device) bool { return true })
+	v.devices = append(v.devices, more...)
+	return v, err
+}
+
+// loops are the loop devices on a file or block device that count.
+func loops(path string, counts func(loop.Device) bool) (devices []device, err error) {
+	found, err := loop.Find(path)
 	if err != nil {
-		return v, err
+		return nil, err
 	}
-	for _, l := range loops {
+	for _, l := range found {
+		if !counts(l) {
+			continue
+		}
+		var st unix.Stat_t
 		err := unix.Stat(l.Path, &st)
 		switch {
 		case errors.Is(err, unix.ENOENT): // its node is made when it is opened
 		case err != nil:
-			return v, fmt.Errorf("cannot look at %s: %w", l.Path, err)
+			return nil, fmt.Errorf("cannot look at %s: %w", l.Path, err)
 		default:
-			v.devices = append(v.devices, device{l.Path, st.Rdev})
+			devices = append(devices, device{l.Path, st.Rdev})
 		}
 	}
-	return v, nil
+	return devices, nil
 }
 
 func (v Volume) has(number uint64) bool {

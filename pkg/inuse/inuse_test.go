@@ -19,6 +19,31 @@ func run(t *testing.T, name string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// use runs a script that uses a volume, says a word, and waits for one.
+func use(t *testing.T, script, dir, dev string) (end func()) {
+	t.Helper()
+	cmd := exec.Command("sh", "-ec", script, "sh", dir, dev)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		fmt.Fprintln(in)
+		cmd.Wait()
+	}
+}
+
 // TestCheck: each way of using a volume is seen, and named.
 func TestCheck(t *testing.T) {
 	// A place that others follow, whatever this host's root is.
@@ -70,26 +95,7 @@ func TestCheck(t *testing.T) {
 				t.Fatal(err)
 			}
 			if c.script != "" {
-				cmd := exec.Command("sh", "-ec", c.script, "sh", dir, dev)
-				in, err := cmd.StdinPipe()
-				if err != nil {
-					t.Fatal(err)
-				}
-				out, err := cmd.StdoutPipe()
-				if err != nil {
-					t.Fatal(err)
-				}
-				cmd.Stderr = os.Stderr
-				if err := cmd.Start(); err != nil {
-					t.Fatal(err)
-				}
-				defer func() {
-					fmt.Fprintln(in)
-					cmd.Wait()
-				}()
-				if _, err := out.Read(make([]byte, 1)); err != nil {
-					t.Fatal(err)
-				}
+				defer use(t, c.script, dir, dev)()
 			}
 			var own *Mount
 			if c.fs != "" {

@@ -42,6 +42,11 @@ func (Kernel) CheckIdle(ctx context.Context, init int, device, dir string) error
 	return lxc.CheckIdle(ctx, init, device, dir)
 }
 
+// WaitAlone is inuse.WaitAlone.
+func (Kernel) WaitAlone(ctx context.Context, device string) error {
+	return inuse.WaitAlone(ctx, device)
+}
+
 // Carrier is inuse.Volume's.
 func (Kernel) Carrier(device string) (string, error) {
 	v, err := inuse.Of(device)
