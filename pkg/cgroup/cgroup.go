@@ -4,6 +4,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // Group is a group in one hierarchy.
@@ -152,11 +155,13 @@ func (g Group) write(file, text string) error {
 	return errors.Join(err, f.Close())
 }
 
-// emptyLimit is how long the groups of processes that have ended may be busy.
-const emptyLimit = 5 * time.Second
+// emptyLimit is how long the groups of a container may be busy after its end: one of its
+// processes may wait for a device that is slow to answer.
+const emptyLimit = 30 * time.Second
 
-// RemoveTree removes a group and those in it. One that is not there is done.
-func RemoveTree(top string) error {
+// RemoveTree removes a group and those in it, once they are empty. One that is not there
+// is done.
+func RemoveTree(ctx context.Context, top string) error {
 	var dirs []string
 	err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
@@ -168,18 +173,39 @@ func RemoveTree(top string) error {
 		err = nil
 	}
 	for _, dir := range slices.Backward(dirs) {
-		if e := remove(dir); e != nil && e != unix.ENOENT {
-			err = errors.Join(err, &os.PathError{Op: "rmdir", Path: dir, Err: e})
-		}
+		err = errors.Join(err, remove(ctx, dir))
 	}
 	return err
 }
 
 // remove removes a group that has become empty, for which the kernel takes a moment.
-func remove(dir string) error {
-	for end := time.Now().Add(emptyLimit); ; time.Sleep(time.Millisecond) {
-		if err := unix.Rmdir(dir); err != unix.EBUSY || time.Now().After(end) {
-			return err
+func remove(ctx context.Context, dir string) error {
+	err := unix.EBUSY
+	_ = wait.Until(ctx, time.Millisecond, 20*time.Millisecond, func() (bool, error) {
+		err, _ = unix.Rmdir(dir).(unix.Errno)
+		return err != unix.EBUSY, nil
+	})
+	if err == 0 || err == unix.ENOENT {
+		return nil
+	}
+	who := ""
+	if err == unix.EBUSY {
+		who = occupants(dir)
+	}
+	return fmt.Errorf("%w%s", &os.PathError{Op: "rmdir", Path: dir, Err: err}, who)
+}
+
+// occupants names the processes of a group.
+func occupants(dir string) string {
+	var all []string
+	for _, pid := range (Group{Dir: dir}).Words("cgroup.procs") {
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
+		if end := strings.LastIndex(string(stat), ") "); err == nil && end >= 0 && len(stat) > end+2 {
+			all = append(all, fmt.Sprintf("%s, in state %c", stat[:end+1], stat[end+2]))
 		}
 	}
+	if len(all) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (its processes: %s)", strings.Join(all, "; "))
 }

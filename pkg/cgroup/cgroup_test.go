@@ -3,6 +3,7 @@ package cgroup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 )
 
 func must(t *testing.T, err error) {
@@ -177,6 +179,26 @@ func TestRemoveTree(t *testing.T) {
 	}
 	if _, err := Of(1 << 30); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the groups of no process: %v", err)
+	}
+}
+
+// What stays in a group is named, and goes with the next try.
+func TestOccupied(t *testing.T) {
+	id := uuid.NewString()
+	t.Cleanup(func() { must(t, Remove(context.Background(), id)) })
+	_, err := Make(limited(t), id, 0, Limits{64, 0, 1, 100})
+	must(t, err)
+	cmd := exec.Command("sleep", "600")
+	must(t, cmd.Start())
+	t.Cleanup(func() { _, _ = cmd.Process.Kill(), cmd.Wait() })
+	for _, g := range outer(t, id) {
+		must(t, g.Join(cmd.Process.Pid))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	want := fmt.Sprintf("(its processes: %d (sleep), in state S)", cmd.Process.Pid)
+	if err := Remove(ctx, id); !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v", err)
 	}
 }
 

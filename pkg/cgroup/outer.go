@@ -214,8 +214,10 @@ func Outer(id string, paths map[string]string) map[string]string {
 }
 
 // Remove removes the groups of a container, which has ended, with all that is left in
-// them. None is done.
+// them. None is done; processes that stay in one are named.
 func Remove(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, emptyLimit)
+	defer cancel()
 	tops, err := Tops()
 	if err != nil {
 		return err
@@ -228,7 +230,7 @@ func Remove(ctx context.Context, id string) error {
 		if top.Has("name=systemd") {
 			dir = filepath.Join(ownGroups, id)
 		}
-		err = errors.Join(err, RemoveTree(filepath.Join(top.Dir, dir)))
+		err = errors.Join(err, RemoveTree(ctx, filepath.Join(top.Dir, dir)))
 		_ = unix.Rmdir(filepath.Join(top.Dir, filepath.Dir(dir))) // unless another container has its group in it
 	}
 	if err != nil {

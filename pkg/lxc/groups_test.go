@@ -1,6 +1,7 @@
 package lxc
 
 import (
+	"context"
 	"fmt"
 	"github.com/lxcboot/lxcboot/pkg/cgroup"
 	"os"
@@ -160,7 +161,7 @@ func TestControlGroupsV2(t *testing.T) {
 	must(t, os.MkdirAll(filepath.Join(own, "in", "below"), 0o755))
 	t.Cleanup(func() {
 		for _, dir := range []string{"in/below", "in", ""} {
-			must(t, cgroup.RemoveTree(filepath.Join(own, dir)))
+			must(t, cgroup.RemoveTree(context.Background(), filepath.Join(own, dir)))
 		}
 	})
 	out, err := byHand(t, Launch{

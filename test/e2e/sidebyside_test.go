@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -90,7 +91,7 @@ func apart(t *testing.T, name string, pid int) (undo func()) {
 	}
 	return func() {
 		for _, dir := range dirs {
-			if err := cgroup.RemoveTree(dir); err != nil {
+			if err := cgroup.RemoveTree(context.Background(), dir); err != nil {
 				t.Error(err)
 			}
 		}
