@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -68,7 +67,10 @@ func (m *Manager) Boot(ctx context.Context, plan Plan) (View, error) {
 	case h.lives():
 		return viewed(h.Record, h.domain, false), nil
 	}
-	return m.endedAtOnce(ctx, h), nil
+	rec, told := m.endedAtOnce(ctx, h)
+	v := viewed(rec, lxc.Info{ID: rec.ID, Name: rec.Name, State: lxc.Shutoff}, false)
+	v.Note = join(v.Note, told)
+	return v, nil
 }
 
 // boot is Boot. What it gives was let go of, and says whether the container lived then.
@@ -105,13 +107,8 @@ func (m *Manager) boot(ctx context.Context, plan Plan) (*Handle, error) {
 		err = context.Cause(ctx)
 	}
 	if err == nil {
-		// One that ends at once has ended when the boot says what has become of it.
-		var watch sync.WaitGroup
-		controller := h.live.Controller
-		watch.Go(func() { m.Kernel.WaitStart(controller) })
 		h.Phase = state.Built
 		err = m.conclude(ctx, h)
-		watch.Wait()
 	}
 	if err != nil {
 		return nil, m.rollback(ctx, h, err)
@@ -125,10 +122,11 @@ func (m *Manager) boot(ctx context.Context, plan Plan) (*Handle, error) {
 // ended.
 const handIn = 10 * time.Second
 
-// endedAtOnce is an instance whose container has ended before its boot had, and which was
-// let go of: with what exit code is told by the process that kept the console.
-func (m *Manager) endedAtOnce(ctx context.Context, h *Handle) View {
-	rec := h.Record
+// endedAtOnce is the record of an instance whose container had ended when what brought it up
+// had, and which was let go of: with what exit code, in words, is told by the process that
+// kept the console.
+func (m *Manager) endedAtOnce(ctx context.Context, h *Handle) (rec state.Record, told string) {
+	rec = h.Record
 	ctx, cancel := context.WithTimeout(ctx, handIn)
 	defer cancel()
 	_ = wait.Until(ctx, time.Millisecond, 20*time.Millisecond, func() (bool, error) {
@@ -138,13 +136,11 @@ func (m *Manager) endedAtOnce(ctx context.Context, h *Handle) View {
 		}
 		return rec.Exit != nil || !alive, nil
 	})
-	v := viewed(rec, lxc.Info{ID: rec.ID, Name: rec.Name, State: lxc.Shutoff}, false)
-	told := "with what exit code could not be learnt"
+	told = "with what exit code could not be learnt"
 	if rec.Exit != nil {
 		told = fmt.Sprintf("with exit code %d", rec.Exit.Code())
 	}
-	v.Note = join(v.Note, "its init has run and ended, "+told)
-	return v
+	return rec, "its init has run and ended, " + told
 }
 
 // begin saves that an operation is under way.
@@ -336,18 +332,32 @@ func (m *Manager) stop(ctx context.Context, h *Handle, force bool) error {
 // Start starts a stopped instance from its volumes. When a step fails, what
 // start did is undone and the instance is stopped as before.
 func (m *Manager) Start(ctx context.Context, ref string) (state.Record, error) {
-	h, err := m.open(ctx, ref, state.OpStart)
+	return m.bringUp(ctx, ref, state.OpStart, func(h *Handle) error {
+		if !h.lives() {
+			return m.start(ctx, h, state.OpStart)
+		}
+		if h.cut.Name == state.OpStart || h.cut.Name == state.OpReboot {
+			return nil // the door has finished that one
+		}
+		return failure.Of(state.ErrState, "instance %q is running already", h.Name)
+	})
+}
+
+// bringUp has the container of an instance started, and tells of an init that ends at once.
+func (m *Manager) bringUp(ctx context.Context, ref, op string, start func(*Handle) error) (state.Record, error) {
+	h, err := m.open(ctx, ref, op)
 	if err != nil {
 		return state.Record{}, err
 	}
-	defer m.close(ctx, h)
-	if h.lives() {
-		if h.cut.Name == state.OpStart || h.cut.Name == state.OpReboot {
-			return h.Record, nil // the door has finished that one
-		}
-		return h.Record, failure.Of(state.ErrState, "instance %q is running already", h.Name)
+	err = func() error {
+		defer m.close(ctx, h)
+		return start(h)
+	}()
+	if err == nil && !h.lives() {
+		_, told := m.endedAtOnce(ctx, h)
+		m.warn("instance %q: %s", h.Name, told)
 	}
-	return h.Record, m.start(ctx, h, state.OpStart)
+	return h.Record, err
 }
 
 // start brings the container up. That it is wanted is on disk before: a host that goes
@@ -386,24 +396,20 @@ func (m *Manager) unstart(ctx context.Context, h *Handle, cause error) error {
 
 // Reboot stops the container and starts it again; hard ends it without asking.
 func (m *Manager) Reboot(ctx context.Context, ref string, hard bool) (state.Record, error) {
-	h, err := m.open(ctx, ref, state.OpReboot)
-	if err != nil {
-		return state.Record{}, err
-	}
-	defer m.close(ctx, h)
-	waiting := h.Op
-	if waiting == nil {
-		if err := h.begin(state.OpReboot); err != nil {
-			return h.Record, err
+	return m.bringUp(ctx, ref, state.OpReboot, func(h *Handle) error {
+		if h.Op == nil { // else a volume's attach or detach that was cut short
+			if err := h.begin(state.OpReboot); err != nil {
+				return err
+			}
 		}
-	}
-	fault.Point("reboot begun")
-	if err := m.stop(ctx, h, hard); err != nil {
-		return h.Record, err
-	}
-	fault.Point("reboot stopped")
-	if err := m.recoverVolume(ctx, h); err != nil {
-		return h.Record, err
-	}
-	return h.Record, m.start(ctx, h, state.OpReboot)
+		fault.Point("reboot begun")
+		if err := m.stop(ctx, h, hard); err != nil {
+			return err
+		}
+		fault.Point("reboot stopped")
+		if err := m.recoverVolume(ctx, h); err != nil {
+			return err
+		}
+		return m.start(ctx, h, state.OpReboot)
+	})
 }

@@ -316,7 +316,8 @@ func (m *Manager) releaseRoot(ctx context.Context, h *Handle) error {
 
 // conclude is what is left to do once the container runs, or has ended already: the host
 // releases what it does not need any more while the record says that all went well. Both
-// wait for the kernel, and a mount that a killed process leaves goes with the container.
+// wait for the kernel, and a mount that a killed process leaves goes with the container. One
+// that ends at once has ended when this returns.
 func (m *Manager) conclude(ctx context.Context, h *Handle) error {
 	if !h.domain.Active() {
 		if err := m.releaseRoot(ctx, h); err != nil {
@@ -324,6 +325,10 @@ func (m *Manager) conclude(ctx context.Context, h *Handle) error {
 		}
 		return h.finish()
 	}
+	controller := h.live.Controller
+	var watch sync.WaitGroup
+	watch.Go(func() { m.Kernel.WaitStart(controller) })
+	defer watch.Wait()
 	return together(h.finish, func() error { return m.releaseMounts(ctx, h) })
 }
 

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestEndsAtOnce boots inits that end at once: each boot says so, and with what exit code.
+// TestEndsAtOnce boots inits that end at once: each boot, start and reboot says so, and with what exit code.
 func TestEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	count := newTally(t, "boots of an init that ends at once")
@@ -22,6 +22,12 @@ func TestEndsAtOnce(t *testing.T) {
 		args := slices.Insert(slices.Clone(smallArgs), 1, "-q", "--init", c.init, "-f", "value", "-c", "status", "-c", "note")
 		if out := strings.TrimSpace(strings.ReplaceAll(w.must(args...), "\n", " ")); out != c.told {
 			t.Errorf("boot of %s says %q", c.init, out)
+		}
+		for _, again := range []string{"start", "reboot"} {
+			_, said, _ := strings.Cut(c.told, " ")
+			if out := w.must(again, "NAME"); !strings.Contains(out, said) {
+				t.Errorf("%s of %s says %q", again, c.init, out)
+			}
 		}
 		w.must("delete", "NAME")
 	}
