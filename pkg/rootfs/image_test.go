@@ -306,7 +306,7 @@ func loopsOf(path string) ([]loop.Device, error) {
 // gone waits until no loop device has the image behind it.
 func gone(t testing.TB, path string) {
 	t.Helper()
-	for range 300 {
+	for range 3000 {
 		found, err := loopsOf(path)
 		if err != nil {
 			t.Error(err)

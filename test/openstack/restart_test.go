@@ -91,7 +91,7 @@ func stopCinderAPI(t *testing.T) {
 	if err := syscall.Kill(-pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	for range 100 {
+	for range 1200 {
 		if syscall.Kill(-pid, 0) != nil {
 			return
 		}

@@ -41,7 +41,7 @@ func TestNBD(t *testing.T) {
 				t.Cleanup(func() { os.RemoveAll(dir) })
 				data["path"] = dir + "/s"
 				background(t, append(argv, "--socket="+dir+"/s")...)
-				for range 100 {
+				for range 3000 {
 					if _, err := os.Stat(dir + "/s"); err == nil {
 						break
 					}
