@@ -24,9 +24,17 @@ type signature struct {
 	flaw  string      // why the mark cannot be believed
 	tail  int64       // offset of a mark at the end of the range
 	weak  bool        // a few bytes without any other proof: named only when nothing else is there
+	mark  int64       // offset of the mark
 	// reach follows the filesystem to its root directory, or as far as that is
 	// cheap. Nil: not known how.
 	reach func() bool
+	// owns says whether a file of the filesystem may have the block at an offset.
+	owns func(offset int64) bool
+}
+
+// has says whether what is at an offset may well be in a file of the filesystem.
+func (s signature) has(offset int64) bool {
+	return s.owns != nil && offset < s.needs && s.owns(offset)
 }
 
 // what is the signature in words.
@@ -86,6 +94,15 @@ func reachable(all []signature) []signature {
 	return slices.DeleteFunc(slices.Clone(all), func(s signature) bool { return s.reach != nil && !s.reach() })
 }
 
+// withoutFiles leaves out the marks of other things than filesystems that may well lie in a
+// file: of a filesystem of which the root directory can be reached.
+func withoutFiles(all []signature) []signature {
+	sound := slices.DeleteFunc(reachable(all), func(s signature) bool { return s.reach == nil })
+	return slices.DeleteFunc(slices.Clone(all), func(s signature) bool {
+		return s.fs == nil && s.tail == 0 && slices.ContainsFunc(sound, func(f signature) bool { return f.has(s.mark) })
+	})
+}
+
 // settle picks the one filesystem of a range. Where several marks stand, only
 // those count whose root directory can be reached; where several still do, the
 // content is ambiguous. The note says what was ignored.
@@ -104,13 +121,18 @@ func (c content) settle(where string) (Filesystem, string, error) {
 	}
 	standing = slices.DeleteFunc(standing, func(s signature) bool { return s.tail != 0 })
 	if len(standing) > 1 {
+		standing = withoutFiles(standing)
 		if r := reachable(standing); len(r) > 0 {
 			standing = r
 		}
 	}
 	switch {
 	case len(standing) > 1:
-		return Filesystem{}, "", ambiguous(where, standing[0], standing[1].what())
+		a, b := standing[0], standing[1]
+		if a.has(b.mark) || b.has(a.mark) {
+			return Filesystem{}, "", fmt.Errorf("%w: %s has both %s and %s, and one may lie in a file of the other; copy what you want of it to a volume of its own", ErrAmbiguous, where, a.what(), b.what())
+		}
+		return Filesystem{}, "", ambiguous(where, a, b.what())
 	case len(standing) == 1 && standing[0].fs != nil:
 		fsys := *standing[0].fs
 		fsys.Taken = standing[0].needs

@@ -16,6 +16,7 @@ const (
 	exfat     = "an exFAT filesystem"
 	zfs       = "a member of a ZFS pool"
 	bcache    = "a bcache device"
+	reiser    = "a ReiserFS filesystem"
 	iso       = "an ISO 9660 image"
 	f2fs      = "an F2FS filesystem"
 	bitlocker = "a BitLocker volume"
@@ -33,18 +34,16 @@ func foreign(b []byte, r *io.SectionReader) (found []signature) {
 	add(luks, isLUKS(b))
 	add(swapArea, isSwap(b))
 	add(raid, isMD1(b, 0) || isMD1(b, 4096))
-	add(bcache, is(b, 4096+24, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"))
-	add("a bcachefs filesystem", is(b, 4096+24, "\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef"))
 	add(zfs, isZFS(b, r))
 	add(bitlocker, is(b, 3, "-FVE-FS-"))
 	add(ntfs, is(b, 3, "NTFS    ") && bootSector(b))
 	add(exfat, is(b, 3, "EXFAT   "))
 	add(fat, isFAT(b, r))
-	add(iso, is(b, 32769, "CD001"))
-	add(f2fs, is(b, 1024, "\x10\x20\xf5\xf2"))
-	add("a ReiserFS filesystem", is(b, 65588, "ReIsErFs") || is(b, 65588, "ReIsEr2Fs") || is(b, 65588, "ReIsEr3Fs"))
-	add("a JFS filesystem", is(b, 32768, "JFS1"))
-	add("an APFS container", is(b, 32, "NXSB"))
+	for _, s := range shortMarks {
+		if is(b, s.offset, s.magic) {
+			found = append(found, signature{name: s.name, mark: int64(s.offset), weak: !s.sound(b)})
+		}
+	}
 	for _, w := range weakMarks {
 		if is(b, w.offset, w.magic) {
 			found = append(found, signature{name: w.name, weak: true})
@@ -54,6 +53,46 @@ func foreign(b []byte, r *io.SectionReader) (found []signature) {
 		found = append(found, signature{name: raid, tail: tail})
 	}
 	return found
+}
+
+// shortMarks are of a few bytes, which a block of a file may hold as well: they stand where
+// the superblock around them is one.
+var shortMarks = []struct {
+	offset      int
+	magic, name string
+	sound       func(b []byte) bool // of the beginning of the range, which has the mark
+}{
+	{4096 + 24, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", bcache, func(b []byte) bool {
+		return le.Uint64(b[4096+8:]) == 8 // the sector that it is on
+	}},
+	{4096 + 24, "\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef", "a bcachefs filesystem", func(b []byte) bool {
+		sector := at(b, 4096+104, 8)
+		return sector != nil && le.Uint64(sector) == 8
+	}},
+	{32769, "CD001", iso, func(b []byte) bool { // a descriptor's kind and version
+		version := at(b, 32774, 1)
+		return (b[32768] <= 3 || b[32768] == 255) && version != nil && version[0] == 1
+	}},
+	{1024, "\x10\x20\xf5\xf2", f2fs, func(b []byte) bool { // version 1, and the logarithms of its sizes
+		sb := at(b, 1024, 20)
+		return sb != nil && le.Uint16(sb[4:]) == 1 && le.Uint32(sb[8:]) >= 9 && le.Uint32(sb[8:]) <= 12 && le.Uint32(sb[16:]) >= 12 && le.Uint32(sb[16:]) <= 16
+	}},
+	{65588, "ReIsErFs", reiser, reiserSound},
+	{65588, "ReIsEr2Fs", reiser, reiserSound},
+	{65588, "ReIsEr3Fs", reiser, reiserSound},
+	{32768, "JFS1", "a JFS filesystem", func(b []byte) bool { // version, and the size of its blocks
+		sb := at(b, 32768, 20)
+		return sb != nil && (le.Uint32(sb[4:]) == 1 || le.Uint32(sb[4:]) == 2) && power2(uint64(le.Uint32(sb[16:])), 512, 4096)
+	}},
+	{32, "NXSB", "an APFS container", func(b []byte) bool { // the object's kind, and the size of its blocks
+		sb := at(b, 0, 40)
+		return sb != nil && le.Uint16(sb[24:]) == 1 && power2(uint64(le.Uint32(sb[36:])), 4096, 65536)
+	}},
+}
+
+// reiserSound looks at the size and the number of a ReiserFS's blocks.
+func reiserSound(b []byte) bool {
+	return power2(uint64(le.Uint16(b[65536+44:])), 512, 8192) && le.Uint32(b[65536:]) != 0
 }
 
 // weakMarks are of a few bytes only. They are named when nothing else is there.

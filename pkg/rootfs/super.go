@@ -114,7 +114,7 @@ func ext(b []byte, r *io.SectionReader) (signature, bool) {
 	case compat&extHasJournal != 0 && incompat&^uint32(ext3Incompat) == 0 && rocompat&^uint32(ext23Rocompat) == 0:
 		kind = "ext3"
 	}
-	s := signature{name: kind, fs: &Filesystem{
+	s := signature{name: kind, mark: 1024, fs: &Filesystem{
 		Type: kind, UUID: uuidString(sb[104:120]), Label: label(sb[120:136]),
 		NeedsRecovery: compat&extHasJournal != 0 && incompat&extRecover != 0,
 	}}
@@ -138,8 +138,21 @@ func ext(b []byte, r *io.SectionReader) (signature, bool) {
 		block := uint64(1024) << logBlock
 		s.needs = mul(blocks, block)
 		s.reach = func() bool { return extRoot(sb, r, block, inodeSize) }
+		s.owns = func(offset int64) bool { return offset >= extHead(sb, blocks, block) }
 	}
 	return s, true
+}
+
+// extHead is where what no file has at the beginning of a filesystem ends: the superblock,
+// the groups' descriptors, and the blocks that are reserved for more of them.
+func extHead(sb []byte, blocks, block uint64) int64 {
+	size := uint64(32)
+	if le.Uint32(sb[96:])&ext64bit != 0 {
+		size = max(size, uint64(le.Uint16(sb[254:])))
+	}
+	groups := (blocks + uint64(le.Uint32(sb[32:])) - 1) / uint64(le.Uint32(sb[32:]))
+	descriptors := (groups*size + block - 1) / block
+	return mul(1024/block+1+descriptors+uint64(le.Uint16(sb[206:])), block)
 }
 
 // extRoot follows the first group's descriptor to the root directory, inode 2.
@@ -179,6 +192,7 @@ func xfs(b []byte, r *io.SectionReader) (signature, bool) {
 	}
 	s.needs = mul(blocks, block)
 	s.reach = func() bool { return xfsRoot(sb, r, int64(block), int64(sector), int64(agBlocks)) }
+	s.owns = func(offset int64) bool { return offset >= 4*int64(sector) } // the group's headers
 	return s, true
 }
 
@@ -219,7 +233,7 @@ func btrfs(b []byte, r *io.SectionReader) (signature, bool) {
 	if sb == nil || string(sb[64:72]) != "_BHRfS_M" {
 		return signature{}, false
 	}
-	s := signature{name: "btrfs", fs: &Filesystem{Type: "btrfs", UUID: uuidString(sb[32:48]), Label: label(sb[299:555])}}
+	s := signature{name: "btrfs", mark: 65536, fs: &Filesystem{Type: "btrfs", UUID: uuidString(sb[32:48]), Label: label(sb[299:555])}}
 	sector, nodeSize, devices := uint64(le.Uint32(sb[144:])), uint64(le.Uint32(sb[148:])), le.Uint64(sb[136:])
 	switch {
 	case !btrfsSum(sb, sb):
@@ -231,6 +245,7 @@ func btrfs(b []byte, r *io.SectionReader) (signature, bool) {
 	default:
 		s.needs = mul(le.Uint64(sb[201+8:]), 1) // this device's part
 		s.reach = func() bool { return btrfsRoot(sb, r, nodeSize) }
+		s.owns = func(offset int64) bool { return offset >= 1<<20 } // what is before is reserved
 	}
 	return s, true
 }
@@ -292,6 +307,7 @@ func squashfs(b []byte, r *io.SectionReader) (signature, bool) {
 			h := readAt(r, mul(inodes+le.Uint64(sb[32:])>>16, 1), 2)
 			return h != nil && le.Uint16(h)&0x7fff != 0 && le.Uint16(h)&0x7fff <= 8192
 		}
+		s.owns = func(offset int64) bool { return offset >= 96 }
 	}
 	return s, true
 }
@@ -301,7 +317,7 @@ func erofs(b []byte, r *io.SectionReader) (signature, bool) {
 	if sb == nil || le.Uint32(sb) != 0xE0F5E1E2 {
 		return signature{}, false
 	}
-	s := signature{name: "erofs", fs: &Filesystem{Type: "erofs", ReadOnly: true, UUID: uuidString(sb[48:64]), Label: label(sb[64:80])}}
+	s := signature{name: "erofs", mark: 1024, fs: &Filesystem{Type: "erofs", ReadOnly: true, UUID: uuidString(sb[48:64]), Label: label(sb[64:80])}}
 	bits := sb[12]
 	switch {
 	case bits < 9 || bits > 16:
@@ -316,6 +332,7 @@ func erofs(b []byte, r *io.SectionReader) (signature, bool) {
 			inode := readAt(r, mul(uint64(le.Uint32(sb[40:])), 1<<bits)+int64(le.Uint16(sb[14:]))*32, 32)
 			return inode != nil && directory(le.Uint16(inode[4:]))
 		}
+		s.owns = func(offset int64) bool { return offset >= 1024+128 }
 	}
 	return s, true
 }
