@@ -142,7 +142,7 @@ func realImages(t testing.TB) map[string]*sparse {
 // sound holds what Probe promises of any input: a filesystem of the list that lies
 // on the device, or one of its errors in one line, and nothing besides.
 func sound(r io.ReaderAt, size int64) (found bool, err error) {
-	fsys, err := probe(r, size, 0)
+	fsys, err := probe(r, size, 0, 0)
 	if err != nil {
 		known := errors.Is(err, ErrNoFilesystem) || errors.Is(err, ErrAmbiguous) || errors.Is(err, ErrTruncated) || errors.Is(err, ErrBadTable) || errors.Is(err, errRead)
 		if !known || fsys != (Filesystem{}) || err.Error() != tty.Line(err.Error()) {
@@ -299,7 +299,7 @@ func FuzzProbe(f *testing.F) {
 			t.Error(err)
 		}
 		if sector == 512 || sector == 4096 {
-			_, _ = probe(s, s.size, int(sector))
+			_, _ = probe(s, s.size, int(sector), 0)
 		}
 	})
 }

@@ -16,10 +16,10 @@ const (
 
 // anyGPT reads the GPT for the first of the sector sizes that has one; nil when
 // none has.
-func anyGPT(r io.ReaderAt, size int64, sectors []int) (*table, error) {
+func anyGPT(r io.ReaderAt, size int64, sectors []int, number int) (*table, error) {
 	var bad error
 	for _, s := range sectors {
-		t, err := readGPT(r, size, int64(s))
+		t, err := readGPT(r, size, int64(s), number)
 		if t != nil || errors.Is(err, errRead) {
 			return t, err
 		}
@@ -33,9 +33,9 @@ func anyGPT(r io.ReaderAt, size int64, sectors []int) (*table, error) {
 // readGPT reads the GPT for one sector size, from the backup when the primary is
 // damaged. The backup is on the last sector, or where a header that is sound says
 // it is, as on a volume that was made larger since.
-func readGPT(r io.ReaderAt, size, sector int64) (*table, error) {
+func readGPT(r io.ReaderAt, size, sector int64, number int) (*table, error) {
 	header, entries, primaryErr := gptAt(r, size, sector, 1)
-	t := &table{kind: tableGPT, sector: int(sector), healthy: true}
+	t := &table{kind: tableGPT, sector: int(sector), number: number, healthy: true}
 	primary := header
 	if entries == nil {
 		places := []int64{size/sector - 1}
@@ -69,7 +69,7 @@ func readGPT(r io.ReaderAt, size, sector int64) (*table, error) {
 		}
 		p := partition{Number: i + 1, Type: gptType(e[:16])}
 		// The last sector is included. An entry that no device can have gets no size,
-		// and is refused if it turns out to be the first partition.
+		// and is refused if it turns out to be the one that counts.
 		if first, last := le.Uint64(e[32:]), le.Uint64(e[40:]); first > 0 && first <= last && last < 1<<48 {
 			p.Offset, p.Size = int64(first)*sector, int64(last-first+1)*sector
 		}

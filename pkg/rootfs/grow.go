@@ -36,10 +36,10 @@ func (fsys Filesystem) Growable() bool {
 func Grow(ctx context.Context, device string, fsys Filesystem, begin func() error) (Filesystem, error) {
 	fail := func(err error) (Filesystem, error) { return fsys, fmt.Errorf("%w: %s: %w", ErrGrow, device, err) }
 	if fsys.Partition != 0 {
-		if err := growPartition(device); err != nil {
+		if err := growPartition(device, fsys.Partition); err != nil {
 			return fail(fmt.Errorf("its partition: %w", err))
 		}
-		now, err := Probe(device)
+		now, err := again(device, fsys)
 		if err != nil {
 			return fail(err)
 		}
@@ -65,10 +65,17 @@ func Grow(ctx context.Context, device string, fsys Filesystem, begin func() erro
 	if err != nil {
 		return fail(err)
 	}
-	if fsys, err = Probe(device); err != nil {
+	if fsys, err = again(device, fsys); err != nil {
 		return fail(err)
 	}
 	return fsys, nil
+}
+
+// again is a filesystem as it is now.
+func again(device string, fsys Filesystem) (Filesystem, error) {
+	now, err := probePartition(device, fsys.Partition)
+	now.Subvolume = fsys.Subvolume
+	return now, err
 }
 
 // MendGrown makes a filesystem whole of which a Grow was killed after its begin. All that
@@ -190,11 +197,11 @@ func growMounted(dir *os.File, fsys Filesystem) error {
 func GrowRunning(device string, fsys Filesystem, dir *os.File) error {
 	fail := func(err error) error { return fmt.Errorf("%w: %s: %w", ErrGrow, device, err) }
 	if fsys.Partition != 0 {
-		if err := growPartition(device); err != nil {
+		if err := growPartition(device, fsys.Partition); err != nil {
 			return fail(fmt.Errorf("its partition: %w", err))
 		}
 	}
-	now, err := Probe(device)
+	now, err := again(device, fsys)
 	if err != nil {
 		return fail(err)
 	}

@@ -50,12 +50,12 @@ func TestGrowTable(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			first, sector := before.first.Offset, before.sector
+			first, sector := before.part.Offset, before.sector
 			put(t, format(t, "ext4"), path, first) // cut short, but with its superblock
 			larger(t, path, test.size*mib)
 			content := fingerprintFrom(t, path, first, 8*mib)
 			for range 2 { // the second time there is nothing to do
-				if err := growPartition(path); err != nil {
+				if err := growPartition(path, 0); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -63,8 +63,8 @@ func TestGrowTable(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if end := now.first.Offset + now.first.Size; now.first.Offset != first || end != test.end*mib || now.note != before.note {
-				t.Errorf("the partition begins at %d and ends at %d: %+v", now.first.Offset, end, now)
+			if end := now.part.Offset + now.part.Size; now.part.Offset != first || end != test.end*mib || now.note != before.note {
+				t.Errorf("the partition begins at %d and ends at %d: %+v", now.part.Offset, end, now)
 			}
 			if len(now.used) != len(before.used) {
 				t.Errorf("there are %d partitions, and were %d", len(now.used), len(before.used))
@@ -98,7 +98,7 @@ func tableOf(t *testing.T, path string) (*table, error) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	return readTable(f, sizeOf(t, path), 0)
+	return readTable(f, sizeOf(t, path), 0, 0)
 }
 
 // TestGrowTableCutShort stops the growing of a partition after each of its writes, and in
@@ -112,7 +112,7 @@ func TestGrowTableCutShort(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			put(t, format(t, "ext4"), image, was.first.Offset)
+			put(t, format(t, "ext4"), image, was.part.Offset)
 			larger(t, image, test.size*mib)
 			f, err := os.Open(image)
 			if err != nil {
@@ -129,7 +129,7 @@ func TestGrowTableCutShort(t *testing.T) {
 				t.Fatal(err)
 			}
 			whole := copyOf(t, image)
-			if err := growPartition(whole); err != nil {
+			if err := growPartition(whole, 0); err != nil {
 				t.Fatal(err)
 			}
 			want := fingerprint(t, whole)
@@ -147,10 +147,10 @@ func TestGrowTableCutShort(t *testing.T) {
 					if err != nil {
 						t.Fatalf("cut at byte %d of write %d: %v", part, i, err)
 					}
-					if size := now.first.Size; now.first.Offset != was.first.Offset || size != was.first.Size && size != test.end*mib-was.first.Offset {
-						t.Errorf("cut at byte %d of write %d: %+v", part, i, now.first)
+					if size := now.part.Size; now.part.Offset != was.part.Offset || size != was.part.Size && size != test.end*mib-was.part.Offset {
+						t.Errorf("cut at byte %d of write %d: %+v", part, i, now.part)
 					}
-					if err := growPartition(cut); err != nil {
+					if err := growPartition(cut, 0); err != nil {
 						t.Fatalf("cut at byte %d of write %d, then: %v", part, i, err)
 					}
 					if fingerprint(t, cut) != want {

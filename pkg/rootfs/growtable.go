@@ -22,11 +22,11 @@ type edit struct {
 	data   []byte
 }
 
-// growPartition moves the end of the first partition up to what follows it, and a GPT's
+// growPartition moves the end of the partition of a number up to what follows it, and a GPT's
 // backup to the end of the device. Nothing else is changed. At any moment one copy of a
 // GPT is whole, and an MBR changes with one sector; so a table that was cut short is read
 // all the same, and the next call finishes it. A logical partition stays as it is.
-func growPartition(device string) error {
+func growPartition(device string, number int) error {
 	f, err := os.OpenFile(device, os.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -40,7 +40,7 @@ func growPartition(device string) error {
 	if err != nil {
 		return err
 	}
-	t, err := readTable(f, size, sector)
+	t, err := readTable(f, size, sector, number)
 	if err != nil {
 		return err
 	}
@@ -76,22 +76,22 @@ func growPartition(device string) error {
 	return nil
 }
 
-// room is where the first partition may end: where the next one begins, or at limit.
+// room is where the partition may end: where the next one begins, or at limit.
 func (t *table) room(limit int64) int64 {
 	for _, p := range t.used {
-		if p.Offset > t.first.Offset {
+		if p.Offset > t.part.Offset {
 			limit = min(limit, p.Offset)
 		}
 	}
-	if end := limit &^ (grain - 1); end >= t.first.Offset+t.first.Size+grain {
+	if end := limit &^ (grain - 1); end >= t.part.Offset+t.part.Size+grain {
 		return end
 	}
-	return t.first.Offset + t.first.Size
+	return t.part.Offset + t.part.Size
 }
 
-// growMBR is the boot record with the first partition grown.
+// growMBR is the boot record with the partition grown.
 func (t *table) growMBR(r io.ReaderAt, size int64) ([]edit, error) {
-	if t.first.Number > 4 {
+	if t.part.Number > 4 {
 		return nil, nil
 	}
 	record := make([]byte, 512)
@@ -100,16 +100,16 @@ func (t *table) growMBR(r io.ReaderAt, size int64) ([]edit, error) {
 	}
 	sector := int64(t.sector)
 	end := t.room(min(size, 1<<32*sector))
-	if end == t.first.Offset+t.first.Size {
+	if end == t.part.Offset+t.part.Size {
 		return nil, nil
 	}
-	e := record[446+16*(t.first.Number-1):]
+	e := record[446+16*(t.part.Number-1):]
 	copy(e[5:8], "\xfe\xff\xff") // the last cylinder, head and sector: as in the next fields
-	le.PutUint32(e[12:], uint32(min((end-t.first.Offset)/sector, 1<<32-1)))
+	le.PutUint32(e[12:], uint32(min((end-t.part.Offset)/sector, 1<<32-1)))
 	return []edit{{0, record}}, nil
 }
 
-// growGPT is both copies of the GPT with the first partition grown, and the MBR that
+// growGPT is both copies of the GPT with the partition grown, and the MBR that
 // protects it. The copy that was read is the last of the two to change.
 func (t *table) growGPT(r io.ReaderAt, size int64) ([]edit, error) {
 	sector, last := int64(t.sector), size/int64(t.sector)-1
@@ -125,7 +125,7 @@ func (t *table) growGPT(r io.ReaderAt, size int64) ([]edit, error) {
 		return nil, fmt.Errorf("%w: its entries at sector %d leave no room before the first usable sector %d", ErrBadTable, t.gpt.start, usable)
 	}
 	end := t.room(backup * sector)
-	le.PutUint64(entries[int(le.Uint32(header[84:]))*(t.first.Number-1)+40:], uint64(end/sector-1))
+	le.PutUint64(entries[int(le.Uint32(header[84:]))*(t.part.Number-1)+40:], uint64(end/sector-1))
 
 	copies := func(at, other, start int64) []edit {
 		h := make([]byte, sector)

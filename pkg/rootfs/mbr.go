@@ -46,12 +46,12 @@ func mbrEntries(b []byte) (used []mbrEntry, isMBR bool) {
 // tried in order, and the one counts under which something stands on the first partition;
 // without any, the first. Where the first is known to be the device's own, the order
 // decides; of a file, something under two sizes is ambiguous.
-func readMBR(r io.ReaderAt, size int64, sectors []int, known bool, entries []mbrEntry) (*table, error) {
+func readMBR(r io.ReaderAt, size int64, sectors []int, known bool, entries []mbrEntry, number int) (*table, error) {
 	var best *table
 	var bestErr error
 	stands := false
 	for i, s := range sectors {
-		t, err := readMBRWith(r, size, int64(s), entries)
+		t, err := readMBRWith(r, size, int64(s), entries, number)
 		switch {
 		case err != nil || len(t.content.standing()) == 0:
 			if i == 0 {
@@ -71,8 +71,8 @@ func readMBR(r io.ReaderAt, size int64, sectors []int, known bool, entries []mbr
 	return best, nil
 }
 
-func readMBRWith(r io.ReaderAt, size, sector int64, entries []mbrEntry) (*table, error) {
-	t := &table{kind: tableMBR, sector: int(sector)}
+func readMBRWith(r io.ReaderAt, size, sector int64, entries []mbrEntry, number int) (*table, error) {
+	t := &table{kind: tableMBR, sector: int(sector), number: number}
 	var used, containers []partition
 	var chain *mbrEntry
 	for i, e := range entries {
@@ -85,42 +85,51 @@ func readMBRWith(r io.ReaderAt, size, sector int64, entries []mbrEntry) (*table,
 			chain = &entries[i]
 		}
 	}
-	if len(used) > 0 || chain == nil {
+	if chain == nil || number == 0 && len(used) > 0 || number > 0 && number < firstLogical {
 		return t, t.pick(r, append(used, containers...), size)
 	}
 	// An extended partition holds partitions, and no filesystem.
-	p, err := firstLogical(r, *chain, size, sector)
-	if err != nil {
+	last := max(number, firstLogical)
+	if number == anyPartition {
+		last = firstLogical + maxLinks
+	}
+	logical, err := logicals(r, *chain, size, sector, last)
+	if err != nil && number != anyPartition {
 		return nil, err
 	}
-	t.note = "the first used entry is a logical partition"
-	return t, t.pick(r, []partition{p}, size)
+	if len(used) == 0 && number == 0 {
+		t.note = "the first used entry is a logical partition"
+	}
+	return t, t.pick(r, append(logical, used...), size)
 }
+
+// firstLogical is the number of the first logical partition.
+const firstLogical = 5
 
 // maxLinks is how many links of a chain of logical partitions are followed.
 const maxLinks = 128
 
-// firstLogical follows the chain of extended boot records to its first used entry,
-// which is partition 5: the kernel counts only what is used. A logical partition
-// counts from its own record, the link to the next record from the first.
-func firstLogical(r io.ReaderAt, ext mbrEntry, size, sector int64) (partition, error) {
+// logicals follows the chain of extended boot records to its used entries, as far as the
+// one of a number: the kernel counts only what is used. A logical partition counts from its
+// own record, the link to the next record from the first.
+func logicals(r io.ReaderAt, ext mbrEntry, size, sector int64, last int) (all []partition, err error) {
 	outer := ext.partition(0, sector)
 	record := make([]byte, 512)
 	seen := map[int64]bool{}
 	for at := int64(ext.start); ; {
 		switch {
 		case seen[at] || len(seen) >= maxLinks:
-			return partition{}, fmt.Errorf("%w: the chain of logical partitions runs in a circle or does not end", ErrBadTable)
+			return nil, fmt.Errorf("%w: the chain of logical partitions runs in a circle or does not end", ErrBadTable)
 		case at*sector >= size:
-			return partition{}, fmt.Errorf("%w: the chain of logical partitions leads to byte %d, past the end of the device at %d (was the image truncated?)", ErrBadTable, at*sector, size)
+			return nil, fmt.Errorf("%w: the chain of logical partitions leads to byte %d, past the end of the device at %d (was the image truncated?)", ErrBadTable, at*sector, size)
 		}
 		seen[at] = true
 		if n, err := r.ReadAt(record, at*sector); n < len(record) {
-			return partition{}, fmt.Errorf("%w: the chain of logical partitions: %w", errRead, err)
+			return nil, fmt.Errorf("%w: the chain of logical partitions: %w", errRead, err)
 		}
 		entries, isMBR := mbrEntries(record)
 		if !isMBR {
-			return partition{}, fmt.Errorf("%w: the chain of logical partitions has no boot record at byte %d", ErrBadTable, at*sector)
+			return nil, fmt.Errorf("%w: the chain of logical partitions has no boot record at byte %d", ErrBadTable, at*sector)
 		}
 		next := int64(-1)
 		for _, e := range entries {
@@ -128,17 +137,23 @@ func firstLogical(r io.ReaderAt, ext mbrEntry, size, sector int64) (partition, e
 				next = int64(ext.start) + int64(e.start)
 				continue
 			}
-			e.number = 5
+			e.number = firstLogical + len(all)
 			p := e.partition(at, sector)
 			if p.Offset < outer.Offset || p.Size > outer.Size || p.Offset-outer.Offset > outer.Size-p.Size {
-				return partition{}, fmt.Errorf("%w: logical partition 5 lies outside the extended partition %d", ErrBadTable, ext.number)
+				return nil, fmt.Errorf("%w: logical partition %d lies outside the extended partition %d", ErrBadTable, e.number, ext.number)
 			}
-			return p, nil
+			if all = append(all, p); e.number == last {
+				return all, nil
+			}
 		}
-		if next < 0 {
-			return partition{}, &NotFoundError{Where: "the extended partition", Found: "no logical partition", Mend: allowed}
+		switch {
+		case next >= 0:
+			at = next
+		case len(all) == 0:
+			return nil, &NotFoundError{Where: "the extended partition", Found: "no logical partition", Mend: allowed}
+		default:
+			return all, nil
 		}
-		at = next
 	}
 }
 

@@ -154,7 +154,11 @@ func newMount(source string, fsys Filesystem, readOnly bool) (*os.File, error) {
 	if err := unix.FsconfigSetString(fd, "source", source); err != nil {
 		return nil, explain(fd, log, fsys, err)
 	}
-	for _, o := range options(fsys.Type, readOnly) {
+	all := options(fsys.Type, readOnly)
+	if fsys.Subvolume != "" {
+		all = append(all, option{"subvol", fsys.Subvolume})
+	}
+	for _, o := range all {
 		if o.value == "" {
 			err = unix.FsconfigSetFlag(fd, o.key)
 		} else {

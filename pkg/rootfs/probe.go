@@ -38,10 +38,11 @@ type Filesystem struct {
 	Type       string `json:"type"` // one of AllowList
 	UUID       string `json:"uuid,omitempty"`
 	Label      string `json:"label,omitempty"`
-	Partition  int    `json:"partition"`       // 0: the whole device
-	Offset     int64  `json:"offset"`          // bytes
-	Size       int64  `json:"size"`            // bytes of the device or the partition
-	Taken      int64  `json:"taken,omitempty"` // bytes of it that the filesystem has
+	Partition  int    `json:"partition"`           // 0: the whole device
+	Subvolume  string `json:"subvolume,omitempty"` // of a btrfs, by its path; empty: its default one
+	Offset     int64  `json:"offset"`              // bytes
+	Size       int64  `json:"size"`                // bytes of the device or the partition
+	Taken      int64  `json:"taken,omitempty"`     // bytes of it that the filesystem has
 	SectorSize int    `json:"sector_size,omitempty"`
 	ReadOnly   bool   `json:"readonly,omitempty"` // by its type
 	// NeedsRecovery says that an ext3 or ext4 was not unmounted cleanly. Mounted
@@ -76,25 +77,38 @@ func (e *NotFoundError) Is(target error) bool {
 // entry with the lowest number. It reads a bounded part of the device and changes
 // nothing. Errors wrap ErrNoFilesystem, ErrAmbiguous, ErrTruncated or ErrBadTable.
 func Probe(path string) (Filesystem, error) {
+	return probePartition(path, 0)
+}
+
+// probePartition is Probe of the partition of that number; 0: where Probe looks.
+func probePartition(path string, number int) (fsys Filesystem, err error) {
+	err = onImage(path, func(r io.ReaderAt, size int64, sector int) error {
+		fsys, err = probe(r, size, sector, number)
+		return err
+	})
+	return fsys, err
+}
+
+// onImage reads a regular file or block device. A sector size of 0 is unknown.
+func onImage(path string, do func(r io.ReaderAt, size int64, sector int) error) error {
 	// Non-blocking, so that a FIFO is refused and not waited for.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return Filesystem{}, fmt.Errorf("cannot look at the device: %w", err)
+		return fmt.Errorf("cannot look at the device: %w", err)
 	}
 	defer f.Close()
 	sector, err := sectorSize(f)
 	if err != nil {
-		return Filesystem{}, err
+		return err
 	}
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
-		return Filesystem{}, fmt.Errorf("cannot look at the device: %w", err)
+		return fmt.Errorf("cannot look at the device: %w", err)
 	}
-	fsys, err := probe(f, size, sector)
-	if err != nil {
-		return Filesystem{}, fmt.Errorf("%s: %w", path, err)
+	if err := do(f, size, sector); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	return fsys, nil
+	return nil
 }
 
 // sectorSize is that of a block device; 0: of a regular file, which has none.
@@ -120,18 +134,23 @@ const (
 	allowed     = "a root has to be one of ext2, ext3, ext4, xfs, btrfs, squashfs, erofs"
 )
 
-// probe is Probe over anything that can be read. A sector size of 0 is unknown.
-func probe(r io.ReaderAt, size int64, sector int) (Filesystem, error) {
+// probe is probePartition over anything that can be read.
+func probe(r io.ReaderAt, size int64, sector, number int) (Filesystem, error) {
 	if size <= 0 {
 		return Filesystem{}, &NotFoundError{Where: "the device", Found: "nothing: its size is 0", Mend: allowed}
+	}
+	t, tableErr := readTable(r, size, sector, number)
+	switch {
+	case errors.Is(tableErr, errRead), number != 0 && tableErr != nil:
+		return Filesystem{}, tableErr
+	case number != 0 && t == nil:
+		return Filesystem{}, &NotFoundError{Where: wholeDevice, Found: "no partition table, and so no partitions", Mend: "leave partition= out"}
+	case number != 0:
+		return t.settle("")
 	}
 	whole, err := inspect(r, 0, size)
 	if err != nil {
 		return Filesystem{}, err
-	}
-	t, tableErr := readTable(r, size, sector)
-	if errors.Is(tableErr, errRead) {
-		return Filesystem{}, tableErr
 	}
 	byTable, why, err := choose(whole, t, tableErr)
 	if err != nil {
@@ -151,13 +170,7 @@ func probe(r io.ReaderAt, size int64, sector int) (Filesystem, error) {
 	case t == nil:
 		return Filesystem{}, whole.nothing(wholeDevice)
 	}
-	fsys, note, err := t.content.settle(t.where())
-	if err != nil {
-		return Filesystem{}, t.ignoring(err)
-	}
-	fsys.Partition, fsys.Offset, fsys.Size, fsys.SectorSize = t.first.Number, t.first.Offset, t.first.Size, t.sector
-	fsys.Note = join(t.note, why, note)
-	return fsys, nil
+	return t.settle(why)
 }
 
 // choose decides between a filesystem over the whole device and a partition table, where
@@ -168,7 +181,7 @@ func probe(r io.ReaderAt, size int64, sector int) (Filesystem, error) {
 func choose(whole content, t *table, tableErr error) (byTable bool, note string, err error) {
 	stands := whole.standing()
 	if t != nil {
-		stands = slices.DeleteFunc(stands, func(s signature) bool { return t.first.holds(s.tail) })
+		stands = slices.DeleteFunc(stands, func(s signature) bool { return t.part.holds(s.tail) })
 	}
 	switch {
 	case len(stands) == 0:
@@ -197,7 +210,7 @@ func choose(whole content, t *table, tableErr error) (byTable bool, note string,
 	case len(w) == 0 && len(p) > 0:
 		return true, fmt.Sprintf("a stale mark over the whole device was ignored: %s without a root directory", stands[0].what()), nil
 	}
-	return false, "", ambiguous(wholeDevice, stands[0], fmt.Sprintf("%s on partition %d of its %s", part[0].what(), t.first.Number, t.kind))
+	return false, "", ambiguous(wholeDevice, stands[0], fmt.Sprintf("%s on partition %d of its %s", part[0].what(), t.part.Number, t.kind))
 }
 
 // ambiguous says that two things stand, and how to be rid of one.

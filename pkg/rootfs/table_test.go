@@ -69,7 +69,7 @@ func TestHostileTables(t *testing.T) {
 		"GPT no entry":           {resum(gpt.change(1024, make([]byte, 256))), ErrNoFilesystem, "the GPT holds no partition"},
 	} {
 		start := time.Now()
-		fsys, err := probe(test.image, test.image.size, 512)
+		fsys, err := probe(test.image, test.image.size, 512, 0)
 		if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%s: %+v, %v; want %v, %q", name, fsys, err, test.want, test.says)
 		}
@@ -98,7 +98,7 @@ func TestReadErrors(t *testing.T) {
 	image := load(t, disk(t, 48*mib, "label: dos\n2048,49152\n"))
 	bad := errors.New("input/output error")
 	for _, from := range []int64{0, 100, 513, mib, mib + 1000} {
-		if _, err := probe(broken{image, from, bad}, image.size, 512); !errors.Is(err, errRead) || !errors.Is(err, bad) {
+		if _, err := probe(broken{image, from, bad}, image.size, 512, 0); !errors.Is(err, errRead) || !errors.Is(err, bad) {
 			t.Errorf("from %d: %v", from, err)
 		}
 	}

@@ -1,0 +1,331 @@
+package rootfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/inroot"
+)
+
+// Selection says which filesystem of a device is the one. The zero Selection is what Probe
+// finds, and of a btrfs the subvolume that is its default.
+type Selection struct {
+	Partition string // its number, or PartitionRoot
+	Subvolume string // of a btrfs: its path from the top, or SubvolumeAuto
+}
+
+// The words that a Selection may have.
+const (
+	// PartitionRoot is the partition whose type in a GPT is that of a root for this machine
+	// (the Discoverable Partitions Specification), else the only one with an init.
+	PartitionRoot = "root"
+	// SubvolumeAuto is the first of root, @ and the default subvolume that has an init.
+	SubvolumeAuto = "auto"
+)
+
+// Check says what is wrong with the words of a Selection.
+func (s Selection) Check() error {
+	if n, err := strconv.Atoi(s.Partition); s.Partition != "" && s.Partition != PartitionRoot && (err != nil || n < 1 || strconv.Itoa(n) != s.Partition) {
+		return failure.Invalid("the partition %q is neither a number from 1 nor %q", s.Partition, PartitionRoot)
+	}
+	if v := s.Subvolume; v != "" && (path.Clean("/"+v) != "/"+v || strings.ContainsAny(v, ",\x00") || len(v) > 4000) {
+		return failure.Invalid("the subvolume %q is neither %q nor a path from the top of the filesystem, as in @/home", v, SubvolumeAuto)
+	}
+	return nil
+}
+
+// rootTypes are the types of a root in a GPT, by GOARCH.
+var rootTypes = map[string]string{
+	"amd64": "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709",
+	"arm64": "B921B045-1DF0-41C3-AF44-4C6F280D3FAE",
+}
+
+// Select is Probe for a Selection. Errors wrap what Probe's do. The error of a device on
+// which Probe looks in vain names what has an init, and how to select it.
+func Select(ctx context.Context, device string, s Selection) (Filesystem, error) {
+	if err := s.Check(); err != nil {
+		return Filesystem{}, err
+	}
+	var fsys Filesystem
+	var err error
+	switch s.Partition {
+	case "":
+		fsys, err = Probe(device)
+		if errors.Is(err, ErrNoFilesystem) {
+			return fsys, withHint(err, Hint(ctx, device, Filesystem{}))
+		}
+	case PartitionRoot:
+		fsys, err = rootPartition(ctx, device)
+	default:
+		n, _ := strconv.Atoi(s.Partition)
+		fsys, err = probePartition(device, n)
+	}
+	if err != nil || s.Subvolume == "" {
+		return fsys, err
+	}
+	if fsys.Type != "btrfs" {
+		return Filesystem{}, failure.Of(ErrNoFilesystem, "%s: subvolume=%s is for a btrfs, and there is %s", device, s.Subvolume, article(fsys.Type))
+	}
+	fsys.Subvolume, err = subvolume(ctx, device, fsys, s.Subvolume)
+	return fsys, err
+}
+
+// rootPartition finds the partition that is the root by what it is; without a partition
+// table that is what Probe finds.
+func rootPartition(ctx context.Context, device string) (Filesystem, error) {
+	all, err := partitions(device)
+	if err != nil {
+		return Filesystem{}, err
+	}
+	if len(all) == 0 {
+		return Probe(device)
+	}
+	var typed []partition
+	for _, p := range all {
+		if id, _, _ := strings.Cut(p.Type, ","); id != "" && id == rootTypes[runtime.GOARCH] {
+			typed = append(typed, p)
+		}
+	}
+	switch len(typed) {
+	case 1:
+		return probePartition(device, typed[0].Number)
+	case 0:
+	default:
+		return Filesystem{}, failure.Of(ErrAmbiguous, "%s: partitions %s all have the type of a root; name one, as in partition=%d", device, numbers(typed), typed[0].Number)
+	}
+	with := withInit(ctx, device, all)
+	switch len(with) {
+	case 1:
+		return with[0], nil
+	case 0:
+		return Filesystem{}, &NotFoundError{Where: device, Found: "no partition with an init, and none of the type of a root", Mend: "name one by its number, as in partition=2; it has " + numbers(all)}
+	}
+	return Filesystem{}, failure.Of(ErrAmbiguous, "%s: %s and %s both have an init; name one, as in %s", device, with[0].words(), with[1].words(), with[0].keys())
+}
+
+// partitions are the used partitions of a device that hold no others.
+func partitions(device string) (all []partition, err error) {
+	err = onImage(device, func(r io.ReaderAt, size int64, sector int) error {
+		t, err := readTable(r, size, sector, anyPartition)
+		if err == nil && t != nil {
+			all = t.used
+			slices.SortFunc(all, func(a, b partition) int { return a.Number - b.Number })
+		}
+		return err
+	})
+	return all, err
+}
+
+// withInit are the filesystems on partitions, and their subvolumes, that have an init.
+func withInit(ctx context.Context, device string, all []partition) (with []Filesystem) {
+	for _, p := range all {
+		if fsys, err := probePartition(device, p.Number); err == nil {
+			with = append(with, inits(ctx, device, fsys)...)
+		}
+	}
+	return with
+}
+
+// inits are the filesystem, where it has an init, or else its subvolumes that do.
+func inits(ctx context.Context, device string, fsys Filesystem) (with []Filesystem) {
+	_ = look(ctx, device, fsys, func(root *os.File) error {
+		if hasInit(root) {
+			with = append(with, fsys)
+		}
+		return nil
+	})
+	if len(with) > 0 || fsys.Type != "btrfs" {
+		return with
+	}
+	_ = look(ctx, device, fsys.top(), func(top *os.File) error {
+		for _, name := range subvolumes(top) {
+			if sub, err := inroot.OpenDirect(top, name, unix.O_PATH|unix.O_DIRECTORY); err == nil {
+				if hasInit(sub) {
+					f := fsys
+					f.Subvolume = name
+					with = append(with, f)
+				}
+				sub.Close()
+			}
+		}
+		return nil
+	})
+	return with
+}
+
+// Hint names the filesystems of a device that have an init, but for the one that was looked
+// at, with the keys that select them; empty: there are none.
+func Hint(ctx context.Context, device string, looked Filesystem) string {
+	all, err := partitions(device)
+	if err != nil {
+		return ""
+	}
+	with := withInit(ctx, device, all)
+	if looked.Type == "btrfs" {
+		with = append(inits(ctx, device, looked), slices.DeleteFunc(with, func(f Filesystem) bool { return f.Partition == looked.Partition })...)
+	}
+	var words []string
+	for _, f := range with {
+		if f.Partition != looked.Partition || f.Subvolume != looked.Subvolume || looked.Type == "" {
+			words = append(words, fmt.Sprintf("%s has an init: add %s", f.words(), f.keys()))
+		}
+	}
+	return strings.Join(words, "; ")
+}
+
+// withHint puts a hint in the place of an error's own.
+func withHint(err error, hint string) error {
+	var none *NotFoundError
+	if hint == "" || !errors.As(err, &none) {
+		return err
+	}
+	return &NotFoundError{Where: none.Where, Found: none.Found, Mend: hint, Blank: none.Blank}
+}
+
+// words names a filesystem for people.
+func (fsys Filesystem) words() string {
+	what := fsys.Type
+	if fsys.Label != "" {
+		what += fmt.Sprintf(", label %q", fsys.Label)
+	}
+	switch {
+	case fsys.Partition == 0 && fsys.Subvolume == "":
+		return "the filesystem over the whole device (" + what + ")"
+	case fsys.Partition == 0:
+		return fmt.Sprintf("its subvolume %s (%s)", fsys.Subvolume, what)
+	case fsys.Subvolume == "":
+		return fmt.Sprintf("partition %d (%s)", fsys.Partition, what)
+	}
+	return fmt.Sprintf("subvolume %s of partition %d (%s)", fsys.Subvolume, fsys.Partition, what)
+}
+
+// keys are the keys of a block device spec that select a filesystem.
+func (fsys Filesystem) keys() string {
+	var all []string
+	if fsys.Partition != 0 {
+		all = append(all, fmt.Sprint("partition=", fsys.Partition))
+	}
+	if fsys.Subvolume != "" {
+		all = append(all, "subvolume="+fsys.Subvolume)
+	}
+	return strings.Join(all, ",")
+}
+
+// top is a btrfs from its top, whatever its default subvolume is.
+func (fsys Filesystem) top() Filesystem {
+	fsys.Subvolume = "/"
+	return fsys
+}
+
+// subvolume gives the path of the subvolume that is meant; empty: the default one.
+func subvolume(ctx context.Context, device string, fsys Filesystem, want string) (string, error) {
+	var found string
+	var all []string
+	err := look(ctx, device, fsys.top(), func(top *os.File) error {
+		all = subvolumes(top)
+		names := []string{want}
+		if want == SubvolumeAuto {
+			names = []string{"root", "@"}
+		}
+		for _, name := range names {
+			sub, err := inroot.OpenDirect(top, name, unix.O_PATH|unix.O_DIRECTORY)
+			if err != nil {
+				continue
+			}
+			defer sub.Close()
+			if isSubvolume(sub) && (want != SubvolumeAuto || hasInit(sub)) {
+				found = name
+				return nil
+			}
+		}
+		return nil
+	})
+	if err != nil || found != "" {
+		return found, err
+	}
+	has := "it has none below its top"
+	if len(all) > 0 {
+		has = "it has " + strings.Join(all, ", ")
+	}
+	if want != SubvolumeAuto {
+		return "", &NotFoundError{Where: fsys.words(), Found: fmt.Sprintf("no subvolume %q", want), Mend: has}
+	}
+	there := false
+	err = look(ctx, device, fsys, func(root *os.File) error { there = hasInit(root); return nil })
+	if err == nil && !there {
+		err = &NotFoundError{Where: fsys.words(), Found: "no init in its subvolumes root and @ and its default one", Mend: has + "; name one, as in subvolume=@"}
+	}
+	return "", err
+}
+
+// look mounts a filesystem for a moment, read-only and in no place of the tree.
+func look(ctx context.Context, device string, fsys Filesystem, do func(root *os.File) error) error {
+	backing, _, err := openDevice(device, true)
+	if err != nil {
+		return err
+	}
+	defer backing.Close()
+	source, held, err := blockDevice(ctx, backing, fsys, true)
+	if err != nil {
+		return err
+	}
+	if held != nil {
+		defer held.Close()
+	}
+	mnt, err := newMount(source, fsys, true)
+	if err != nil {
+		return fmt.Errorf("%w %s from %s: %w", ErrMount, article(fsys.Type), device, err)
+	}
+	defer mnt.Close()
+	return do(mnt)
+}
+
+// hasInit says whether a root has one of Inits.
+func hasInit(root *os.File) bool {
+	return slices.ContainsFunc(Inits, func(init string) bool { return executable(root, init) == nil })
+}
+
+// subvolumes are those of a btrfs right below its top, by their names.
+func subvolumes(top *os.File) (names []string) {
+	dir, err := inroot.Open(top, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil
+	}
+	defer dir.Close()
+	all, _ := dir.ReadDir(-1)
+	for _, e := range all {
+		sub, err := inroot.OpenDirect(top, e.Name(), unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			continue
+		}
+		if isSubvolume(sub) && !strings.ContainsAny(e.Name(), ",") {
+			names = append(names, e.Name())
+		}
+		sub.Close()
+	}
+	slices.Sort(names)
+	return names
+}
+
+// isSubvolume says whether a directory of a btrfs is the top of a subvolume: those have this
+// number (BTRFS_FIRST_FREE_OBJECTID).
+func isSubvolume(dir *os.File) bool {
+	info, err := dir.Stat()
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Ino == 256
+}
