@@ -182,7 +182,7 @@ func (a *App) printPlans(plans []instance.Plan) error {
 		}
 		return a.print.Encode(plans)
 	}
-	l := listing{Columns: []string{"Instance", "Device", "Source", "ID", "Dest", "Size", "Boot index", "On delete", "Mount", "Fsck", "Grow"}}
+	l := listing{Columns: []string{"Instance", "Device", "Source", "ID", "Dest", "Size", "Boot index", "On delete", "Mount", "Partition", "Subvolume", "Fsck", "Grow"}}
 	for _, p := range plans {
 		for _, m := range p.Mappings {
 			index := ""
@@ -193,7 +193,7 @@ func (a *App) printPlans(plans []instance.Plan) error {
 			if m.DeleteOnTermination {
 				end = "remove"
 			}
-			l.Rows = append(l.Rows, []any{p.Name, m.DeviceName, string(m.Source), m.ID, string(m.Dest), m.Size, index, end, m.MountPath, p.Spec.Fsck && (m.Root() || m.MountPath != ""), m.Grow})
+			l.Rows = append(l.Rows, []any{p.Name, m.DeviceName, string(m.Source), m.ID, string(m.Dest), m.Size, index, end, m.MountPath, m.Partition, m.Subvolume, p.Spec.Fsck && (m.Root() || m.MountPath != ""), m.Grow})
 		}
 	}
 	return a.print.List(l)

@@ -17,4 +17,6 @@ var images = kind[volume.Image]{
 	row:     func(i volume.Image) []any { return []any{i.ID, i.Name, i.Status, i.DiskFormat, i.Size} },
 }
 
-func (a *App) newImageCmd() *cobra.Command { return newKindCmd(a, images, a.newImageImportCmd()) }
+func (a *App) newImageCmd() *cobra.Command {
+	return newKindCmd(a, images, a.newImageImportCmd(), a.newImageSetCmd())
+}

@@ -82,10 +82,15 @@ func (d devices) String() string {
 	var all []string
 	for _, v := range d {
 		what := v.Mapping.DeviceName + "=" + v.VolumeID
-		if f := v.Filesystem; f != nil && f.Partition > 0 {
-			what += fmt.Sprintf(" (%s on partition %d)", f.Type, f.Partition)
-		} else if f != nil {
-			what += " (" + f.Type + ")"
+		if f := v.Filesystem; f != nil {
+			where := f.Type
+			if f.Partition > 0 {
+				where += fmt.Sprint(" on partition ", f.Partition)
+			}
+			if f.Subvolume != "" {
+				where += ", subvolume " + f.Subvolume
+			}
+			what += " (" + where + ")"
 		}
 		all = append(all, what)
 	}

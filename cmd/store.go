@@ -16,6 +16,7 @@ import (
 type Store interface {
 	instance.Volumes
 	ImportImage(ctx context.Context, req volume.ImportImage) (volume.Image, error)
+	UpdateImage(ctx context.Context, id string, req volume.UpdateImage) (volume.Image, error)
 	DeleteImage(ctx context.Context, id string) error
 	Volumes(ctx context.Context) ([]volume.Volume, error)
 	Snapshots(ctx context.Context) ([]volume.Snapshot, error)

@@ -31,6 +31,8 @@ var keys = []Key{
 	{"mount", nil, nil, "absolute path at which the container has its filesystem (not in Nova)"},
 	{"readonly", nil, []string{"yes", "no"}, "whether the container may only read it (not in Nova)"},
 	{"overlay", nil, []string{OverlayNone, OverlayMemory, OverlayDisk}, "where what is written to a root goes that stays as it is (not in Nova)"},
+	{"partition", nil, nil, "which partition has its filesystem: a number, or root (not in Nova)"},
+	{"subvolume", nil, nil, "which subvolume of a btrfs is meant: its path, or auto (not in Nova)"},
 	{"volume_type", nil, nil, "volume type of a volume that is made"},
 	{"tag", nil, nil, "a word that is kept with the device"},
 	{"type", []string{"device_type"}, []string{"disk", "cdrom", "floppy", "lun"}, "a container has disks only"},

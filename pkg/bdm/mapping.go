@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
 // SourceType is what a device is made from.
@@ -59,11 +61,13 @@ type Mapping struct {
 	GuestFormat         string          `json:"guest_format,omitempty"` // a filesystem, FormatSwap or FormatNone
 	Tag                 string          `json:"tag,omitempty"`
 	VolumeType          string          `json:"volume_type,omitempty"`
-	MountPath           string          `json:"mount,omitempty"`    // beyond Nova: absolute and clean
-	ReadOnly            bool            `json:"readonly,omitempty"` // beyond Nova
-	Overlay             string          `json:"overlay,omitempty"`  // beyond Nova, of a root: see OverlayMemory
-	Upper               bool            `json:"upper,omitempty"`    // beyond Nova: it is the disk of OverlayDisk
-	Grow                bool            `json:"grow,omitempty"`     // beyond Nova: its filesystem is made as large as it is
+	MountPath           string          `json:"mount,omitempty"`     // beyond Nova: absolute and clean
+	ReadOnly            bool            `json:"readonly,omitempty"`  // beyond Nova
+	Overlay             string          `json:"overlay,omitempty"`   // beyond Nova, of a root: see OverlayMemory
+	Partition           string          `json:"partition,omitempty"` // beyond Nova: see rootfs.Selection
+	Subvolume           string          `json:"subvolume,omitempty"` // beyond Nova: see rootfs.Selection
+	Upper               bool            `json:"upper,omitempty"`     // beyond Nova: it is the disk of OverlayDisk
+	Grow                bool            `json:"grow,omitempty"`      // beyond Nova: its filesystem is made as large as it is
 }
 
 // Root says whether it is the root: the device of boot index 0.
@@ -90,9 +94,10 @@ func (m Mapping) NeedsFilesystem() bool {
 const MaxSize = 1<<31 - 1
 
 var (
-	validSize   = regexp.MustCompile(`^[0-9]+$`)
-	validIndex  = regexp.MustCompile(`^-?[0-9]+$`)
-	validDevice = regexp.MustCompile(`^(/dev/)?(vd|sd|hd|xvd|ubd)[a-z]{1,3}$`)
+	validSize      = regexp.MustCompile(`^[0-9]+$`)
+	validIndex     = regexp.MustCompile(`^-?[0-9]+$`)
+	validPartition = regexp.MustCompile(`^[1-9][0-9]{0,8}$`)
+	validDevice    = regexp.MustCompile(`^(/dev/)?(vd|sd|hd|xvd|ubd)[a-z]{1,3}$`)
 )
 
 // Mapping makes the spec into a mapping: with novaclient's defaults, and held to the
@@ -152,6 +157,10 @@ func (s Spec) mapping(from origin) (Mapping, error) {
 			}
 		case "mount":
 			m.MountPath, reason = p.value, badMountPath(p.value)
+		case "partition":
+			m.Partition, reason = p.value, badPartition(p.value)
+		case "subvolume":
+			m.Subvolume, reason = p.value, badSubvolume(p.value)
 		}
 		if reason != "" {
 			return Mapping{}, from.fail(p.key, p.value, "%s", reason)
@@ -239,6 +248,52 @@ func badMountPath(text string) string {
 	return ""
 }
 
+// badPartition says why text names no partition.
+func badPartition(text string) string {
+	if !validPartition.MatchString(text) && text != "root" {
+		return fmt.Sprintf("the partition %q is neither a number from 1 nor root", text)
+	}
+	return ""
+}
+
+// badSubvolume says why text is no subvolume's path.
+func badSubvolume(text string) string {
+	if text == "" || path.Clean("/"+text) != "/"+text || !printable(text) || strings.Contains(text, ",") || len(text) > 4000 {
+		return fmt.Sprintf("the subvolume %q is neither auto nor a path from the top of its btrfs without a '/' in front, as in @ or root", text)
+	}
+	return ""
+}
+
+// The properties of an image or volume that say which filesystem of it is meant, where no
+// spec does.
+const (
+	PartitionProperty = "lxcboot_partition"
+	SubvolumeProperty = "lxcboot_subvolume"
+)
+
+// Inherit takes what properties of its image or volume say of the filesystem of a device
+// that is mounted. owner names in an error whose they are.
+func (m *Mapping) Inherit(properties map[string]string, owner string) error {
+	if !m.Root() && m.MountPath == "" {
+		return nil
+	}
+	for _, p := range []struct {
+		field *string
+		name  string
+		bad   func(string) string
+	}{{&m.Partition, PartitionProperty, badPartition}, {&m.Subvolume, SubvolumeProperty, badSubvolume}} {
+		value := properties[p.name]
+		if *p.field != "" || value == "" {
+			continue
+		}
+		if reason := p.bad(value); reason != "" {
+			return failure.Invalid("the property %s of %s: %s", p.name, owner, reason)
+		}
+		*p.field = value
+	}
+	return nil
+}
+
 // check applies the rules of Nova's API for one device (its from_api), and then those
 // that a container adds. image says that the boot has --image: only then can the root be
 // a local disk that is made from an image.
@@ -273,6 +328,10 @@ func (m Mapping) check(from origin, image bool) error {
 		return fail("mount", m.MountPath, "the root is mounted at /; mount is for other devices")
 	case m.MountPath != "" && m.Source == SourceBlank && !m.NeedsFilesystem():
 		return fail("mount", m.MountPath, "the device has no filesystem to mount; give it one with format=, as in format=ext4")
+	case m.Partition != "" && (m.Source == SourceBlank || !m.Root() && m.MountPath == ""):
+		return fail("partition", m.Partition, "a partition is chosen of what is mounted: of the root, or of a volume with mount=; leave it out")
+	case m.Subvolume != "" && (m.Source == SourceBlank || !m.Root() && m.MountPath == ""):
+		return fail("subvolume", m.Subvolume, "a subvolume is chosen of what is mounted: of the root, or of a volume with mount=; leave it out")
 	case m.Swap() && m.ReadOnly:
 		return fail("readonly", "yes", "swap is there to be written to")
 	}
@@ -308,6 +367,8 @@ func (m Mapping) String() string {
 		add("readonly", "yes")
 	}
 	add("overlay", m.Overlay)
+	add("partition", m.Partition)
+	add("subvolume", m.Subvolume)
 	add("volume_type", m.VolumeType)
 	add("tag", m.Tag)
 	add("type", m.DeviceType)

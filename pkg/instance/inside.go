@@ -48,7 +48,7 @@ func (m *Manager) mountFrom(ctx context.Context, h *Handle, v *state.Volume, car
 	if err := m.Store.MakeMountpoint(target); err != nil {
 		return err
 	}
-	whole := rootfs.Filesystem{Type: v.Filesystem.Type, UUID: v.Filesystem.UUID, ReadOnly: v.Filesystem.ReadOnly}
+	whole := rootfs.Filesystem{Type: v.Filesystem.Type, UUID: v.Filesystem.UUID, Subvolume: v.Filesystem.Subvolume, ReadOnly: v.Filesystem.ReadOnly}
 	return m.Roots.Mount(ctx, carrier, whole, target, rootfs.MountOptions{ReadOnly: v.ReadOnly(), IDMap: h.RootIDs()})
 }
 

@@ -252,6 +252,9 @@ func (m *Manager) facts(ctx context.Context, mappings []bdm.Mapping, req BootReq
 			}
 			mp.ID = img.ID
 			facts.Images[img.ID] = img
+			if err := mp.Inherit(img.Properties, "image "+img.ID); err != nil {
+				return facts, err
+			}
 		case bdm.SourceVolume:
 			vol, err := m.Volumes.Volume(ctx, mp.ID)
 			if err != nil {
@@ -261,6 +264,9 @@ func (m *Manager) facts(ctx context.Context, mappings []bdm.Mapping, req BootReq
 			facts.Volumes[vol.ID] = vol
 			mp.ReadOnly = mp.ReadOnly || vol.ReadOnly
 			mp.Grow = vol.Metadata[volume.MetaGrow] == "yes"
+			if err := inherit(mp, vol); err != nil {
+				return facts, err
+			}
 		case bdm.SourceSnapshot:
 			snap, err := m.Volumes.Snapshot(ctx, mp.ID)
 			if err != nil {
@@ -272,12 +278,24 @@ func (m *Manager) facts(ctx context.Context, mappings []bdm.Mapping, req BootReq
 			// itself may be gone.
 			if vol, err := m.Volumes.Volume(ctx, snap.VolumeID); err == nil {
 				facts.Volumes[vol.ID] = vol
+				if err := inherit(mp, vol); err != nil {
+					return facts, err
+				}
 			} else if !errors.Is(err, volume.ErrNotFound) {
 				return facts, err
 			}
 		}
 	}
 	return facts, nil
+}
+
+// inherit takes what a volume's own properties say of its filesystem, or those of the image
+// that it was made of.
+func inherit(mp *bdm.Mapping, vol volume.Volume) error {
+	if err := mp.Inherit(vol.Metadata, "volume "+vol.ID); err != nil {
+		return err
+	}
+	return mp.Inherit(vol.ImageProps, "the image of volume "+vol.ID)
 }
 
 // record is the record of the plan's instance as it begins.

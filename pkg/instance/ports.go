@@ -51,7 +51,9 @@ type Devices interface {
 
 // Roots finds, mounts and releases filesystems on this host.
 type Roots interface {
-	Probe(path string) (rootfs.Filesystem, error)
+	// Select finds the filesystem of a device, and Hint names the others that might do.
+	Select(ctx context.Context, device string, s rootfs.Selection) (rootfs.Filesystem, error)
+	Hint(ctx context.Context, device string, looked rootfs.Filesystem) string
 	Check(ctx context.Context, device string, fs rootfs.Filesystem) error
 	Mount(ctx context.Context, device string, fs rootfs.Filesystem, target string, o rootfs.MountOptions) error
 	// Grow makes a filesystem as large as its device, as far as that is done before it is

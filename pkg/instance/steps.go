@@ -152,7 +152,7 @@ func (m *Manager) launch(ctx context.Context, h *Handle) error {
 		err = m.Kernel.CheckInit(root, init)
 	}
 	if err != nil {
-		return err
+		return m.elsewhere(ctx, h, err)
 	}
 	dir := m.Store.LaunchDir(h.ID)
 	if err := m.Store.MakeMountpoint(dir); err != nil {
@@ -164,6 +164,19 @@ func (m *Manager) launch(ctx context.Context, h *Handle) error {
 	}
 	return m.Kernel.Launch(dir, lxc.Launch{Group: group, Init: init, Args: h.Spec.InitArgs, Env: h.Spec.Env, Hostname: h.Spec.Hostname,
 		Privileged: h.Spec.Privileged, Unfiltered: h.Spec.Unfiltered})
+}
+
+// elsewhere adds to an error in finding an init where it was looked for, and what has one.
+func (m *Manager) elsewhere(ctx context.Context, h *Handle, err error) error {
+	v := h.Root()
+	if !errors.Is(err, rootfs.ErrNoInit) || h.Spec.Init != "" || v == nil || v.Filesystem == nil {
+		return err
+	}
+	err = fmt.Errorf("%s: %w", v.Filesystem, err)
+	if hint := m.Roots.Hint(ctx, v.Device.Path, *v.Filesystem); hint != "" {
+		err = fmt.Errorf("%w; %s", err, hint)
+	}
+	return err
 }
 
 // checkMountpoints looks at the directories that libvirt mounts at, and at more, each in the
@@ -196,7 +209,7 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target 
 	if err := m.mendGrown(ctx, v); err != nil {
 		return err
 	}
-	found, err := m.Roots.Probe(v.Device.Path)
+	found, err := m.Roots.Select(ctx, v.Device.Path, selection(v))
 	if err != nil {
 		return err
 	}
@@ -230,6 +243,11 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target 
 		return m.growMounted(ctx, h, v, target)
 	}
 	return nil
+}
+
+// selection is which filesystem of a volume is meant.
+func selection(v *state.Volume) rootfs.Selection {
+	return rootfs.Selection{Partition: v.Mapping.Partition, Subvolume: v.Mapping.Subvolume}
 }
 
 // waitAlone waits until nobody has a volume mounted any more that this instance is to write

@@ -29,6 +29,9 @@ func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) 
 		return h.Record, err
 	}
 	mp.ID, mp.ReadOnly, mp.Grow = vol.ID, mp.ReadOnly || vol.ReadOnly, vol.Metadata[volume.MetaGrow] == "yes"
+	if err := inherit(&mp, vol); err != nil {
+		return h.Record, err
+	}
 	var have []bdm.Mapping
 	for _, v := range h.Volumes {
 		if v.VolumeID == vol.ID {

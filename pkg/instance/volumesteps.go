@@ -55,6 +55,11 @@ func createRequest(mp bdm.Mapping, instanceID, name string) volume.CreateVolume 
 		Type:        mp.VolumeType,
 		Metadata:    map[string]string{volume.MetaInstance: instanceID},
 	}
+	for name, value := range map[string]string{bdm.PartitionProperty: mp.Partition, bdm.SubvolumeProperty: mp.Subvolume} {
+		if value != "" {
+			req.Metadata[name] = value // it outlives its image, and has no record without the instance
+		}
+	}
 	switch mp.Source {
 	case bdm.SourceImage:
 		req.ImageID = mp.ID
@@ -183,7 +188,7 @@ func (m *Manager) furnish(ctx context.Context, h *Handle, v *state.Volume) error
 	case v.Mapping.MountPath == "":
 		return nil
 	}
-	_, err := m.Roots.Probe(v.Device.Path)
+	_, err := m.Roots.Select(ctx, v.Device.Path, selection(v))
 	if errors.Is(err, rootfs.ErrBlank) {
 		return failure.Of(rootfs.ErrBlank, "volume %s is blank: it has no filesystem to be mounted at %s. Attach it without a mount, make one on it in the container (mkfs), and attach it anew", v.VolumeID, v.Mapping.MountPath)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/rootfs"
 	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/connector"
@@ -49,6 +50,7 @@ type world struct {
 	kept     map[string]bool   // paths that were kept
 	forgot   bool              // some were, and not put back
 	inside   map[string]string // what the running container has mounted: directory -> device
+	selected rootfs.Selection  // the last one
 	usedBy   string            // who uses every volume in it
 	blank    map[string]bool   // volumes without a filesystem
 	console  map[int]string    // pid -> instance

@@ -13,12 +13,15 @@ import (
 
 type rootsFake struct{ *world }
 
-func (w rootsFake) Probe(path string) (rootfs.Filesystem, error) {
-	if v := volumesFake(w).attached(filepath.Base(path)); v != nil && w.blank[v.ID] {
+func (w rootsFake) Select(_ context.Context, device string, s rootfs.Selection) (rootfs.Filesystem, error) {
+	w.selected = s
+	if v := volumesFake(w).attached(filepath.Base(device)); v != nil && w.blank[v.ID] {
 		return rootfs.Filesystem{}, &rootfs.NotFoundError{Blank: true}
 	}
 	return rootfs.Filesystem{Type: "ext4", Size: 2 << 30, Taken: 1 << 30}, nil
 }
+
+func (w rootsFake) Hint(context.Context, string, rootfs.Filesystem) string { return "a hint" }
 
 func (w rootsFake) Check(ctx context.Context, device string, _ rootfs.Filesystem) error {
 	return w.do(ctx, "check", func() error {

@@ -27,8 +27,15 @@ import (
 // Roots are the filesystems of this host.
 type Roots struct{}
 
-// Probe is rootfs.Probe.
-func (Roots) Probe(path string) (rootfs.Filesystem, error) { return rootfs.Probe(path) }
+// Select is rootfs.Select.
+func (Roots) Select(ctx context.Context, device string, s rootfs.Selection) (rootfs.Filesystem, error) {
+	return rootfs.Select(ctx, device, s)
+}
+
+// Hint is rootfs.Hint.
+func (Roots) Hint(ctx context.Context, device string, looked rootfs.Filesystem) string {
+	return rootfs.Hint(ctx, device, looked)
+}
 
 // Check is rootfs.Check.
 func (Roots) Check(ctx context.Context, device string, fs rootfs.Filesystem) error {

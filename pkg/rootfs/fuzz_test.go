@@ -142,7 +142,19 @@ func realImages(t testing.TB) map[string]*sparse {
 // sound holds what Probe promises of any input: a filesystem of the list that lies
 // on the device, or one of its errors in one line, and nothing besides.
 func sound(r io.ReaderAt, size int64) (found bool, err error) {
-	fsys, err := probe(r, size, 0, 0)
+	for _, number := range []int{1, 2, firstLogical, firstLogical + 1} {
+		if _, err := soundAt(r, size, number); err != nil {
+			return false, fmt.Errorf("partition %d: %w", number, err)
+		}
+	}
+	if _, err := readTable(r, size, 0, anyPartition); err != nil && err.Error() != tty.Line(err.Error()) {
+		return false, fmt.Errorf("all partitions: %w", err)
+	}
+	return soundAt(r, size, 0)
+}
+
+func soundAt(r io.ReaderAt, size int64, number int) (found bool, err error) {
+	fsys, err := probe(r, size, 0, number)
 	if err != nil {
 		known := errors.Is(err, ErrNoFilesystem) || errors.Is(err, ErrAmbiguous) || errors.Is(err, ErrTruncated) || errors.Is(err, ErrBadTable) || errors.Is(err, errRead)
 		if !known || fsys != (Filesystem{}) || err.Error() != tty.Line(err.Error()) {
@@ -154,7 +166,7 @@ func sound(r io.ReaderAt, size int64) (found bool, err error) {
 	case !slices.Contains(AllowList, fsys.Type),
 		fsys.Offset < 0, fsys.Size <= 0, fsys.Offset > size, fsys.Size > size-fsys.Offset,
 		(fsys.Partition == 0) != (fsys.Offset == 0), fsys.Offset%512 != 0,
-		fsys.Label != label([]byte(fsys.Label)), fsys.Partition < 0:
+		fsys.Label != label([]byte(fsys.Label)), fsys.Partition < 0, number != 0 && fsys.Partition != number:
 		return true, fmt.Errorf("%+v on a device of %d bytes", fsys, size)
 	}
 	return true, nil

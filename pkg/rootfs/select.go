@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"runtime"
 	"slices"
 	"strconv"
@@ -35,17 +34,6 @@ const (
 	SubvolumeAuto = "auto"
 )
 
-// Check says what is wrong with the words of a Selection.
-func (s Selection) Check() error {
-	if n, err := strconv.Atoi(s.Partition); s.Partition != "" && s.Partition != PartitionRoot && (err != nil || n < 1 || strconv.Itoa(n) != s.Partition) {
-		return failure.Invalid("the partition %q is neither a number from 1 nor %q", s.Partition, PartitionRoot)
-	}
-	if v := s.Subvolume; v != "" && (path.Clean("/"+v) != "/"+v || strings.ContainsAny(v, ",\x00") || len(v) > 4000) {
-		return failure.Invalid("the subvolume %q is neither %q nor a path from the top of the filesystem, as in @/home", v, SubvolumeAuto)
-	}
-	return nil
-}
-
 // rootTypes are the types of a root in a GPT, by GOARCH.
 var rootTypes = map[string]string{
 	"amd64": "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709",
@@ -55,9 +43,6 @@ var rootTypes = map[string]string{
 // Select is Probe for a Selection. Errors wrap what Probe's do. The error of a device on
 // which Probe looks in vain names what has an init, and how to select it.
 func Select(ctx context.Context, device string, s Selection) (Filesystem, error) {
-	if err := s.Check(); err != nil {
-		return Filesystem{}, err
-	}
 	var fsys Filesystem
 	var err error
 	switch s.Partition {
@@ -69,7 +54,10 @@ func Select(ctx context.Context, device string, s Selection) (Filesystem, error)
 	case PartitionRoot:
 		fsys, err = rootPartition(ctx, device)
 	default:
-		n, _ := strconv.Atoi(s.Partition)
+		var n int
+		if n, err = strconv.Atoi(s.Partition); err != nil || n < 1 {
+			return fsys, failure.Invalid("the partition %q is neither a number from 1 nor %s", s.Partition, PartitionRoot)
+		}
 		fsys, err = probePartition(device, n)
 	}
 	if err != nil || s.Subvolume == "" {
@@ -112,7 +100,7 @@ func rootPartition(ctx context.Context, device string) (Filesystem, error) {
 	case 0:
 		return Filesystem{}, &NotFoundError{Where: device, Found: "no partition with an init, and none of the type of a root", Mend: "name one by its number, as in partition=2; it has " + numbers(all)}
 	}
-	return Filesystem{}, failure.Of(ErrAmbiguous, "%s: %s and %s both have an init; name one, as in %s", device, with[0].words(), with[1].words(), with[0].keys())
+	return Filesystem{}, failure.Of(ErrAmbiguous, "%s: %s and %s both have an init; name one, as in %s", device, with[0].String(), with[1].String(), with[0].keys())
 }
 
 // partitions are the used partitions of a device that hold no others.
@@ -179,7 +167,7 @@ func Hint(ctx context.Context, device string, looked Filesystem) string {
 	var words []string
 	for _, f := range with {
 		if f.Partition != looked.Partition || f.Subvolume != looked.Subvolume || looked.Type == "" {
-			words = append(words, fmt.Sprintf("%s has an init: add %s", f.words(), f.keys()))
+			words = append(words, fmt.Sprintf("%s has an init: add %s", f.String(), f.keys()))
 		}
 	}
 	return strings.Join(words, "; ")
@@ -194,8 +182,8 @@ func withHint(err error, hint string) error {
 	return &NotFoundError{Where: none.Where, Found: none.Found, Mend: hint, Blank: none.Blank}
 }
 
-// words names a filesystem for people.
-func (fsys Filesystem) words() string {
+// String names a filesystem for people.
+func (fsys Filesystem) String() string {
 	what := fsys.Type
 	if fsys.Label != "" {
 		what += fmt.Sprintf(", label %q", fsys.Label)
@@ -260,12 +248,12 @@ func subvolume(ctx context.Context, device string, fsys Filesystem, want string)
 		has = "it has " + strings.Join(all, ", ")
 	}
 	if want != SubvolumeAuto {
-		return "", &NotFoundError{Where: fsys.words(), Found: fmt.Sprintf("no subvolume %q", want), Mend: has}
+		return "", &NotFoundError{Where: fsys.String(), Found: fmt.Sprintf("no subvolume %q", want), Mend: has}
 	}
 	there := false
 	err = look(ctx, device, fsys, func(root *os.File) error { there = hasInit(root); return nil })
 	if err == nil && !there {
-		err = &NotFoundError{Where: fsys.words(), Found: "no init in its subvolumes root and @ and its default one", Mend: has + "; name one, as in subvolume=@"}
+		err = &NotFoundError{Where: fsys.String(), Found: "no init in its subvolumes root and @ and its default one", Mend: has + "; name one, as in subvolume=@"}
 	}
 	return "", err
 }

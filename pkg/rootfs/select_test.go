@@ -109,7 +109,7 @@ func TestSelect(t *testing.T) {
 		}, Selection{Partition: "5"}, "", ErrNoFilesystem, []string{"no partition 5", "it has 1, 2"}},
 		"a number without a table": {func(t *testing.T) string { return rootIn(t, "ext4", "root") }, Selection{Partition: "1"}, "", ErrNoFilesystem, []string{"no partition table", "leave partition= out"}},
 		"the root without a table": {func(t *testing.T) string { return rootIn(t, "ext4", "root") }, Selection{Partition: "root"}, "0 ", nil, nil},
-		"no number":                {func(t *testing.T) string { return blank(t, mib) }, Selection{Partition: "01"}, "", nil, []string{`the partition "01"`}},
+		"no number":                {func(t *testing.T) string { return blank(t, mib) }, Selection{Partition: "0"}, "", nil, []string{`the partition "0"`}},
 		"Raspberry Pi: an MBR": {func(t *testing.T) string {
 			return lay(t, "dos", [2]string{"c", efi(t)}, [2]string{"83", rootIn(t, "ext4", "rootfs")})
 		}, Selection{Partition: "root"}, "2 ", nil, nil},
@@ -130,7 +130,6 @@ func TestSelect(t *testing.T) {
 		"a default without an init": {func(t *testing.T) string { return rootIn(t, "btrfs", "u", "x") }, Selection{Subvolume: "auto"}, "", ErrNoFilesystem, []string{"it has x", "subvolume=@"}},
 		"the default subvolume":     {func(t *testing.T) string { return rootIn(t, "btrfs", "u") }, Selection{Subvolume: "auto"}, "0 ", nil, nil},
 		"a subvolume of an ext4":    {func(t *testing.T) string { return rootIn(t, "ext4", "u") }, Selection{Subvolume: "@"}, "", ErrNoFilesystem, []string{"is for a btrfs", "an ext4"}},
-		"a path out of it":          {func(t *testing.T) string { return blank(t, mib) }, Selection{Subvolume: "../x"}, "", nil, []string{`the subvolume "../x"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -71,9 +71,9 @@ type Volume struct {
 	ImageID     string            `json:"image_id"`
 	SnapshotID  string            `json:"snapshot_id"`
 	SourceID    string            `json:"source_volid"`
-	MinDisk     int               `json:"min_disk"` // GiB, from the image it was made of; 0 when unknown
-	MinRAM      int               `json:"min_ram"`  // MiB, from the image it was made of; 0 when unknown
-	ImageProps  map[string]string `json:"-"`        // of the image it was made of, where the store keeps them
+	MinDisk     int               `json:"min_disk"`                        // GiB, from the image it was made of; 0 when unknown
+	MinRAM      int               `json:"min_ram"`                         // MiB, from the image it was made of; 0 when unknown
+	ImageProps  map[string]string `json:"volume_image_metadata,omitempty"` // of the image it was made of
 	Metadata    map[string]string `json:"metadata"`
 	Attachments []Attachment      `json:"attachments"`
 	CreatedAt   time.Time         `json:"created_at"`
@@ -143,6 +143,12 @@ type UpdateVolume struct {
 	Name     *string
 	Bootable *bool
 	Metadata map[string]string // beside what there is
+}
+
+// UpdateImage asks for changes of an image; what is nil stays as it is.
+type UpdateImage struct {
+	Name       *string
+	Properties map[string]string // beside what there is
 }
 
 // ImportImage asks for a new image from a file on this host.

@@ -145,6 +145,7 @@ func (s *Store) planImage(ctx context.Context, req volume.CreateVolume, v *volum
 		return source{}, failure.Invalid("the %d GiB of %s can not be smaller than the min_disk of image %s, %d GiB", req.Size, called(req), img.ID, img.MinDisk)
 	}
 	v.Status, v.Bootable, v.MinDisk, v.MinRAM = volume.StatusDownloading, true, img.MinDisk, img.MinRAM
+	v.ImageProps = img.Properties
 	src := source{kind: "image", id: img.ID, format: img.DiskFormat, size: img.VirtualSize, bytes: img.Size}
 	if img.DiskFormat == formatRaw {
 		src.room = s.copyRoom(s.images.path(img.ID))
@@ -167,6 +168,7 @@ func (s *Store) planSnapshot(ctx context.Context, req volume.CreateVolume, v *vo
 	v.Size = max(req.Size, snap.Size)
 	if o := rec.Origin; o != nil {
 		v.Bootable, v.MinDisk, v.MinRAM = o.Bootable, o.MinDisk, o.MinRAM
+		v.ImageProps = o.ImageProps
 	}
 	src := rawSource("snapshot", snap.ID, snap.Size)
 	src.room = s.copyRoom(s.snapshots.path(snap.ID))
@@ -188,6 +190,7 @@ func (s *Store) planSource(ctx context.Context, req volume.CreateVolume, v *volu
 	}
 	v.Size = max(req.Size, from.Size)
 	v.Bootable, v.MinDisk, v.MinRAM = from.Bootable, from.MinDisk, from.MinRAM
+	v.ImageProps = from.ImageProps
 	src := rawSource("volume", from.ID, from.Size)
 	src.inUse, src.room = inUse, s.copyRoom(s.volumes.path(from.ID))
 	return src, nil

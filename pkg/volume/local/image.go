@@ -113,6 +113,32 @@ func (s *Store) saveImage(ctx context.Context, id string, dst, src *os.File, siz
 	return img, err
 }
 
+// UpdateImage changes an image's name and properties.
+func (s *Store) UpdateImage(ctx context.Context, id string, req volume.UpdateImage) (volume.Image, error) {
+	if err := checkMap("image property", req.Properties); err != nil {
+		return volume.Image{}, err
+	}
+	if req.Name != nil {
+		if err := checkName("image name", *req.Name); err != nil {
+			return volume.Image{}, err
+		}
+	}
+	return s.images.change(ctx, id, func(rec *record[volume.Image]) error {
+		img := &rec.Object
+		if img.Status != volume.ImageActive {
+			return failure.Of(volume.ErrConflict, "image %s is not active, it is %q", id, img.Status)
+		}
+		if req.Name != nil {
+			img.Name = *req.Name
+		}
+		if img.Properties == nil {
+			img.Properties = map[string]string{}
+		}
+		maps.Copy(img.Properties, req.Properties)
+		return nil
+	})
+}
+
 // DeleteImage deletes an image. One that a volume is being made of is in use.
 func (s *Store) DeleteImage(ctx context.Context, id string) error {
 	return s.images.delete(ctx, id, func(*record[volume.Image]) error { return nil },

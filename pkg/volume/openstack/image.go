@@ -154,13 +154,8 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 
 // checkImport checks what can be told from the request alone.
 func checkImport(req volume.ImportImage) error {
-	if err := errors.Join(checkText("image name", req.Name), checkTexts("image property", req.Properties)); err != nil {
+	if err := errors.Join(checkText("image name", req.Name), checkProperties(req.Properties)); err != nil {
 		return err
-	}
-	for k := range req.Properties {
-		if slices.Contains(ownFields, k) || strings.HasPrefix(k, "os_glance_") {
-			return failure.Invalid("image property %q: Glance keeps this name for itself", k)
-		}
 	}
 	switch {
 	case req.Path == "":
@@ -173,6 +168,15 @@ func checkImport(req volume.ImportImage) error {
 		return failure.Invalid("disk format %q is none of %s", req.DiskFormat, strings.Join(diskFormats, ", "))
 	}
 	return nil
+}
+
+func checkProperties(all map[string]string) error {
+	for k := range all {
+		if slices.Contains(ownFields, k) || strings.HasPrefix(k, "os_glance_") {
+			return failure.Invalid("image property %q: Glance keeps this name for itself", k)
+		}
+	}
+	return checkTexts("image property", all)
 }
 
 // upload sends the data. One that broke off starts again, unless Glance has it.
@@ -249,6 +253,34 @@ func (s *Store) waitImage(ctx context.Context, id string) (img volume.Image, err
 		return false, &volume.StateError{Kind: "image", ID: id, Status: img.Status, Want: volume.ImageActive}
 	})
 	return img, s.translate(ctx, "glance", "waiting for image "+id, err)
+}
+
+// pointer writes a name as a part of a JSON pointer (RFC 6901).
+var pointer = strings.NewReplacer("~", "~0", "/", "~1")
+
+// UpdateImage changes an image's name and properties.
+func (s *Store) UpdateImage(ctx context.Context, id string, req volume.UpdateImage) (volume.Image, error) {
+	if err := errors.Join(checkID("image", id), checkProperties(req.Properties)); err != nil {
+		return volume.Image{}, err
+	}
+	var patch images.UpdateOpts
+	if req.Name != nil {
+		if err := checkText("image name", *req.Name); err != nil {
+			return volume.Image{}, err
+		}
+		patch = append(patch, images.ReplaceImageName{NewName: *req.Name})
+	}
+	for k, v := range req.Properties { // Glance takes it for one that is there as well
+		patch = append(patch, images.UpdateImageProperty{Op: images.AddOp, Name: pointer.Replace(k), Value: v})
+	}
+	img, err := retry(ctx, s, "glance", "changing image "+id, func(error) (volume.Image, error) {
+		img, err := images.Update(ctx, s.glance, id, patch).Extract()
+		if err != nil {
+			return volume.Image{}, err
+		}
+		return imageOf(img), nil
+	})
+	return img, notThere("image", id, err)
 }
 
 // DeleteImage deletes an image.

@@ -52,6 +52,22 @@ func (s *suite) images() {
 	}
 	check("listed", got)
 
+	name, long := uniqueName(), string(slices.Repeat([]byte{'x'}, 256))
+	_, err = s.UpdateImage(s.ctx(), img.ID, volume.UpdateImage{Name: &long})
+	s.is(err, failure.ErrInvalid, "an overlong name")
+	_, err = s.UpdateImage(s.ctx(), newID(), volume.UpdateImage{Name: &name})
+	s.is(err, volume.ErrNotFound, "changing an unknown image")
+	for range 2 { // a property that is new, and one that is there
+		got, err = s.UpdateImage(s.ctx(), img.ID, volume.UpdateImage{Name: &name, Properties: map[string]string{"os_version": "2", "a/b~c": "3"}})
+		if err != nil || got.Name != name || got.Properties["os_version"] != "2" || got.Properties["os_distro"] != "lxcboot-test" || got.Properties["a/b~c"] != "3" {
+			s.Errorf("a changed image is %+v, %v", got, err)
+		}
+	}
+	made := s.volume(volume.CreateVolume{Size: 2, ImageID: img.ID})
+	if made.ImageProps["os_version"] != "2" {
+		s.Errorf("a volume of it has the properties %v", made.ImageProps)
+	}
+
 	if err := s.DeleteImage(s.ctx(), img.ID); err != nil {
 		s.Fatalf("deleting image: %v", err)
 	}

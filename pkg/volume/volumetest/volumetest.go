@@ -29,6 +29,7 @@ type Store interface {
 	Images(ctx context.Context) ([]volume.Image, error)
 	Image(ctx context.Context, ref string) (volume.Image, error)
 	ImportImage(ctx context.Context, req volume.ImportImage) (volume.Image, error)
+	UpdateImage(ctx context.Context, id string, req volume.UpdateImage) (volume.Image, error)
 	DeleteImage(ctx context.Context, id string) error
 
 	Volumes(ctx context.Context) ([]volume.Volume, error)
