@@ -40,6 +40,7 @@ image that names another file (a backing file, a data file) is refused.`,
 				var done func()
 				req.Progress, done = a.progress("importing " + filepath.Base(req.Path))
 				defer done()
+				req.Warn = func(text string) { a.warn("%s", text) }
 				return store.ImportImage(c.Context(), req)
 			})
 		},

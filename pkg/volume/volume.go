@@ -159,6 +159,8 @@ type ImportImage struct {
 	MinDisk    int    // GiB
 	MinRAM     int    // MiB
 	Properties map[string]string
+	// Warn, when set, is told what does not keep the image from being made.
+	Warn func(text string)
 	// Progress, when set, is told the bytes done and the bytes in all.
 	Progress func(done, total int64)
 }

@@ -28,6 +28,7 @@ var formats = []string{formatRaw, formatQcow2, formatVMDK, formatVHDX, formatVDI
 type inspection struct {
 	Format      string
 	VirtualSize int64 // bytes
+	Unclean     bool  // a qcow2 that its writer did not close
 }
 
 // inspect finds out what an image file is, from its content alone, and refuses
@@ -47,7 +48,7 @@ func inspect(r io.ReaderAt, size int64) (inspection, error) {
 	case formatRaw:
 		in.VirtualSize = size
 	case formatQcow2:
-		in.VirtualSize, err = inspectQcow2(r)
+		in.VirtualSize, in.Unclean, err = inspectQcow2(r)
 	case formatVMDK:
 		in.VirtualSize, err = inspectVMDK(r)
 	case formatVHDX:

@@ -193,6 +193,11 @@ func TestRefusedImages(t *testing.T) {
 		}
 		write(t, filepath.Join(dir, "half-"+name), b[:len(b)/2])
 	}
+	// One that was not closed cleanly breaks off as well.
+	dirty(t, filepath.Join(dir, "half-dirty.qcow2"))
+	if err := os.Truncate(filepath.Join(dir, "half-dirty.qcow2"), 2<<20); err != nil {
+		t.Fatal(err)
+	}
 	patch("v3.qcow2", "table.qcow2", 3<<16, 0x80, 0, 0, 0, 0, 1, 2, 0)
 	if out, err := exec.Command("gzip", "-k", filepath.Join(dir, "raw.img")).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -239,6 +244,7 @@ func TestRefusedImages(t *testing.T) {
 		"half-dynamic.vdi": "breaks off",
 		"half-disk.vhdx":   "half-disk.vhdx",
 		"table.qcow2":      "corrupt",
+		"half-dirty.qcow2": "not whole",
 		"raw.img.gz":       "gzip",
 		"fifo":             "neither a regular file nor a block device",
 	} {
@@ -266,17 +272,17 @@ func TestVerifyIsASecondOpinion(t *testing.T) {
 	qemu(t, dir, "create", "-f", "qcow2", "-b", filepath.Join(dir, "raw.img"), "-F", "raw", "backing.qcow2")
 	qemu(t, dir, "create", "-f", "qcow2", "-o", "data_file=outside.raw", "datafile.qcow2", "3M")
 	for name, in := range map[string]inspection{
-		"backing.qcow2":  {formatQcow2, 3 << 20},
-		"datafile.qcow2": {formatQcow2, 3 << 20},
-		"v3.qcow2":       {formatQcow2, 4 << 20},
-		"mono.vmdk":      {formatQcow2, 3 << 20},
-		"raw.img":        {formatVDI, 3 << 20},
+		"backing.qcow2":  {Format: formatQcow2, VirtualSize: 3 << 20},
+		"datafile.qcow2": {Format: formatQcow2, VirtualSize: 3 << 20},
+		"v3.qcow2":       {Format: formatQcow2, VirtualSize: 4 << 20},
+		"mono.vmdk":      {Format: formatQcow2, VirtualSize: 3 << 20},
+		"raw.img":        {Format: formatVDI, VirtualSize: 3 << 20},
 	} {
 		if err := verify(testCtx(t), filepath.Join(dir, name), in); !errors.Is(err, failure.ErrInvalid) {
 			t.Errorf("%s as %+v: %v", name, in, err)
 		}
 	}
-	for name, in := range map[string]inspection{"v3.qcow2": {formatQcow2, 3 << 20}, "mono.vmdk": {formatVMDK, 3 << 20}} {
+	for name, in := range map[string]inspection{"v3.qcow2": {Format: formatQcow2, VirtualSize: 3 << 20}, "mono.vmdk": {Format: formatVMDK, VirtualSize: 3 << 20}} {
 		if err := verify(testCtx(t), filepath.Join(dir, name), in); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -96,6 +96,7 @@ func (s *Store) saveImage(ctx context.Context, id string, dst, src *os.File, siz
 			return volume.Image{}, fmt.Errorf("file %s: %w", req.Path, err)
 		}
 	}
+	in.tell(req)
 	if err := dst.Sync(); err != nil {
 		return volume.Image{}, fmt.Errorf("importing %s: %w", req.Path, err)
 	}

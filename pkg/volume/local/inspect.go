@@ -2,26 +2,36 @@ package local
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/imagefile"
 )
 
-// Inspect says what an image file is, from its content: its format, held against
-// the one that was asked for (may be empty), and the bytes of the disk that it
-// describes. What an import into this store would refuse, it refuses too.
-func Inspect(ctx context.Context, path, format string) (diskFormat string, virtualSize int64, err error) {
-	f, size, err := imagefile.Open(path)
+// Inspect says what the format of an image file is, from its content, held against what
+// was asked for. What an import into this store would refuse, it refuses too.
+func Inspect(ctx context.Context, req volume.ImportImage) (diskFormat string, err error) {
+	f, size, err := imagefile.Open(req.Path)
 	if err != nil {
-		return "", 0, err
+		return "", err
 	}
 	defer f.Close()
-	in, err := (*Store)(nil).inspectImport(f, size, volume.ImportImage{Path: path, DiskFormat: format})
+	in, err := (*Store)(nil).inspectImport(f, size, req)
 	if err != nil {
-		return "", 0, err
+		return "", err
 	}
 	if in.Format != formatRaw {
-		err = verify(ctx, path, in)
+		err = verify(ctx, req.Path, in)
 	}
-	return in.Format, in.VirtualSize, err
+	if err == nil {
+		in.tell(req)
+	}
+	return in.Format, err
+}
+
+// tell says what is to be known of an image that is taken.
+func (in inspection) tell(req volume.ImportImage) {
+	if in.Unclean && req.Warn != nil {
+		req.Warn(fmt.Sprintf("image file %s was not closed cleanly: it is taken as it can be read, and what its writer had not written yet is not in it", req.Path))
+	}
 }

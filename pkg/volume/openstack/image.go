@@ -115,7 +115,7 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 	defer f.Close()
 	format := req.DiskFormat
 	if s.o.Inspect != nil {
-		if format, _, err = s.o.Inspect(ctx, req.Path, req.DiskFormat); err != nil {
+		if format, err = s.o.Inspect(ctx, req); err != nil {
 			return volume.Image{}, err
 		}
 	}

@@ -58,7 +58,7 @@ type Options struct {
 	// Inspect says what an image file is: its format, held against the one that was
 	// asked for (may be empty), and the bytes of the disk it describes. Without it
 	// the format of an import must be given, and is believed.
-	Inspect func(ctx context.Context, path, format string) (diskFormat string, virtualSize int64, err error)
+	Inspect func(ctx context.Context, req volume.ImportImage) (diskFormat string, err error)
 	// TokenDir is where tokens and catalogs are kept for the next command, until they
 	// expire or are refused; empty: nowhere. Its parent has to be there.
 	TokenDir string
