@@ -20,6 +20,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/tty"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/volume/imagefile"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
 	"github.com/lxcboot/lxcboot/pkg/volume/openstack"
 )
@@ -156,6 +157,7 @@ var classes = []struct {
 	{lxc.ErrNoDaemon, exitUnreachable, "lxcboot doctor looks at all that a boot needs"},
 	{lxc.ErrNoDriver, exitUnfit, "lxcboot doctor looks at all that a boot needs"},
 	{openstack.ErrTLS, exitUnreachable, "cacert (or OS_CACERT) names the authority's certificate; verify: false (or OS_INSECURE=true) trusts anybody; and only an address that speaks TLS begins with https"},
+	{imagefile.ErrFetch, exitUnreachable, ""},
 	{volume.ErrUnreachable, exitUnreachable, "is the cloud up? lxcboot doctor says which one is used; --backend local uses none"},
 	{volume.ErrAuth, exitUnfit, "look at clouds.yaml and the OS_* variables"},
 	{state.ErrNotFound, exitNotFound, "lxcboot list --all shows what there is"},

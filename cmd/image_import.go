@@ -1,57 +1,108 @@
 package cmd
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/rootfs"
 	"github.com/lxcboot/lxcboot/pkg/tty"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/volume/imagefile"
 )
 
 func (a *App) newImageImportCmd() *cobra.Command {
 	var req volume.ImportImage
+	var src imagefile.Source
 	var properties []string
 	c := &cobra.Command{
-		Use: "import FILE", Short: "Make an image from a file", Args: cobra.ExactArgs(1),
-		Long: `Make an image from a file: raw or qcow2, and also vmdk, vhdx and vdi. The format is
-detected from the content, and held against --disk-format where that is given. An
-image that names another file (a backing file, a data file) is refused.`,
-		Example: "  lxcboot image import disk.raw --name busybox",
+		Use: "import FILE|URL|-", Short: "Make an image from a file, a URL or a pipe", Args: cobra.ExactArgs(1),
+		Long: `Make an image from a file, an http or https URL, or standard input: raw or qcow2, and
+also vmdk, vhdx and vdi. The format is detected from the content, and held against
+--disk-format where that is given. What is packed with gzip, xz, zstd or bzip2 is
+unpacked, unless --disk-format raw says that it is meant as it is. An image that names
+another file (a backing file, a data file) is refused.
+
+--checksum is that of the file as it is published: ALGORITHM:HEX, or the path or URL of
+a list of checksums (SHA256SUMS) in which the file is looked up by its name. A URL is
+read on where the connection breaks off; http_proxy, https_proxy and no_proxy count.`,
+		Example: `  lxcboot image import disk.raw --name busybox
+  lxcboot image import https://example.org/images/disk.qcow2 --checksum https://example.org/images/SHA256SUMS
+  xz -dc disk.raw.xz | lxcboot image import - --name piped`,
 		RunE: func(c *cobra.Command, args []string) error {
 			store, err := a.openStore(c.Context())
 			if err != nil {
 				return err
 			}
-			req.Path = args[0]
 			if req.Properties, err = keyValues("--property", properties); err != nil {
 				return err
 			}
-			if req.Path == "" {
-				return failure.Invalid("image import: the FILE is empty; give the path of an image")
+			src.From, src.Stdin, src.Dir, src.Plain = args[0], c.InOrStdin(), a.settings.StateDir, req.DiskFormat == "raw"
+			if src.From == "" {
+				return failure.Invalid("image import: the FILE is empty; give the path of an image, a URL, or - for standard input")
 			}
-			if _, err := os.Stat(req.Path); err != nil {
-				return failure.Invalid("cannot read the image file: %v", err)
+			req.Path = src.Called()
+			if !c.Flags().Changed("name") {
+				req.Name = src.Name()
 			}
 			return images.make(a, "is imported", func() (volume.Image, error) {
-				var done func()
-				req.Progress, done = a.progress("importing " + filepath.Base(req.Path))
-				defer done()
-				req.Warn = func(text string) { a.warn("%s", text) }
-				return store.ImportImage(c.Context(), req)
+				return a.importImage(c.Context(), store, src, req)
 			})
 		},
 	}
-	c.Flags().StringVar(&req.Name, "name", "", "name of the image")
-	c.Flags().StringVar(&req.DiskFormat, "disk-format", "", "raw, qcow2, vmdk, vhdx or vdi (default: detected)")
+	f := c.Flags()
+	f.StringVar(&req.Name, "name", "", "name of the image (default: the file's)")
+	f.StringVar(&req.DiskFormat, "disk-format", "", "raw, qcow2, vmdk, vhdx or vdi (default: detected)")
 	_ = c.RegisterFlagCompletionFunc("disk-format", cobra.FixedCompletions([]string{"raw", "qcow2", "vmdk", "vhdx", "vdi"}, cobra.ShellCompDirectiveNoFileComp))
-	c.Flags().IntVar(&req.MinDisk, "min-disk", 0, "least size of a volume made from it, in GiB")
-	c.Flags().IntVar(&req.MinRAM, "min-ram", 0, "least memory of a flavor that boots it, in MiB")
-	c.Flags().StringArrayVar(&properties, "property", nil, "KEY=VALUE to keep with it (can be repeated)")
+	f.StringVar(&src.Checksum, "checksum", "", "ALGORITHM:HEX, or the path or URL of a list of checksums")
+	f.StringVar(&src.CACert, "cacert", "", "file with the certificates of authorities that a URL's server may be known by")
+	f.IntVar(&req.MinDisk, "min-disk", 0, "least size of a volume made from it, in GiB")
+	f.IntVar(&req.MinRAM, "min-ram", 0, "least memory of a flavor that boots it, in MiB")
+	f.StringArrayVar(&properties, "property", nil, "KEY=VALUE to keep with it (can be repeated)")
 	return c
+}
+
+// importImage fetches an image and gives it to the store, and warns of what its user may not
+// expect.
+func (a *App) importImage(ctx context.Context, store Store, src imagefile.Source, req volume.ImportImage) (volume.Image, error) {
+	what := filepath.Base(req.Path)
+	var done func()
+	if err := os.MkdirAll(src.Dir, 0o700); err != nil {
+		return volume.Image{}, err
+	}
+	src.Progress, done = a.progress("fetching " + what)
+	content, err := src.Open(ctx)
+	done()
+	if err != nil {
+		return volume.Image{}, err
+	}
+	defer content.Close()
+	all, err := store.Images(ctx)
+	if err != nil {
+		return volume.Image{}, err
+	}
+	if i := slices.IndexFunc(all, func(i volume.Image) bool { return i.Name == req.Name && req.Name != "" }); i >= 0 {
+		a.warn("image %s has the name %q too: each is known by its id alone", all[i].ID, req.Name)
+	}
+	req.Content = content
+	req.Warn = func(text string) { a.warn("%s", text) }
+	req.Progress, done = a.progress("importing " + what)
+	defer done()
+	// What the store makes of it, and so what it is, is known afterwards; what it holds, only
+	// as long as it is open.
+	_, why := rootfs.Select(ctx, imagefile.Path(content), rootfs.Selection{})
+	img, err := store.ImportImage(ctx, req)
+	var none *rootfs.NotFoundError
+	if err == nil && img.DiskFormat == "raw" && errors.As(why, &none) {
+		a.warn("image %s is not to be booted as it is: %v", img.ID, none)
+	}
+	return img, err
 }
 
 // progress is a line on stderr, where that is a terminal, which goes when it is finished.
@@ -62,7 +113,12 @@ func (a *App) progress(what string) (step func(done, total int64), finish func()
 	const clear = "\r\x1b[K"
 	last := int64(-1)
 	return func(done, total int64) {
-			if percent := done * 100 / max(total, 1); percent != last {
+			if total == 0 { // it is not known
+				if mib := done >> 20; mib != last {
+					last = mib
+					fmt.Fprintf(a.Err, "%s%s: %d MiB", clear, tty.Line(what), mib)
+				}
+			} else if percent := done * 100 / total; percent != last {
 				last = percent
 				fmt.Fprintf(a.Err, "%s%s: %d%%", clear, tty.Line(what), percent)
 			}

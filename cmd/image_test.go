@@ -33,7 +33,7 @@ func TestProgress(t *testing.T) {
 		got.Write(buf[:n])
 	}
 	what := "importing a\\x1bb"
-	if want := clear + what + ": 50%" + clear + what + ": 0%" + clear + end; got.String() != want || strings.Contains(what, "\x1b") {
+	if want := clear + what + ": 50%" + clear + what + ": 0 MiB" + clear + end; got.String() != want || strings.Contains(what, "\x1b") {
 		t.Errorf("got %q, want %q", got.String(), want)
 	}
 	if step, _ := (&App{Err: tty, quiet: true}).progress("x"); step != nil {

@@ -4,6 +4,7 @@
 package volume
 
 import (
+	"os"
 	"slices"
 	"time"
 
@@ -155,9 +156,10 @@ type UpdateImage struct {
 type ImportImage struct {
 	Name       string
 	Path       string
-	DiskFormat string // as the user said it; empty: detect
-	MinDisk    int    // GiB
-	MinRAM     int    // MiB
+	Content    *os.File // what Path names, open for reading, and closed then; nil: Path is opened
+	DiskFormat string   // as the user said it; empty: detect
+	MinDisk    int      // GiB
+	MinRAM     int      // MiB
 	Properties map[string]string
 	// Warn, when set, is told what does not keep the image from being made.
 	Warn func(text string)

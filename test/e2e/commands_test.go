@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,6 +60,13 @@ func unasked(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// serve NAME: what is in $WORK is at the URL $NAME.
+func serve(ts *testscript.TestScript, neg bool, args []string) {
+	server := httptest.NewServer(http.FileServer(http.Dir(ts.MkAbs("."))))
+	ts.Defer(server.Close)
+	ts.Setenv(args[0], server.URL)
+}
+
 // commands are what scripts can say besides testscript's own commands.
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	// lxcboot ARGS...: as typed. With ! it must fail; use code to say how.
@@ -73,6 +82,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"held":    held,
 	"smallfs": smallfs,
 	"bridges": bridges,
+	"serve":   serve,
 	"libvirt": private,
 	"tty":     tty,
 	"type":    typeIn,

@@ -31,6 +31,26 @@ func Open(path string) (*os.File, int64, error) {
 	return f, size, nil
 }
 
+// Take is Open, unless the file is open already.
+func Take(open *os.File, path string) (*os.File, int64, error) {
+	if open == nil {
+		return Open(path)
+	}
+	size, err := sizeOf(open)
+	return open, size, err
+}
+
+// Path is where the programs that this one runs find a file that is open here: under its
+// name, or, if it has none, by this process.
+func Path(f *os.File) string {
+	if open, err := f.Stat(); err == nil {
+		if named, err := os.Stat(f.Name()); err == nil && os.SameFile(open, named) {
+			return f.Name()
+		}
+	}
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+}
+
 func sizeOf(f *os.File) (int64, error) {
 	fi, err := f.Stat()
 	if err != nil {

@@ -44,7 +44,7 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 	if err := checkImport(req); err != nil {
 		return volume.Image{}, err
 	}
-	src, size, err := imagefile.Open(req.Path)
+	src, size, err := imagefile.Take(req.Content, req.Path)
 	if err != nil {
 		return volume.Image{}, err
 	}

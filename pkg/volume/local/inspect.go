@@ -11,17 +11,19 @@ import (
 // Inspect says what the format of an image file is, from its content, held against what
 // was asked for. What an import into this store would refuse, it refuses too.
 func Inspect(ctx context.Context, req volume.ImportImage) (diskFormat string, err error) {
-	f, size, err := imagefile.Open(req.Path)
+	f, size, err := imagefile.Take(req.Content, req.Path)
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	if req.Content == nil {
+		defer f.Close()
+	}
 	in, err := (*Store)(nil).inspectImport(f, size, req)
 	if err != nil {
 		return "", err
 	}
 	if in.Format != formatRaw {
-		err = verify(ctx, req.Path, in)
+		err = verify(ctx, imagefile.Path(f), in)
 	}
 	if err == nil {
 		in.tell(req)

@@ -108,11 +108,12 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 	if err := checkImport(req); err != nil {
 		return volume.Image{}, err
 	}
-	f, size, err := imagefile.Open(req.Path)
+	f, size, err := imagefile.Take(req.Content, req.Path)
 	if err != nil {
 		return volume.Image{}, err
 	}
 	defer f.Close()
+	req.Content = f
 	format := req.DiskFormat
 	if s.o.Inspect != nil {
 		if format, err = s.o.Inspect(ctx, req); err != nil {
