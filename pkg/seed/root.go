@@ -165,8 +165,9 @@ func sourcesIn(root fs.FS, name string) []string {
 	return cfg.List
 }
 
-// maxCached is how many files of cloud-init's cache are looked at.
-const maxCached = 1000
+// maxCached is how many files and directories of cloud-init's cache are looked at. Each
+// machine leaves some 60, also those that were emptied for the next one.
+const maxCached = 10_000
 
 // cached are the files in which cloud-init keeps user data and what it made of them.
 func cached(root fs.FS) (all []string) {

@@ -1,6 +1,7 @@
 package seed
 
 import (
+	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
@@ -46,6 +47,17 @@ func TestIdentity(t *testing.T) {
 	foreign := maps.Clone(neverBooted)
 	foreign["var/lib/cloud/seed/nocloud/meta-data"] = &fstest.MapFile{Data: []byte("instance-id: mine\n")}
 	foreign["var/lib/cloud/seed/nocloud/user-data"] = &fstest.MapFile{Data: []byte("#cloud-config\n")}
+	// cloud-init was taken out, and its seed and what it kept were not.
+	taken := cloudRoot(other)
+	delete(taken, "usr/bin/cloud-init")
+	half := cloudRoot(vol)
+	delete(half, "var/lib/cloud/seed/nocloud/user-data")
+	almost := maps.Clone(neverBooted)
+	almost["var/lib/cloud/seed/nocloud/meta-data"] = &fstest.MapFile{Data: []byte(`{"instance-id": "` + other + `", "availability-zone": "nova"}`)}
+	short := maps.Clone(neverBooted)
+	short["var/lib/cloud/seed/nocloud/meta-data"] = &fstest.MapFile{Data: []byte(`{"instance-id": "iid-` + other + `"}`)}
+	huge := maps.Clone(neverBooted)
+	huge["var/lib/cloud/seed/nocloud/meta-data"] = &fstest.MapFile{Data: []byte(`{"instance-id": "` + other + `"}` + strings.Repeat(" ", maxRead))}
 	const dir = noCloud
 	id := []string{"/etc/hostname", "/etc/machine-id"}
 	full := []string{dir + "meta-data", dir + "network-config", dir + "user-data", dir + "vendor-data"}
@@ -62,6 +74,10 @@ func TestIdentity(t *testing.T) {
 		"nothing in it":                   {Seed{}, made, fstest.MapFS{}, []string{"/etc/hostname", dir + "meta-data"}, vol, "web1"},
 		"from a snapshot":                 {Seed{}, made, cloudRoot(other), slices.Concat(id, []string{secrets + other + "/scripts/part-001", secrets + other + "/user-data.txt"}, full), vol, "web1"},
 		"its image has a seed of its own": {Seed{}, made, foreign, id, "", ""},
+		"one of JSON that says more":      {Seed{}, made, almost, id, "", ""},
+		"one of an id of another kind":    {Seed{}, made, short, id, "", ""},
+		"what is too large is no seed":    {Seed{}, brought, huge, full, vol, "old1"},
+		"its old seed is read by nobody":  {Seed{}, made, taken, slices.Concat(id, []string{secrets + other + "/scripts/part-001", secrets + other + "/user-data.txt"}, full), vol, "web1"},
 		"and it is replaced when asked":   {Seed{NoCloud: true}, made, foreign, slices.Concat(id, full), vol, "web1"},
 		"bare":                            {Seed{Bare: true}, made, cloudRoot(other), nil, "", ""},
 		"bare, with a name":               {Seed{Bare: true, Hostname: "x"}, made, cloudRoot(other), []string{"/etc/hostname"}, "", ""},
@@ -71,6 +87,8 @@ func TestIdentity(t *testing.T) {
 		"brought":                         {Seed{}, brought, plain, nil, "", ""},
 		"brought, with cloud-init":        {Seed{}, brought, neverBooted, full, vol, "old1"},
 		"brought, with a name":            {Seed{Hostname: "x"}, brought, cloudRoot(vol), []string{"/etc/hostname", dir + "meta-data", dir + "network-config", dir + "vendor-data"}, vol, "x"},
+		"brought, with another's seed":    {Seed{NoCloud: true}, brought, foreign, full, vol, "old1"},
+		"brought, with half of a seed":    {Seed{}, brought, half, full, vol, "old1"},
 		"the same user data":              {Seed{UserData: []byte("#cloud-config\npassword: secret\n")}, brought, cloudRoot(vol), []string{dir + "meta-data", dir + "network-config", dir + "vendor-data"}, vol, "old1"},
 		"other user data":                 {Seed{UserData: []byte("#cloud-config\n")}, brought, cloudRoot(vol), full, vol + "-aaaaaaaa", "old1"},
 		"a new identity":                  {Seed{NewIdentity: true}, brought, cloudRoot(vol), slices.Concat(id, []string{secrets + vol + "/scripts/part-001", secrets + vol + "/user-data.txt"}, full), vol + "-aaaaaaaa", "web1"},
@@ -88,6 +106,9 @@ func TestIdentity(t *testing.T) {
 			meta := parseMeta([]byte(got[dir+"meta-data"]))
 			if meta == nil || meta.InstanceID != c.instance || meta.Hostname != c.hostname {
 				t.Errorf("it says that it is %s", got[dir+"meta-data"])
+			}
+			if old := Look(c.root).Meta; meta != nil && old != nil && !slices.Contains(c.written, "/etc/machine-id") && !slices.Equal(meta.SSHKeys, old.SSHKeys) {
+				t.Errorf("the machine that it was had the keys %q, and has %q", old.SSHKeys, meta.SSHKeys)
 			}
 			if fresh := slices.Contains(c.written, "/etc/machine-id"); fresh {
 				for p, text := range got {
@@ -147,6 +168,7 @@ func TestSources(t *testing.T) {
 		"overridden":     {map[string]string{"cloud.cfg": "datasource_list: [NoCloud]\n", "cloud.cfg.d/90_dpkg.cfg": "datasource_list: [Ec2]\n", "cloud.cfg.d/91.cfg": "x: 1\n"}, "zz_lxcboot.cfg", "datasource_list: [NoCloud, Ec2]\n"},
 		"mended":         {map[string]string{"cloud.cfg.d/90_dpkg.cfg": "datasource_list: [Ec2]\n", "cloud.cfg.d/zz_lxcboot.cfg": "datasource_list: [NoCloud, Ec2]\n"}, "", ""},
 		"after ours":     {map[string]string{"cloud.cfg.d/zzz.cfg": "datasource_list: [Ec2]\n"}, "zzz_lxcboot.cfg", "datasource_list: [NoCloud, Ec2]\n"},
+		"too large":      {map[string]string{"cloud.cfg": "datasource_list: [Ec2]\n#" + strings.Repeat("x", 1<<16)}, "", ""},
 		"no settings":    {map[string]string{"cloud.cfg.d/zzz.txt": "datasource_list: [Ec2]\n", "cloud.cfg": "datasource_list: [{\n"}, "", ""},
 		"of other kinds": {map[string]string{"cloud.cfg": "datasource_list: [{a: 1}, Ec2]\n"}, "", ""},
 	} {
@@ -166,11 +188,30 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// TestSwitchedOff: cloud-init that is not to run has no seed.
-func TestSwitchedOff(t *testing.T) {
-	root := cloudRoot(other)
-	root["etc/cloud/cloud-init.disabled"] = &fstest.MapFile{}
-	if Look(root).CloudInit {
-		t.Error("it is taken for one that runs")
+// TestCached: what many machines before this one have left is found, and of a root that
+// was made to have no end of it not more.
+func TestCached(t *testing.T) {
+	root := fstest.MapFS{}
+	for n := range 2 * maxCached {
+		root[fmt.Sprintf("var/lib/cloud/instances/i/%06d", n)] = &fstest.MapFile{Data: []byte("x")}
+	}
+	// Each machine leaves some 60 files and directories.
+	if got := len(Look(root).cached); got < 100*60 || got > maxCached {
+		t.Errorf("%d files are found", got)
+	}
+}
+
+// TestCloudInit: it is found where packages, and pip, put it; one that is not to run has
+// no seed.
+func TestCloudInit(t *testing.T) {
+	for _, name := range []string{"usr/bin/cloud-init", "bin/cloud-init", "usr/local/bin/cloud-init"} {
+		root := fstest.MapFS{name: {Mode: 0o755}}
+		if !Look(root).CloudInit {
+			t.Errorf("%s is not found", name)
+		}
+		root["etc/cloud/cloud-init.disabled"] = &fstest.MapFile{}
+		if Look(root).CloudInit {
+			t.Errorf("%s is taken for one that runs", name)
+		}
 	}
 }

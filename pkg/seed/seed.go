@@ -145,7 +145,7 @@ func (s Seed) noCloud(m Machine, r Root, fresh bool, name string) ([]File, error
 	switch {
 	case s.UserData != nil:
 		files["user-data"] = s.UserData
-	case fresh && r.held["user-data"] != nil, (wanted || r.CloudInit) && (fresh || r.Meta == nil || r.held["user-data"] == nil):
+	case fresh && r.held["user-data"] != nil, (wanted || r.CloudInit) && (r.Meta == nil || r.held["user-data"] == nil):
 		files["user-data"] = []byte("#cloud-config\n{}\n")
 	}
 	var all []File

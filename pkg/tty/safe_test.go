@@ -55,10 +55,27 @@ func TestWriterColours(t *testing.T) {
 		"\x1b]0;title\x07\x9b1m":            `\x1b]0;title\x07\x9b1m`,
 		"\x1b\x1b[1m":                       `\x1b` + "\x1b[1m\x1b[m",
 		"\x1b[3":                            `\x1b[3`,
+		"\x1bm":                             `\x1bm`,
 		long + "m":                          `\x1b` + long[1:] + "m",
 	} {
 		if got := written(t, in, true); got != want {
 			t.Errorf("%q: %q instead of %q", in, got, want)
+		}
+	}
+}
+
+// What has no end is not waited for, and not kept.
+func TestWriterUnended(t *testing.T) {
+	for _, in := range []string{"\x1b[" + strings.Repeat("1;", longest), strings.Repeat("\r", 2*longest)} {
+		var out bytes.Buffer
+		w := Writer(&out, true).(*safeWriter)
+		for range 10 {
+			if _, err := w.Write([]byte(in)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(w.kept) >= longest || out.Len() == 0 {
+			t.Errorf("of %.8q %d bytes are kept, and %d are out", in, len(w.kept), out.Len())
 		}
 	}
 }
