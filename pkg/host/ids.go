@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -95,9 +96,10 @@ func readLines(path string) (ours, others []IDRange, err error) {
 		}
 		first, e1 := strconv.ParseUint(fields[1], 10, 32)
 		count, e2 := strconv.ParseUint(fields[2], 10, 32)
-		if cmp.Or(e1, e2) != nil || first+count > 1<<32 {
+		if cmp.Or(e1, e2) != nil {
 			continue
 		}
+		count = min(count, math.MaxUint32-first) // the last one is no id
 		if r := (IDRange{uint32(first), uint32(count)}); fields[0] == idUser {
 			ours = append(ours, r)
 		} else {

@@ -2,7 +2,11 @@ package instance
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
@@ -49,8 +53,8 @@ func TestOverlayFaults(t *testing.T) {
 func TestOverlay(t *testing.T) {
 	ctx := context.Background()
 	for how, again := range map[string][]string{
-		"":                {"mount", "mount memory", "overlay", "write file"},
-		bdm.OverlayMemory: {"mount", "mount memory", "overlay", "write file"},
+		"":                {"mount", "mount memory of 32 MiB", "overlay", "write file"},
+		bdm.OverlayMemory: {"mount", "mount memory of 32 MiB", "overlay", "write file"},
 		bdm.OverlayDisk:   {"mount", "mount", "overlay"}, // what was written first is there
 	} {
 		w := newWorld(t)
@@ -67,6 +71,11 @@ func TestOverlay(t *testing.T) {
 			if len(w.mounts) > 0 {
 				t.Errorf("overlay=%s leaves %v", how, w.mounts)
 			}
+			for _, dir := range []string{m.Store.LowerDir(v.ID), m.Store.UpperDir(v.ID)} {
+				if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("overlay=%s leaves %s: %v", how, dir, err)
+				}
+			}
 			if cfg := w.domains[v.ID].cfg; len(cfg.Disks) > 0 || len(cfg.Filesystems) > 0 || cfg.RootReadOnly {
 				t.Errorf("overlay=%s: %+v", how, cfg)
 			}
@@ -78,7 +87,7 @@ func TestOverlay(t *testing.T) {
 				t.Fatal(err)
 			}
 			did := slices.DeleteFunc(w.ops, func(op string) bool {
-				return !slices.Contains([]string{"mount", "mount memory", "overlay", "write file"}, op)
+				return !strings.HasPrefix(op, "mount memory") && !slices.Contains([]string{"mount", "overlay", "write file"}, op)
 			})
 			if !slices.Equal(did, again) {
 				t.Errorf("overlay=%s: a start did %q, not %q", how, did, again)

@@ -87,7 +87,7 @@ func (w rootsFake) Mount(ctx context.Context, device string, _ rootfs.Filesystem
 }
 
 func (w rootsFake) MountMemory(target string, size int64) error {
-	return w.do(context.Background(), "mount memory", func() error {
+	return w.do(context.Background(), fmt.Sprintf("mount memory of %d MiB", size>>20), func() error {
 		w.mounts[target] = "tmpfs"
 		return nil
 	})

@@ -6,9 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,8 +63,16 @@ func TestOverlay(t *testing.T) {
 						if err != nil {
 							t.Fatal(err)
 						}
+						var side, top unix.Stat_t
+						if err := unix.Stat(lower, &side); err != nil {
+							t.Fatal(err)
+						}
 						if over == "memory" {
 							err = MountMemory(upper, 8*mib)
+							var st unix.Statfs_t
+							if err := errors.Join(err, unix.Statfs(upper, &st), unix.Stat(upper, &top)); err != nil || int64(st.Blocks)*st.Bsize != 8*mib || top.Mode&0o7777 != 0o700 {
+								t.Errorf("the memory is of %d bytes and mode %o: %v", int64(st.Blocks)*st.Bsize, top.Mode, err)
+							}
 						} else if fsys, err = Probe(disk); err == nil {
 							err = Mount(context.Background(), disk, fsys, upper, MountOptions{})
 						}
@@ -75,6 +86,13 @@ func TestOverlay(t *testing.T) {
 						}
 						if err != nil {
 							t.Fatal(err)
+						}
+						if err := unix.Stat(root, &top); err != nil || top.Mode != side.Mode {
+							t.Errorf("the root has the mode %o, and below it %o: %v", top.Mode, side.Mode, err)
+						}
+						m := mountOf(t, root)
+						if !slices.Contains(strings.Split(m.Options, ","), "nodev") || !slices.Contains(strings.Split(m.VFSOptions, ","), "redirect_dir=nofollow") {
+							t.Errorf("it is mounted with %s, %s", m.Options, m.VFSOptions)
 						}
 					}
 					mount()
@@ -115,6 +133,16 @@ func TestOverlay(t *testing.T) {
 			}
 		}
 	}
+}
+
+// mountOf is what is mounted at a directory.
+func mountOf(t *testing.T, dir string) *mountinfo.Info {
+	t.Helper()
+	all, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
+	if err != nil || len(all) != 1 {
+		t.Fatalf("mounted at %s: %v, %v", dir, all, err)
+	}
+	return all[0]
 }
 
 // inside runs a script in a directory as the root of a container.

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -88,7 +89,11 @@ func (h *Held) Remove() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	return errors.Join(s.names.drop(h.Name, h.ID), s.ranges.drop(fmt.Sprint(h.IDs.First), h.ID), err, s.forgetRange(h.IDs, h.ID))
+	err = errors.Join(s.names.drop(h.Name, h.ID), s.ranges.drop(fmt.Sprint(h.IDs.First), h.ID), err)
+	if h.IDs.Count > 0 {
+		err = errors.Join(err, s.sweepRegistry(context.Background()))
+	}
+	return err
 }
 
 // Close lets other processes change the instance again.

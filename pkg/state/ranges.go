@@ -168,18 +168,11 @@ func (s *Store) HoldRange(ctx context.Context, h *Held, pool func() (host.IDPool
 	return errors.Join(err, s.ranges.drop(fmt.Sprint(left.First), h.ID))
 }
 
-// forgetRange takes the range of an instance that is gone out of the registry, unless who
-// has that is at it for long: the next one to have it does.
-func (s *Store) forgetRange(r host.IDRange, id string) error {
-	if r.Count == 0 {
-		return nil
-	}
-	reg, err := s.openRegistry(context.Background())
-	if err != nil || reg == nil {
-		return err
-	}
-	defer reg.close()
-	return reg.drop(fmt.Sprint(r.First), s.Dir(id))
+// sweepRegistry takes the ranges of instances that are gone out of the registry.
+func (s *Store) sweepRegistry(ctx context.Context) error {
+	reg, err := s.openRegistry(ctx)
+	reg.close()
+	return err
 }
 
 // keepRange claims the range of host ids that a record has.

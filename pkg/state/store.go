@@ -407,9 +407,7 @@ func (s *Store) Sweep(ctx context.Context) (did []string, err error) {
 		_, lost := s.names.claim(r.Name, r.ID, func(holder string) bool { return s.hasName(r.Name, holder) })
 		err = errors.Join(err, lost, s.keepRange(&r))
 	}
-	reg, failed := s.openRegistry(ctx)
-	reg.close()
-	return did, errors.Join(err, failed)
+	return did, errors.Join(err, s.sweepRegistry(ctx))
 }
 
 // hasName says whether an instance has a name, or may have it: its record cannot be read.
