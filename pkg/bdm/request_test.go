@@ -134,6 +134,7 @@ func TestMappingsRefused(t *testing.T) {
 		{volume("source=volume,id=w,format=swap"), "swap is made with"},
 		{volume("source=blank,size=1,format=ntfs"), `a filesystem of type "ntfs" cannot be made`},
 		{Request{BlockDevices: []string{"source=volume,id=w,bootindex=0,mount=/x"}}, "the root is mounted at /"},
+		{Request{Image: "i", BlockDevices: []string{"source=volume,id=w,overlay=tmpfs"}}, "an overlay is for the root"},
 		{volume("source=blank,size=1,format=none,mount=/x"), "no filesystem to mount; give it one with format="},
 		{volume("source=blank,dest=volume,size=1,mount=/x"), "no filesystem to mount"},
 		{volume("source=blank,size=1,format=swap,mount=/x"), "no filesystem to mount"},

@@ -241,7 +241,11 @@ func inotify(context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	return watches(string(data))
+}
+
+func watches(limit string) (string, error) {
+	n, err := strconv.Atoi(strings.TrimSpace(limit))
 	if err != nil {
 		return "", err
 	}

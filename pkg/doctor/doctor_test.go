@@ -1,6 +1,9 @@
 package doctor
 
-import "testing"
+import (
+	"context"
+	"testing"
+)
 
 func TestHostID(t *testing.T) {
 	for _, c := range []struct{ setting, machine, want string }{
@@ -15,6 +18,17 @@ func TestHostID(t *testing.T) {
 		results, fit := Run(t.Context(), []Check{HostID(c.setting, c.machine)})
 		if r := results[0]; r.Status != c.want || !fit || (r.Mend == "") != (c.want == OK) {
 			t.Errorf("host-id %q, machine id %q: %+v", c.setting, c.machine, r)
+		}
+	}
+}
+
+// TestInotify: what the kernel allows by itself is not enough, and what lxcboot setup has it
+// allow is.
+func TestInotify(t *testing.T) {
+	for limit, want := range map[string]string{"128\n": Warning, "1023\n": Warning, "1024\n": OK, "65536\n": OK} {
+		results, _ := Run(t.Context(), []Check{{"inotify", func(context.Context) (string, error) { return watches(limit) }}})
+		if r := results[0]; r.Status != want || (r.Mend == "") != (want == OK) {
+			t.Errorf("%q: %+v", limit, r)
 		}
 	}
 }

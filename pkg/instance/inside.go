@@ -107,3 +107,11 @@ func contains(all []lxc.Filesystem, f lxc.Filesystem) bool {
 	}
 	return false
 }
+
+// release unmounts what is at a mountpoint of the host, and removes that.
+func (m *Manager) release(h *Handle, target string) error {
+	if err := m.Roots.Unmount(target); err != nil {
+		return err
+	}
+	return m.Store.RemovePath(h.ID, target)
+}

@@ -1,14 +1,12 @@
 package instance
 
 import (
-	"errors"
-
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 )
 
 // overlay makes a root writable that itself stays as it is: of its filesystem, and of a
-// side that takes what is written. Then the host needs neither any more.
+// side that takes what is written. Both are unmounted with it.
 func (m *Manager) overlay(h *Handle) error {
 	how := h.Root().Overlay()
 	if how == "" {
@@ -31,13 +29,5 @@ func (m *Manager) overlay(h *Handle) error {
 		return err
 	}
 	fault.Point("overlay mounted")
-	return errors.Join(m.release(h, lower), m.release(h, upper))
-}
-
-// release unmounts what is at a mountpoint of the host, and removes that.
-func (m *Manager) release(h *Handle, target string) error {
-	if err := m.Roots.Unmount(target); err != nil {
-		return err
-	}
-	return m.Store.RemovePath(h.ID, target)
+	return nil
 }

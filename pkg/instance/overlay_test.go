@@ -105,6 +105,11 @@ func TestOverlayPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := w.manager(store)
+	asked := BootRequest{Name: "web1", Spec: testPlan().Spec}
+	asked.Blocks.BlockDevices = []string{"source=volume,id=mine,dest=volume,bootindex=0,readonly=yes,overlay=none"}
+	if _, err := m.Plan(context.Background(), asked); !errors.Is(err, errReadOnlyRoot) {
+		t.Errorf("a name for a root that is to stay as it is: %v", err)
+	}
 	for how, devices := range map[string]int{"": 1, bdm.OverlayNone: 1, bdm.OverlayMemory: 1, bdm.OverlayDisk: 2} {
 		req := BootRequest{Name: "web1", Spec: testPlan().Spec}
 		req.Blocks.BlockDevices = []string{"source=volume,id=mine,dest=volume,bootindex=0,shutdown=preserve"}

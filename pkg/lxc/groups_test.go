@@ -3,7 +3,6 @@ package lxc
 import (
 	"context"
 	"fmt"
-	"github.com/lxcboot/lxcboot/pkg/cgroup"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/cgroup"
 )
 
 // A container sees its own control groups, and none of the host's: in what is mounted,
@@ -78,8 +79,13 @@ func TestControlGroups(t *testing.T) {
 func TestOwnGroup(t *testing.T) {
 	h := open(t)
 	first := config(t, "")
-	if first.groups(t) == "" {
+	if own := first.groups(t); own == "" {
 		must(t, cgroup.Remove(limited(t), first.UUID))
+		dirs, err := cgroup.Dirs(map[string]string{"name=systemd": "/"})
+		must(t, err)
+		if _, err := os.Stat("/run/systemd/system"); err != nil && len(dirs) > 0 {
+			t.Error("it is given none")
+		}
 		return // libvirt makes one for each
 	}
 	running := []*container{start(t, h, first)}

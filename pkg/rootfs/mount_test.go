@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -352,6 +353,28 @@ func TestMountFails(t *testing.T) {
 				gone(t, path)
 			}
 		})
+	}
+}
+
+// TestIDMapUnsupported has a driver that cannot map ids, as that of squashfs could not before
+// Linux 6.2: one error says so, and what to do, and nothing is left.
+func TestIDMapUnsupported(t *testing.T) {
+	defer func(was []string) { AllowList = was }(AllowList)
+	AllowList = append(slices.Clone(AllowList), "ramfs")
+	path, target := format(t, "ext4"), t.TempDir()
+	err := Mount(context.Background(), path, Filesystem{Type: "ramfs"}, target, MountOptions{IDMap: ids})
+	if !errors.Is(err, ErrIDMapUnsupported) || !strings.Contains(err.Error(), "ramfs on this kernel") || !strings.Contains(err.Error(), "boot with --privileged") {
+		t.Errorf("%v", err)
+	}
+	if ok, _ := mounted(target); ok {
+		t.Error("it is mounted")
+	}
+	gone(t, path)
+	if err := Mount(context.Background(), path, Filesystem{Type: "ramfs"}, target, MountOptions{}); err != nil {
+		t.Errorf("without a mapping: %v", err)
+	}
+	if err := Unmount(target); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -95,6 +95,17 @@ func (v *viewed) seesHosts() {
 	}
 }
 
+// repaired says, once, that it has changed what the container sees.
+func (v *viewed) repaired() {
+	v.t.Helper()
+	if out := v.do("repair"); !strings.Contains(out, "lxcfs") {
+		v.t.Errorf("repair says %q", out)
+	}
+	if out := v.do("repair"); out != "" {
+		v.t.Errorf("repair says once more %q", out)
+	}
+}
+
 // TestViews: a container sees its own memory, load and uptime where lxcfs runs, and the
 // host's elsewhere; an lxcfs that ends, is killed, restarts or stands still leaves no
 // container with files that cannot be read.
@@ -147,18 +158,13 @@ func TestViews(t *testing.T) {
 
 	count.fault()
 	v.end(unix.SIGKILL)
-	if out := v.do("repair"); !strings.Contains(out, "lxcfs") {
-		t.Errorf("repair says %q", out)
-	}
-	if out := v.do("repair"); out != "" {
-		t.Errorf("repair says once more %q", out)
-	}
+	v.repaired()
 	v.seesHosts()
 	if err := unix.Unmount(v.dir, unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}
 	v.start()
-	v.do("repair")
+	v.repaired()
 	v.seesOwn()
 	v.do("delete", "NAME")
 
@@ -168,8 +174,12 @@ func TestViews(t *testing.T) {
 		t.Errorf("nothing is said of an lxcfs that stands still: %s", out)
 	}
 	v.seesHosts()
+	_, out := v.command("lxcboot", []string{"LXCBOOT_LXCFS=" + v.dir}, "doctor", "-f", "value")
+	if !strings.Contains(out, "does not answer") || !strings.Contains(out, "restart lxcfs") {
+		t.Errorf("doctor says nothing of it: %s", out)
+	}
 	_ = v.lxcfs.Process.Signal(unix.SIGCONT)
-	v.do("repair")
+	v.repaired()
 	v.seesOwn()
 	v.do("delete", "NAME")
 	v.end(unix.SIGTERM)
