@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 func must(t *testing.T, err error) {
@@ -118,6 +121,20 @@ func TestMake(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 	must(t, Remove(limited(t), id))
+	// The last one takes with it what held it, unless another's is just being made.
+	tops, err := Tops()
+	must(t, err)
+	must(t, wait.Until(limited(t), time.Millisecond, 20*time.Millisecond, func() (bool, error) {
+		for _, top := range tops {
+			for _, dir := range []string{filepath.Dir(partition(id)), ownGroups} {
+				all, err := os.ReadDir(filepath.Join(top.Dir, dir))
+				if err == nil && !slices.ContainsFunc(all, os.DirEntry.IsDir) {
+					return false, nil
+				}
+			}
+		}
+		return true, nil
+	}))
 }
 
 // A first process is put where libvirt puts none, and one that has ended is no failure.

@@ -112,6 +112,11 @@ func TestOwnGroup(t *testing.T) {
 	groups := []string{group(running[0]), group(running[1])}
 	for _, c := range running {
 		makes(c, "later")
+		for _, file := range []string{"cgroup.procs", "tasks"} {
+			if code, _, errs := c.run(t, ExecOptions{}, "sh", "-c", "echo $$ >/sys/fs/cgroup/systemd/"+file); code != 0 {
+				t.Errorf("nothing can be moved there by its %s: %s", file, errs)
+			}
+		}
 	}
 	for i, c := range running {
 		must(t, h.Destroy(limited(t), c.UUID))

@@ -152,8 +152,18 @@ func TestViews(t *testing.T) {
 	if code, out := v.run("exec", "NAME", "--", "cat", "/proc/meminfo"); code == 0 {
 		t.Errorf("an lxcfs that has ended answers: %s", out)
 	}
+	// The unit says that lxcfs is started before that has mounted anything; the list gives
+	// one that would not wait for it the time to be wrong.
+	started := make(chan int)
+	go func() {
+		code, _ := v.command("lxcboot", []string{"LXCBOOT_LXCFS=" + v.dir}, "views", "--started")
+		started <- code
+	}()
+	v.do("list")
 	v.start()
-	v.do("views", "--started")
+	if code := <-started; code != 0 {
+		t.Errorf("views --started ends with %d", code)
+	}
 	v.seesOwn()
 
 	count.fault()
