@@ -114,7 +114,6 @@ func (m *Manager) ready(r *state.Record, dom lxc.Domain) error {
 	for i := range r.Volumes {
 		v := &r.Volumes[i]
 		switch target := m.target(r, v); {
-		case v.Mapping.Upper: // the overlay has it
 		case target != "" && !m.Roots.Mounted(target):
 			return failure.Of(state.ErrState, "nothing is mounted at %s", target)
 		case target == "":
