@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/seed"
 	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
@@ -109,6 +111,14 @@ func TestOverlayPlan(t *testing.T) {
 	asked.Blocks.BlockDevices = []string{"source=volume,id=mine,dest=volume,bootindex=0,readonly=yes,overlay=none"}
 	if _, err := m.Plan(context.Background(), asked); !errors.Is(err, errReadOnlyRoot) {
 		t.Errorf("a name for a root that is to stay as it is: %v", err)
+	}
+	asked.Spec.Seed = seed.Seed{Bare: true}
+	if _, err := m.Plan(context.Background(), asked); err != nil {
+		t.Errorf("nothing that has to be written: %v", err)
+	}
+	asked.Spec.NICs = []lxc.Interface{{Network: "default", Addresses: []string{"192.0.2.7/24"}, DNS: []string{"192.0.2.1"}}}
+	if _, err := m.Plan(context.Background(), asked); !errors.Is(err, errReadOnlyRoot) {
+		t.Errorf("name servers for a root that is to stay as it is: %v", err)
 	}
 	for how, devices := range map[string]int{"": 1, bdm.OverlayNone: 1, bdm.OverlayMemory: 1, bdm.OverlayDisk: 2} {
 		req := BootRequest{Name: "web1", Spec: testPlan().Spec}
