@@ -26,7 +26,7 @@ func TestReboot(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 	}
-	s.allWell()
+	s.well(debians...)
 	if got := s.run("lxcboot exec d1 -- cat /root/unsynced"); got != "unsynced" {
 		t.Errorf("what d1 wrote before the host went down is %q", got)
 	}
@@ -51,7 +51,7 @@ func TestPowerCut(t *testing.T) {
 	s.run("lxcboot exec d1 -- sh -c 'echo flushed >/root/flushed && sync'")
 	s.verb("kill")
 	s.verb("up")
-	s.allWell()
+	s.well(debians...)
 	if got := s.run("lxcboot exec d1 -- cat /root/flushed"); got != "flushed" {
 		t.Errorf("what d1 flushed before the power went is %q", got)
 	}

@@ -2,8 +2,9 @@
 
 // Package stockvm tests lxcboot on a stock Debian host, the virtual machine that
 // test/stockvm/run builds and starts: what needs systemd, udev, cgroup v2 and a host that
-// goes down. The tests are in files of one subject each; limits_test.go is for what a
-// container's limits are from the inside.
+// goes down. The tests are in files of one subject each, and run in the order of their names,
+// as it matters where the time ends: what can be shown nowhere else is in the first.
+// limits_test.go is for what a container's limits are from the inside.
 //
 // A test has a limit of its own for all that it does, and waits for what it needs. It
 // finds lxcboot installed and the images busybox and debian imported, and leaves no
