@@ -20,6 +20,9 @@ func TestKernelNVMe(t *testing.T) {
 	subsystem := "sys/class/nvme-subsystem/nvme-subsys4"
 	put(t, w.root, "sys/class/nvme-subsystem/nvme-subsys0/subsysnqn", "nqn.other\n")
 	put(t, w.root, "sys/class/nvme-subsystem/nvme-subsys0/nvme0n1/uuid", "81f0b6a4-5b0c-4b3e-8f7c-3a1d2e4f5a6b\n")
+	// The kernel has not taken away yet what was left before.
+	put(t, w.root, subsystem+"/subsysnqn", nqn+"\n")
+	put(t, w.root, subsystem+"/nvme3/state", "deleting (no IO)\n")
 	w.tool = func(argv []string) error {
 		if argv[1] == "disconnect" && argv[2] == "-d" {
 			return os.RemoveAll(filepath.Join(w.root, "sys/class/nvme", argv[3]))
@@ -33,6 +36,7 @@ func TestKernelNVMe(t *testing.T) {
 		}
 		put(t, w.root, subsystem+"/subsysnqn", nqn+"\n")
 		put(t, w.root, subsystem+"/nvme4/address", "traddr=10.1.0.7\n")
+		put(t, w.root, subsystem+"/nvme4/state", "live\n")
 		put(t, w.root, subsystem+"/nvme4/nvme4c4n1/uuid", "81f0b6a4-5b0c-4b3e-8f7c-3a1d2e4f5a6b\n") // a path
 		put(t, w.root, subsystem+"/nvme4n2/uuid", "81f0b6a4-5b0c-4b3e-8f7c-3a1d2e4f5a6b\n")
 		put(t, w.root, "dev/nvme4n2", "")

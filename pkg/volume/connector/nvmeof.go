@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -147,14 +148,21 @@ func (n nvmeDriver) drop(ctx context.Context, nqn string) (err error) {
 	return err
 }
 
-// subsystem finds the subsystem with a name; "" when it is not connected.
+// subsystem finds the subsystem with a name; "" when it is not connected. The kernel may
+// still show one after its last controller went.
 func (n nvmeDriver) subsystem(nqn string) string {
 	for _, dir := range n.h.glob("sys/class/nvme-subsystem/nvme-subsys*") {
-		if n.h.firstLine(dir, "subsysnqn") == nqn {
+		if n.h.firstLine(dir, "subsysnqn") == nqn && slices.ContainsFunc(n.h.glob(dir+"/nvme*/state"), n.stays) {
 			return dir
 		}
 	}
 	return ""
+}
+
+// stays says of a controller's file state that it is not being taken away.
+func (n nvmeDriver) stays(file string) bool {
+	state := n.h.firstLine(file)
+	return state != "" && state != "dead" && !strings.HasPrefix(state, "deleting")
 }
 
 // namespace is the name of a namespace's block device: with multipath it hangs on
