@@ -28,9 +28,9 @@ type stock struct {
 	ctx context.Context
 }
 
-// longest is what the longest test may take, with the removal of all that is left after the
-// last: twice as long as on an idle host.
-const longest = 8 * time.Minute
+// longest is what the longest test takes on a busy host, or another with the removal of all
+// that is left after the last.
+const longest = 5 * time.Minute
 
 // machine gives the machine to a test for so long. Where the run has to end sooner than a
 // test may take, the test is passed over.
