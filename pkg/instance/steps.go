@@ -173,6 +173,10 @@ func (m *Manager) elsewhere(ctx context.Context, h *Handle, err error) error {
 		return err
 	}
 	err = fmt.Errorf("%s: %w", v.Filesystem, err)
+	// What is mounted is not looked at a second time; and the start has failed.
+	if left := m.releaseMounts(ctx, h); left != nil {
+		return errors.Join(err, left)
+	}
 	if hint := m.Roots.Hint(ctx, v.Device.Path, *v.Filesystem); hint != "" {
 		err = fmt.Errorf("%w; %s", err, hint)
 	}
