@@ -87,7 +87,7 @@ func (s Source) Open(ctx context.Context) (*os.File, error) {
 	}()
 	head := make([]byte, 512)
 	n, err := io.ReadFull(in, head)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF { // bare, they say that it ends here; a connection that broke off wraps one
 		return nil, fmt.Errorf("reading %s: %w", s.Called(), err)
 	}
 	if head = head[:n]; n == 0 {

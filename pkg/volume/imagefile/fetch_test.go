@@ -278,7 +278,8 @@ func TestURL(t *testing.T) {
 		"stands still":       {breaks{data: want, after: 1 << 20, times: 1, etag: same, stall: make(chan struct{})}, "", 2},
 		"changes":            {breaks{data: want, after: 1 << 20, times: 1, etag: func(n int) string { return fmt.Sprintf(`"%d"`, n) }}, "the file has changed", 2},
 		"no ranges":          {breaks{data: want, after: 1 << 20, times: 1, plain: true}, "does not go on from there", 2},
-		"nothing comes":      {breaks{data: want, after: 1, times: 100, etag: same}, "", 101},
+		"a byte at a time":   {breaks{data: want, after: 1, times: 100, etag: same}, "", 101},
+		"nothing comes":      {breaks{data: want, times: 100, etag: same}, "disk.raw", fetchTries},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(&c.server)
