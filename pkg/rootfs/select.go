@@ -260,24 +260,7 @@ func subvolume(ctx context.Context, device string, fsys Filesystem, want string)
 
 // look mounts a filesystem for a moment, read-only and in no place of the tree.
 func look(ctx context.Context, device string, fsys Filesystem, do func(root *os.File) error) error {
-	backing, _, err := openDevice(device, true)
-	if err != nil {
-		return err
-	}
-	defer backing.Close()
-	source, held, err := blockDevice(ctx, backing, fsys, true)
-	if err != nil {
-		return err
-	}
-	if held != nil {
-		defer held.Close()
-	}
-	mnt, err := newMount(source, fsys, true)
-	if err != nil {
-		return fmt.Errorf("%w %s from %s: %w", ErrMount, article(fsys.Type), device, err)
-	}
-	defer mnt.Close()
-	return do(mnt)
+	return unseen(ctx, device, fsys, true, do)
 }
 
 // hasInit says whether a root has one of Inits.

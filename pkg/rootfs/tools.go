@@ -137,6 +137,11 @@ var chatter = []string{"- ", "Phase ", "Pass ", "No modify flag set", "e2fsck 1"
 // tool runs a command that asks nothing, with a limit, and gives its exit code and
 // the end of its output. What it started ends with it.
 func tool(ctx context.Context, name string, args ...string) (output string, code int, err error) {
+	return toolIn(ctx, nil, nil, name, args...)
+}
+
+// toolIn is tool in a directory, and with an input.
+func toolIn(ctx context.Context, dir, input *os.File, name string, args ...string) (output string, code int, err error) {
 	// The death signal comes when this thread ends, and not only with the process.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -145,6 +150,12 @@ func tool(ctx context.Context, name string, args ...string) (output string, code
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
+	if dir != nil {
+		cmd.Dir = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), dir.Fd())
+	}
+	if input != nil { // not as nil in an interface
+		cmd.Stdin = input
+	}
 	var end tail
 	cmd.Stdout, cmd.Stderr = &end, &end
 	start := time.Now()

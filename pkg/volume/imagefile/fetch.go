@@ -22,6 +22,7 @@ type Source struct {
 	From     string    // a path, "-", or an http or https URL
 	Stdin    io.Reader // what "-" is
 	Plain    bool      // it is meant as it is, packed or not
+	Tree     bool      // it is an archive of a root's tree, and no disk
 	Checksum string    // of what is published: ALGORITHM:HEX, or the path or URL of a list of them; empty: not looked at
 	Dir      string    // where what is no plain file is kept for the moment
 	CACert   string    // a file with the certificates of authorities that are trusted beside the system's
@@ -60,6 +61,9 @@ func (s Source) Name() string {
 	}
 	for _, p := range packings {
 		name = strings.TrimSuffix(name, p.suffix)
+	}
+	if s.Tree {
+		name = strings.TrimSuffix(strings.TrimSuffix(name, ".tar"), ".tgz")
 	}
 	if name == "." || name == "/" {
 		return ""
@@ -110,6 +114,9 @@ func (s Source) Open(ctx context.Context) (*os.File, error) {
 		}
 		if err == nil {
 			err = s.archive(plain)
+		}
+		if err == nil {
+			_, err = plain.Seek(0, io.SeekStart)
 		}
 		if err != nil {
 			plain.Close()
@@ -208,17 +215,37 @@ func aside(ctx context.Context, open func() (io.ReadCloser, error)) io.ReadClose
 	return r
 }
 
-// archive refuses a tar archive, which is no disk, and says what to do with it.
+// archive refuses an OVA, and the tree of a root where a disk is wanted, and says what to do
+// with them.
 func (s Source) archive(f *os.File) error {
 	head := make([]byte, 512)
 	if _, err := f.ReadAt(head, 0); err != nil || s.Plain || string(head[257:262]) != "ustar" {
+		if s.Tree {
+			return failure.Invalid("image file %s is no tar archive, and --size makes a disk of one: leave it out", s.Called())
+		}
 		return nil
 	}
 	first, _, _ := strings.Cut(string(head[:100]), "\x00")
 	if strings.HasSuffix(first, ".ovf") {
 		return failure.Invalid("image file %s is an OVA, an archive with disks in it: unpack it with 'tar -xf', and import the disk", s.Called())
 	}
-	return failure.Invalid("image file %s is a tar archive, whose first file is %q, and no disk: unpack it; of the tree of a root 'mke2fs -t ext4 -d TREE disk.raw 2G' makes an image", s.Called(), first)
+	if s.Tree {
+		return nil
+	}
+	return failure.Invalid("image file %s is a tar archive, whose first file is %q, and no disk: if it is the tree of a root, say how many GiB the disk has that it is made into, as in --size 2; else unpack it", s.Called(), first)
+}
+
+// Blank makes a file of zeros of this many bytes, which has no name and goes when it is
+// closed.
+func (s Source) Blank(size int64) (*os.File, error) {
+	f, err := s.nameless()
+	if err == nil {
+		err = f.Truncate(size)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("a file of %d bytes in %s: %w", size, s.Dir, err)
+	}
+	return f, nil
 }
 
 // nameless makes a file that goes when it is closed.
