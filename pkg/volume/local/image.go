@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"crypto/sha512"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -91,6 +93,8 @@ func (s *Store) saveImage(ctx context.Context, id string, dst, src *os.File, siz
 	if err != nil {
 		return volume.Image{}, err
 	}
+	sum := sync.OnceValues(func() (string, error) { return checksum(ctx, dst, size) })
+	go sum() // beside the checks and the disk's writing; it ends with dst at the latest
 	if in.Format != formatRaw {
 		if err := verify(ctx, filepath.Join(s.images.path(id), dataName), in); err != nil {
 			return volume.Image{}, fmt.Errorf("file %s: %w", req.Path, err)
@@ -100,18 +104,37 @@ func (s *Store) saveImage(ctx context.Context, id string, dst, src *os.File, siz
 	if err := dst.Sync(); err != nil {
 		return volume.Image{}, fmt.Errorf("importing %s: %w", req.Path, err)
 	}
+	hash, err := sum()
+	if err != nil {
+		return volume.Image{}, fmt.Errorf("importing %s: %w", req.Path, err)
+	}
 	fault.Point("local/import-image/after-data")
 	img, err := s.images.change(ctx, id, func(rec *record[volume.Image]) error {
 		rec.PID = 0
 		rec.Object.Status = volume.ImageActive
 		rec.Object.DiskFormat = in.Format
-		rec.Object.Size, rec.Object.VirtualSize = size, in.VirtualSize
+		rec.Object.Size, rec.Object.VirtualSize, rec.Object.Checksum = size, in.VirtualSize, hash
 		return nil
 	})
 	if err == nil {
 		fault.Point("local/import-image/after-active")
 	}
 	return img, err
+}
+
+// checksum is that of an image's content, as Glance keeps it (os_hash_algo and
+// os_hash_value): "sha512:HEX".
+func checksum(ctx context.Context, f *os.File, size int64) (string, error) {
+	hash := sha512.New()
+	for pos := int64(0); pos < size; pos += copyChunk {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		if _, err := io.Copy(hash, io.NewSectionReader(f, pos, min(copyChunk, size-pos))); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("sha512:%x", hash.Sum(nil)), nil
 }
 
 // UpdateImage changes an image's name and properties.
