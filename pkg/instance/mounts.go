@@ -56,6 +56,11 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target 
 		}
 		fault.Point("filesystem checked")
 	}
+	if v.Mapping.Root() {
+		if found, err = m.Roots.Tree(ctx, v.Device.Path, found); err != nil {
+			return err
+		}
+	}
 	v.Filesystem = &found
 	ids := h.RootIDs()
 	switch {

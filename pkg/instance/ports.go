@@ -51,8 +51,10 @@ type Devices interface {
 
 // Roots finds, mounts and releases filesystems on this host.
 type Roots interface {
-	// Select finds the filesystem of a device, and Hint names the others that might do.
+	// Select finds the filesystem of a device, and Hint names the others that might do. Tree
+	// looks into one that is the root.
 	Select(ctx context.Context, device string, s rootfs.Selection) (rootfs.Filesystem, error)
+	Tree(ctx context.Context, device string, fs rootfs.Filesystem) (rootfs.Filesystem, error)
 	Hint(ctx context.Context, device string, looked rootfs.Filesystem) string
 	Check(ctx context.Context, device string, fs rootfs.Filesystem) error
 	Mount(ctx context.Context, device string, fs rootfs.Filesystem, target string, o rootfs.MountOptions) error

@@ -21,6 +21,10 @@ func (w rootsFake) Select(_ context.Context, device string, s rootfs.Selection) 
 	return rootfs.Filesystem{Type: "ext4", Size: 2 << 30, Taken: 1 << 30}, nil
 }
 
+func (w rootsFake) Tree(_ context.Context, _ string, fs rootfs.Filesystem) (rootfs.Filesystem, error) {
+	return fs, nil
+}
+
 func (w rootsFake) Hint(context.Context, string, rootfs.Filesystem) string { return "a hint" }
 
 func (w rootsFake) Check(ctx context.Context, device string, _ rootfs.Filesystem) error {

@@ -32,6 +32,11 @@ func (Roots) Select(ctx context.Context, device string, s rootfs.Selection) (roo
 	return rootfs.Select(ctx, device, s)
 }
 
+// Tree is rootfs.Tree.
+func (Roots) Tree(ctx context.Context, device string, fs rootfs.Filesystem) (rootfs.Filesystem, error) {
+	return rootfs.Tree(ctx, device, fs)
+}
+
 // Hint is rootfs.Hint.
 func (Roots) Hint(ctx context.Context, device string, looked rootfs.Filesystem) string {
 	return rootfs.Hint(ctx, device, looked)

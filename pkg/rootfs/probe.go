@@ -44,7 +44,7 @@ type Filesystem struct {
 	Size       int64  `json:"size"`                // bytes of the device or the partition
 	Taken      int64  `json:"taken,omitempty"`     // bytes of it that the filesystem has
 	SectorSize int    `json:"sector_size,omitempty"`
-	ReadOnly   bool   `json:"readonly,omitempty"` // by its type
+	ReadOnly   bool   `json:"readonly,omitempty"` // by its type, or as a subvolume
 	// NeedsRecovery says that an ext3 or ext4 was not unmounted cleanly. Mounted
 	// read-only its journal is not replayed: it shows the last state written back.
 	NeedsRecovery bool   `json:"needs_recovery,omitempty"`

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -28,11 +27,17 @@ type Selection struct {
 // The words that a Selection may have.
 const (
 	// PartitionRoot is the partition whose type in a GPT is that of a root for this machine
-	// (the Discoverable Partitions Specification), else the only one with an init.
+	// (the Discoverable Partitions Specification), else the only one with an init. Where no
+	// subvolume is asked for, that of a btrfs is chosen so, too: its default one, else the first
+	// of root and @, else the only one that has an init.
 	PartitionRoot = "root"
-	// SubvolumeAuto is the first of root, @ and the default subvolume that has an init.
+	// SubvolumeAuto is the first of root, @ and the default subvolume that has an init. What
+	// is no btrfs has none to choose.
 	SubvolumeAuto = "auto"
 )
+
+// rootSubvolumes are what distributions call the subvolume of the root.
+var rootSubvolumes = []string{"root", "@"}
 
 // rootTypes are the types of a root in a GPT, by GOARCH.
 var rootTypes = map[string]string{
@@ -52,7 +57,7 @@ func Select(ctx context.Context, device string, s Selection) (Filesystem, error)
 			return fsys, withHint(err, Hint(ctx, device, Filesystem{}))
 		}
 	case PartitionRoot:
-		fsys, err = rootPartition(ctx, device)
+		fsys, err = rootPartition(ctx, device, s.Subvolume != "")
 	default:
 		var n int
 		if n, err = strconv.Atoi(s.Partition); err != nil || n < 1 {
@@ -60,19 +65,24 @@ func Select(ctx context.Context, device string, s Selection) (Filesystem, error)
 		}
 		fsys, err = probePartition(device, n)
 	}
-	if err != nil || s.Subvolume == "" {
+	if err != nil {
 		return fsys, err
 	}
 	if fsys.Type != "btrfs" {
-		return Filesystem{}, failure.Of(ErrNoFilesystem, "%s: subvolume=%s is for a btrfs, and there is %s", device, s.Subvolume, article(fsys.Type))
+		if s.Subvolume != "" && s.Subvolume != SubvolumeAuto {
+			return Filesystem{}, failure.Of(ErrNoFilesystem, "%s: subvolume=%s is for a btrfs, and there is %s", device, s.Subvolume, article(fsys.Type))
+		}
+		return fsys, nil
 	}
-	fsys.Subvolume, err = subvolume(ctx, device, fsys, s.Subvolume)
+	if s.Subvolume != "" {
+		fsys.Subvolume, err = subvolume(ctx, device, fsys, s.Subvolume)
+	}
 	return fsys, err
 }
 
 // rootPartition finds the partition that is the root by what it is; without a partition
-// table that is what Probe finds.
-func rootPartition(ctx context.Context, device string) (Filesystem, error) {
+// table that is what Probe finds. The subvolume may be chosen elsewhere.
+func rootPartition(ctx context.Context, device string, elsewhere bool) (Filesystem, error) {
 	all, err := partitions(device)
 	if err != nil {
 		return Filesystem{}, err
@@ -86,21 +96,44 @@ func rootPartition(ctx context.Context, device string) (Filesystem, error) {
 			typed = append(typed, p)
 		}
 	}
-	switch len(typed) {
-	case 1:
-		return probePartition(device, typed[0].Number)
-	case 0:
-	default:
+	if len(typed) > 1 {
 		return Filesystem{}, failure.Of(ErrAmbiguous, "%s: partitions %s all have the type of a root; name one, as in partition=%d", device, numbers(typed), typed[0].Number)
 	}
-	with := withInit(ctx, device, all)
-	switch len(with) {
-	case 1:
-		return with[0], nil
-	case 0:
-		return Filesystem{}, &NotFoundError{Where: device, Found: "no partition with an init, and none of the type of a root", Mend: "name one by its number, as in partition=2; it has " + numbers(all)}
+	if len(typed) == 1 {
+		fsys, err := probePartition(device, typed[0].Number)
+		if err != nil || elsewhere {
+			return fsys, err
+		}
+		all = typed
 	}
-	return Filesystem{}, failure.Of(ErrAmbiguous, "%s: %s and %s both have an init; name one, as in %s", device, with[0].String(), with[1].String(), with[0].keys())
+	with := withInit(ctx, device, all)
+	if elsewhere {
+		with = slices.CompactFunc(with, func(a, b Filesystem) bool { return a.Partition == b.Partition })
+	} else {
+		with = slices.DeleteFunc(slices.Clone(with), func(f Filesystem) bool { return behind(f, with) })
+	}
+	switch {
+	case len(with) == 1:
+		return with[0], nil
+	case len(with) > 1:
+		return Filesystem{}, failure.Of(ErrAmbiguous, "%s: %s and %s both have an init; name one, as in %s", device, with[0].String(), with[1].String(), with[0].keys())
+	case len(typed) == 1:
+		return probePartition(device, typed[0].Number)
+	}
+	return Filesystem{}, &NotFoundError{Where: device, Found: "no partition with an init, and none of the type of a root", Mend: "name one by its number, as in partition=2; it has " + numbers(all)}
+}
+
+// behind says whether another subvolume beside one is called as that of a root is.
+func behind(f Filesystem, all []Filesystem) bool {
+	for _, name := range rootSubvolumes {
+		if f.Subvolume == name {
+			return false
+		}
+		if slices.ContainsFunc(all, func(a Filesystem) bool { return a.Partition == f.Partition && a.Subvolume == name }) {
+			return true
+		}
+	}
+	return false
 }
 
 // partitions are the used partitions of a device that hold no others.
@@ -217,47 +250,6 @@ func (fsys Filesystem) top() Filesystem {
 	return fsys
 }
 
-// subvolume gives the path of the subvolume that is meant; empty: the default one.
-func subvolume(ctx context.Context, device string, fsys Filesystem, want string) (string, error) {
-	var found string
-	var all []string
-	err := look(ctx, device, fsys.top(), func(top *os.File) error {
-		all = subvolumes(top)
-		names := []string{want}
-		if want == SubvolumeAuto {
-			names = []string{"root", "@"}
-		}
-		for _, name := range names {
-			sub, err := inroot.OpenDirect(top, name, unix.O_PATH|unix.O_DIRECTORY)
-			if err != nil {
-				continue
-			}
-			defer sub.Close()
-			if isSubvolume(sub) && (want != SubvolumeAuto || hasInit(sub)) {
-				found = name
-				return nil
-			}
-		}
-		return nil
-	})
-	if err != nil || found != "" {
-		return found, err
-	}
-	has := "it has none below its top"
-	if len(all) > 0 {
-		has = "it has " + strings.Join(all, ", ")
-	}
-	if want != SubvolumeAuto {
-		return "", &NotFoundError{Where: fsys.String(), Found: fmt.Sprintf("no subvolume %q", want), Mend: has}
-	}
-	there := false
-	err = look(ctx, device, fsys, func(root *os.File) error { there = hasInit(root); return nil })
-	if err == nil && !there {
-		err = &NotFoundError{Where: fsys.String(), Found: "no init in its subvolumes root and @ and its default one", Mend: has + "; name one, as in subvolume=@"}
-	}
-	return "", err
-}
-
 // look mounts a filesystem for a moment, read-only and in no place of the tree.
 func look(ctx context.Context, device string, fsys Filesystem, do func(root *os.File) error) error {
 	return unseen(ctx, device, fsys, true, do)
@@ -266,37 +258,4 @@ func look(ctx context.Context, device string, fsys Filesystem, do func(root *os.
 // hasInit says whether a root has one of Inits.
 func hasInit(root *os.File) bool {
 	return slices.ContainsFunc(Inits, func(init string) bool { return executable(root, init) == nil })
-}
-
-// subvolumes are those of a btrfs right below its top, by their names.
-func subvolumes(top *os.File) (names []string) {
-	dir, err := inroot.Open(top, ".", unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return nil
-	}
-	defer dir.Close()
-	all, _ := dir.ReadDir(-1)
-	for _, e := range all {
-		sub, err := inroot.OpenDirect(top, e.Name(), unix.O_PATH|unix.O_DIRECTORY)
-		if err != nil {
-			continue
-		}
-		if isSubvolume(sub) && !strings.ContainsAny(e.Name(), ",") {
-			names = append(names, e.Name())
-		}
-		sub.Close()
-	}
-	slices.Sort(names)
-	return names
-}
-
-// isSubvolume says whether a directory of a btrfs is the top of a subvolume: those have this
-// number (BTRFS_FIRST_FREE_OBJECTID).
-func isSubvolume(dir *os.File) bool {
-	info, err := dir.Stat()
-	if err != nil {
-		return false
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && st.Ino == 256
 }

@@ -116,6 +116,24 @@ func TestSelect(t *testing.T) {
 		"Raspberry Pi, as it is": {func(t *testing.T) string {
 			return lay(t, "dos", [2]string{"c", efi(t)}, [2]string{"83", rootIn(t, "ext4", "rootfs")})
 		}, Selection{}, "", ErrNoFilesystem, []string{"add partition=2"}},
+		"Fedora, by the root alone": {func(t *testing.T) string {
+			return lay(t, "gpt", [2]string{"U", efi(t)}, [2]string{linux, rootIn(t, "btrfs", "fedora", "root", "home empty")})
+		}, Selection{Partition: "root"}, "2 root", nil, nil},
+		"its type, and the subvolume with an init": {func(t *testing.T) string {
+			return lay(t, "gpt", [2]string{linux, rootIn(t, "ext4", "one")}, [2]string{root, rootIn(t, "btrfs", "two", "@home empty", "system")})
+		}, Selection{Partition: "root"}, "2 system", nil, nil},
+		"of several subvolumes the one that is called so": {func(t *testing.T) string {
+			return lay(t, "gpt", [2]string{"U", efi(t)}, [2]string{linux, rootIn(t, "btrfs", "two", "old", "@", "root empty")})
+		}, Selection{Partition: "root"}, "2 @", nil, nil},
+		"of several subvolumes none": {func(t *testing.T) string {
+			return lay(t, "gpt", [2]string{"U", efi(t)}, [2]string{root, rootIn(t, "btrfs", "two", "new", "old")})
+		}, Selection{Partition: "root"}, "", ErrAmbiguous, []string{"subvolume new of partition 2", "subvolume old of partition 2", "partition=2,subvolume=new"}},
+		"of several subvolumes the one that is named": {func(t *testing.T) string {
+			return lay(t, "gpt", [2]string{"U", efi(t)}, [2]string{linux, rootIn(t, "btrfs", "two", "new", "old", "var empty")})
+		}, Selection{"root", "old"}, "2 old", nil, nil},
+		"an ext4, whatever its subvolume": {func(t *testing.T) string {
+			return lay(t, "gpt", [2]string{"U", efi(t)}, [2]string{linux, rootIn(t, "ext4", "two")})
+		}, Selection{"root", "auto"}, "2 ", nil, nil},
 		"a logical partition": {func(t *testing.T) string {
 			path := disk(t, 96*mib, "label: dos\nstart=1MiB, size=16MiB, type=c\nstart=18MiB, size=76MiB, type=5\nstart=19MiB, size=25MiB, type=83\nstart=50MiB, size=25MiB, type=83\n")
 			put(t, rootIn(t, "ext4", "logical"), path, 50*mib)

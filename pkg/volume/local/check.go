@@ -50,8 +50,7 @@ func (s *Store) CheckCreate(ctx context.Context, reqs []volume.CreateVolume) err
 	if err != nil {
 		return err
 	}
-	// Raw forms of images give way.
-	if room > free && room > free+s.cached(ctx) {
+	if room > free {
 		return fmt.Errorf("the volumes need %s and %s has %s free: make room, or choose another with --state-dir: %w",
 			human(room), s.dir, human(free), unix.ENOSPC)
 	}

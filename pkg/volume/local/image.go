@@ -26,18 +26,11 @@ import (
 
 // Images lists all images, the oldest first. When some can not be read, the
 // others are returned together with an error that wraps ErrDamaged.
-func (s *Store) Images(ctx context.Context) ([]volume.Image, error) {
-	all, err := s.images.objects(ctx)
-	for i := range all {
-		all[i] = s.withCache(all[i])
-	}
-	return all, err
-}
+func (s *Store) Images(ctx context.Context) ([]volume.Image, error) { return s.images.objects(ctx) }
 
 // Image finds an image by its id or name.
 func (s *Store) Image(ctx context.Context, ref string) (volume.Image, error) {
-	img, err := s.images.find(ctx, ref)
-	return s.withCache(img), err
+	return s.images.find(ctx, ref)
 }
 
 // ImportImage makes an image from a regular file or block device on this host.
@@ -64,10 +57,10 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 	}
 
 	id := uuid.NewString()
-	dst, err := s.createImage(ctx, volume.Image{
+	dst, err := s.images.create(ctx, record[volume.Image]{Object: volume.Image{
 		ID: id, Name: req.Name, Status: volume.ImageSaving, DiskFormat: req.DiskFormat,
 		MinDisk: req.MinDisk, MinRAM: req.MinRAM, Properties: maps.Clone(req.Properties), CreatedAt: time.Now().UTC(),
-	})
+	}})
 	if err != nil {
 		return volume.Image{}, s.full(err, "image "+req.Name)
 	}
@@ -84,23 +77,13 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 	return img, nil
 }
 
-// createImage puts an image on the shelf, in the making.
-func (s *Store) createImage(ctx context.Context, img volume.Image) (dst *os.File, err error) {
-	err = s.roomy(ctx, func() error {
-		dst, err = s.images.create(ctx, record[volume.Image]{Object: img})
-		return err
-	})
-	return dst, err
-}
-
 // saveImage copies the file into the store, checks the copy, and makes it active.
 func (s *Store) saveImage(ctx context.Context, id string, dst, src *os.File, size int64, req volume.ImportImage) (volume.Image, error) {
 	var progress func(int64)
 	if req.Progress != nil {
 		progress = func(done int64) { req.Progress(done, size) }
 	}
-	err := s.roomy(ctx, func() error { return fill(ctx, dst, src, size, size, progress) })
-	if err != nil {
+	if err := fill(ctx, dst, src, size, size, progress); err != nil {
 		return volume.Image{}, fmt.Errorf("importing %s: %w", req.Path, err)
 	}
 	if err := ctx.Err(); err != nil {
@@ -164,7 +147,7 @@ func (s *Store) UpdateImage(ctx context.Context, id string, req volume.UpdateIma
 			return volume.Image{}, err
 		}
 	}
-	img, err := s.images.change(ctx, id, func(rec *record[volume.Image]) error {
+	return s.images.change(ctx, id, func(rec *record[volume.Image]) error {
 		img := &rec.Object
 		if img.Status != volume.ImageActive {
 			return failure.Of(volume.ErrConflict, "image %s is not active, it is %q", id, img.Status)
@@ -178,7 +161,6 @@ func (s *Store) UpdateImage(ctx context.Context, id string, req volume.UpdateIma
 		maps.Copy(img.Properties, req.Properties)
 		return nil
 	})
-	return s.withCache(img), err
 }
 
 // DeleteImage deletes an image. One that a volume is being made of is in use.
@@ -260,7 +242,7 @@ func (s *Store) inspectImport(r io.ReaderAt, size int64, req volume.ImportImage)
 
 // full says where there is no room, when that is the trouble.
 func (s *Store) full(err error, what string) error {
-	if !isFull(err) {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return err
 	}
 	free, ferr := s.free()

@@ -3,7 +3,6 @@ package local
 import (
 	"context"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -47,13 +46,9 @@ func (s *Store) CreateSnapshot(ctx context.Context, name, volumeID string) (volu
 	}
 	defer src.Close()
 	id := uuid.NewString()
-	var dst *os.File
-	err = s.roomy(ctx, func() error {
-		dst, err = s.snapshots.create(ctx, record[volume.Snapshot]{
-			Object: volume.Snapshot{ID: id, Name: name, Status: volume.StatusCreating, VolumeID: v.ID, Size: v.Size, CreatedAt: time.Now().UTC()},
-			Origin: &v,
-		})
-		return err
+	dst, err := s.snapshots.create(ctx, record[volume.Snapshot]{
+		Object: volume.Snapshot{ID: id, Name: name, Status: volume.StatusCreating, VolumeID: v.ID, Size: v.Size, CreatedAt: time.Now().UTC()},
+		Origin: &v,
 	})
 	if err != nil {
 		return volume.Snapshot{}, s.full(err, "snapshot "+name)
@@ -63,7 +58,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, name, volumeID string) (volu
 		if inUse {
 			err = reflink(dst, src, from.size)
 		} else {
-			err = s.roomy(ctx, func() error { return fill(ctx, dst, src, from.size, from.size, nil) })
+			err = fill(ctx, dst, src, from.size, from.size, nil)
 		}
 		if err == nil {
 			err = dst.Sync()
