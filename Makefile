@@ -23,10 +23,11 @@ help: ## This list
 run: host-packages build ## Install what is missing, build, and boot a small container from a volume
 	@test/setup/demo
 
-build: ## Build bin/lxcboot, bin/lxcboot-console which keeps a console, and bin/lxcboot-init
+build: ## Build bin/lxcboot, and what it starts: lxcboot-console, lxcboot-copy and lxcboot-init
 	@mkdir -p bin
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/lxcboot .
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/lxcboot-console ./cmd/lxcboot-console
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/lxcboot-copy ./cmd/lxcboot-copy
 	cmd/lxcboot-init/build "$(CURDIR)/bin/lxcboot-init"
 
 test: ## Install what is missing; unit tests with the race detector, end to end, some real systems
@@ -73,7 +74,7 @@ docs: build ## Make the reference in docs/cli from the commands themselves
 install: build ## Install below DESTDIR and PREFIX (/usr/local): the programs, man pages, completions
 	rm -rf bin/docs
 	$(GO) run ./docs/reference bin/docs
-	install -D -m 755 -t '$(DESTDIR)$(PREFIX)/bin' bin/lxcboot bin/lxcboot-console bin/lxcboot-init
+	install -D -m 755 -t '$(DESTDIR)$(PREFIX)/bin' bin/lxcboot bin/lxcboot-console bin/lxcboot-copy bin/lxcboot-init
 	install -d '$(DESTDIR)$(PREFIX)/share/man/man1'
 	install -m 644 bin/docs/man/*.1 '$(DESTDIR)$(PREFIX)/share/man/man1/'
 	install -d $(addprefix '$(DESTDIR)$(PREFIX)/share/,$(addsuffix ',$(COMPLETIONS)))

@@ -28,6 +28,7 @@ func TestImports(t *testing.T) {
 		"pkg/lxc":               {"pkg/host", "pkg/cgroup", "pkg/tty", "pkg/proc", "pkg/fault", "pkg/inroot", "pkg/inuse"},
 		"pkg/inuse":             {"pkg/loop", "pkg/proc", "pkg/inroot"},
 		"pkg/console":           {"pkg/tty", "pkg/proc", "pkg/host"},
+		"pkg/transfer":          {"pkg/fault"},
 		"pkg/tty":               nil,
 		"pkg/proc":              nil,
 		"pkg/host":              {"pkg/cgroup"},

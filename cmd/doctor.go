@@ -21,7 +21,7 @@ func (a *App) newDoctorCmd() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			checks := append(doctor.Host(a.settings.StateDir, checkState), doctor.HostID(a.settings.HostID, host.MachineID()),
 				doctor.Check{Name: "libvirt", Run: a.checkLibvirt}, doctor.Check{Name: "network", Run: a.checkNetwork}, doctor.Check{Name: "libvirt hook", Run: a.checkHook}, doctor.Check{Name: "udev", Run: checkLink}, doctor.Check{Name: "lxcfs", Run: a.checkLXCFS}, doctor.Check{Name: "host ids", Run: a.checkIDs},
-				doctor.Check{Name: "init", Run: checkBeside("lxcboot-init")}, doctor.Check{Name: "console", Run: checkBeside("lxcboot-console")}, doctor.Check{Name: "volume store", Run: a.checkStore})
+				doctor.Check{Name: "init", Run: checkBeside("lxcboot-init", doctor.Failed)}, doctor.Check{Name: "console", Run: checkBeside("lxcboot-console", doctor.Failed)}, doctor.Check{Name: "copy", Run: checkBeside("lxcboot-copy", doctor.Warning)}, doctor.Check{Name: "volume store", Run: a.checkStore})
 			for _, s := range a.connectors().Supported() {
 				checks = append(checks, doctor.Check{Name: "transport " + s.Driver + " " + s.Transport, Run: func(context.Context) (string, error) {
 					if s.Missing != "" {
@@ -122,11 +122,11 @@ func (a *App) checkLXCFS(context.Context) (string, error) {
 }
 
 // checkBeside looks for a program that has to be installed beside this one.
-func checkBeside(name string) func(context.Context) (string, error) {
+func checkBeside(name string, missing string) func(context.Context) (string, error) {
 	return func(context.Context) (string, error) {
 		path, err := host.Program(name)
 		if err != nil {
-			return "", &doctor.Problem{Status: doctor.Failed, Detail: err.Error(), Mend: "install " + name + " there, as this user, writable by that one alone (make install does)"}
+			return "", &doctor.Problem{Status: missing, Detail: err.Error(), Mend: "install " + name + " there, as this user, writable by that one alone (make install does)"}
 		}
 		return path, nil
 	}

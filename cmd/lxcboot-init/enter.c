@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 // The descriptors that pkg/lxc/enter.go passes on, after the program's input and output.
+// Behind the groups' may come one of a program of the host's.
 enum { ORDERS = 3, REPORT, INIT, GROUPS };
 
 // What was done or went wrong, as pkg/lxc/enter.go knows it: MADE comes with the number
@@ -28,7 +29,7 @@ enum { MADE, RUNS, CGROUP, LABEL, NAMESPACES, CAPABILITIES, FORK, TERMINAL, USER
 #define LIMITS 16 // as many as the kernel has
 
 struct entry {
-	int namespaces, n_groups, no_new_privs, filtered, terminal, home;
+	int namespaces, n_groups, sealed, no_new_privs, filtered, terminal, home;
 	char *label_file, *label, *dir, **limits, **gids, **paths, **argv, **env;
 	uint64_t capabilities;
 	uid_t uid;
@@ -124,6 +125,10 @@ static _Noreturn void run(const struct entry *e)
 		fail(CAPABILITIES);
 	reset_signals();
 	report(RUNS, 0);
+	if (e->sealed) {
+		syscall(SYS_execveat, GROUPS + e->n_groups, "", e->argv, e->env, AT_EMPTY_PATH);
+		fail(PROGRAM);
+	}
 	// As a shell does it: the first that can be run; else the telling error.
 	errno = ENOENT;
 	for (char **p = e->paths; *p; p++) {
@@ -147,8 +152,11 @@ void run_enter(void)
 		fail(NAMESPACES);
 	close(ORDERS);
 	e.n_groups = number(&o);
-	if (syscall(SYS_close_range, GROUPS + e.n_groups, ~0U, 0) < 0)
+	e.sealed = number(&o);
+	if (syscall(SYS_close_range, GROUPS + e.n_groups + e.sealed, ~0U, 0) < 0)
 		fail(NAMESPACES);
+	if (e.sealed && fcntl(GROUPS + e.n_groups, F_SETFD, FD_CLOEXEC) < 0)
+		fail(PROGRAM);
 	e.namespaces = number(&o);
 	e.label_file = text(&o);
 	e.label = text(&o);

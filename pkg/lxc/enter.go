@@ -49,6 +49,7 @@ type entry struct {
 	stdio            [3]*os.File
 	terminal         bool
 	by               string // lxcboot-init on this host
+	sealed           string // a program of this host, in place of paths
 }
 
 // enterError is a step into the container that failed.
@@ -152,6 +153,14 @@ func (p *initProc) enter(ctx context.Context, in entry) (*program, error) {
 	defer r.Close()
 	defer w.Close()
 	files := append([]*os.File{orders, w, p.pidfd}, groups...)
+	if in.sealed != "" {
+		program, err := sealedAlone(in.sealed)
+		if err != nil {
+			return nil, fmt.Errorf("cannot enter the container: %w", err)
+		}
+		defer program.Close()
+		files = append(files, program)
+	}
 	files = append(files, by)
 	cmd := exec.Cmd{
 		Path: fmt.Sprintf("/proc/self/fd/%d", 2+len(files)), Args: []string{programName, "enter"}, Env: []string{},
@@ -200,6 +209,7 @@ func (p *initProc) orders(in entry, groups int) (*os.File, error) {
 	}
 	var o orders
 	o.number(uint64(groups))
+	o.flag(in.sealed != "")
 	o.number(uint64(flags))
 	file, label := p.label()
 	o.text(file)
@@ -240,9 +250,10 @@ func sealed(program string) (*os.File, error) {
 	}
 	// F_SEAL_WRITE would say the same, and wait some milliseconds for who might be writing.
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_FUTURE_WRITE
-	f, err := inMemory(programName, data, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	name := filepath.Base(program)
+	f, err := inMemory(name, data, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
 	if errors.Is(err, unix.EINVAL) { // Linux before 6.3, where all are executable
-		f, err = inMemory(programName, data, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+		f, err = inMemory(name, data, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	}
 	if err != nil {
 		return nil, err
@@ -250,6 +261,20 @@ func sealed(program string) (*os.File, error) {
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("cannot seal the copy of %s: %w", program, err)
+	}
+	return f, nil
+}
+
+// sealedAlone is sealed for a program that is executed in the container: who may not read it
+// can neither trace it nor see what it has open.
+func sealedAlone(program string) (*os.File, error) {
+	f, err := sealed(program)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(0o111); err != nil {
+		f.Close()
+		return nil, err
 	}
 	return f, nil
 }

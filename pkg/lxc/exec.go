@@ -44,6 +44,10 @@ type ExecOptions struct {
 	Stdout io.Writer         // nil: dropped
 	Stderr io.Writer         // nil: dropped; with TTY all goes to Stdout
 
+	// Sealed is a static program of this host. A copy of it is run in place of the container's
+	// Argv[0], which then is its name alone. Nothing in the container can read, write or trace it.
+	Sealed string
+
 	Program string // lxcboot-init on this host; empty: the one of host.Program
 }
 
@@ -113,11 +117,13 @@ func (p *initProc) exec(ctx context.Context, o ExecOptions) (int, error) {
 		return -1, err
 	}
 	env := environment(user, o)
-	in := entry{account: user, argv: o.Argv, dir: o.Dir, terminal: o.TTY, by: o.Program}
+	in := entry{account: user, argv: o.Argv, dir: o.Dir, terminal: o.TTY, by: o.Program, sealed: o.Sealed}
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		in.env = append(in.env, k+"="+env[k])
 	}
-	in.paths = candidates(o.Argv[0], env["PATH"])
+	if o.Sealed == "" {
+		in.paths = candidates(o.Argv[0], env["PATH"])
+	}
 
 	var s *streams
 	if o.TTY {

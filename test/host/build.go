@@ -9,7 +9,7 @@ import (
 )
 
 // Build builds the programs into the directory bin, which it makes: lxcboot, lxcboot-faults,
-// which stops at named points, and lxcboot-console and lxcboot-init, which both start.
+// which stops at named points, and lxcboot-console, lxcboot-copy and lxcboot-init, which both start.
 func Build(bin string) error {
 	if err := os.Mkdir(bin, 0o755); err != nil {
 		return err
@@ -24,6 +24,7 @@ func Build(bin string) error {
 		{"1", tags, "lxcboot", "."},
 		{"1", tags + ",faults", "lxcboot-faults", "."},
 		{"0", "", "lxcboot-console", "./cmd/lxcboot-console"},
+		{"0", "", "lxcboot-copy", "./cmd/lxcboot-copy"},
 	} {
 		c := exec.Command("go", "build", "-buildvcs=false", "-tags", b.tags, "-o", filepath.Join(bin, b.name), b.dir)
 		c.Dir, c.Env = top, append(os.Environ(), "CGO_ENABLED="+b.cgo)
