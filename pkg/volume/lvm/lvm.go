@@ -1,0 +1,263 @@
+// Package lvm keeps volumes as thin logical volumes, by lvm2's own commands. A logical
+// volume is known by its UUID; of those of a volume group, the ones that have the tag Ours
+// are meant, and no other is ever changed.
+package lvm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// Ours is the tag of every logical volume that is made here.
+const Ours = "lxcboot"
+
+// ErrFull says that a thin pool has too little room for another volume.
+var ErrFull = errors.New("the thin pool is nearly full")
+
+// fullAt is the part of a pool's data or metadata, in percent, from which on nothing is made
+// in it: a pool that is full fails the writes of all that is in it.
+const fullAt = 90
+
+// Pool is a thin pool.
+type Pool struct {
+	Group string // the volume group
+	Name  string // of the pool in it
+	// Run runs a command of lvm2 and gives what it wrote to stdout.
+	Run func(ctx context.Context, argv ...string) (string, error)
+}
+
+// LV is a logical volume in a pool.
+type LV struct {
+	UUID   string
+	Name   string
+	Path   string // its node, which is there while it is active
+	Size   int64  // bytes
+	Tags   []string
+	Active bool
+}
+
+// Usage is how far a pool is filled.
+type Usage struct {
+	Size           int64   // bytes
+	Data, Metadata float64 // percent
+}
+
+// Usage says how far the pool is filled. That there is no such pool is failure.ErrInvalid.
+func (p Pool) Usage(ctx context.Context) (Usage, error) {
+	if _, err := p.Run(ctx, "vgs", "--noheadings", "--options", "vg_name", p.Group); err != nil {
+		return Usage{}, failure.Invalid("there is no volume group %s: make it with vgcreate, or name another (volume-group); %w", p.Group, err)
+	}
+	all, err := p.report(ctx)
+	if err != nil {
+		return Usage{}, err
+	}
+	for _, r := range all {
+		if r.Name != p.Name {
+			continue
+		}
+		if !slices.Contains(strings.Split(r.Layout, ","), "pool") || !strings.Contains(r.Layout, "thin") {
+			break
+		}
+		var u Usage
+		u.Size, err = strconv.ParseInt(r.Size, 10, 64)
+		for _, f := range []struct {
+			text string
+			to   *float64
+		}{{r.Data, &u.Data}, {r.Metadata, &u.Metadata}} {
+			if err == nil {
+				*f.to, err = strconv.ParseFloat(f.text, 64)
+			}
+		}
+		if err != nil {
+			return Usage{}, fmt.Errorf("the thin pool %s is not active, or lvs says something else of it (%w): activate it with 'vgchange --activate y %s'", p, err, p.Group)
+		}
+		return u, nil
+	}
+	return Usage{}, failure.Invalid("%s is no thin pool, and others would show what was on the disk before: make one with 'lvcreate --type thin-pool --extents 90%%FREE --name %s %s', or name another (thin-pool)", p, p.Name, p.Group)
+}
+
+func (p Pool) String() string { return p.Group + "/" + p.Name }
+
+// room refuses what would be made in a pool that is nearly full.
+func (p Pool) room(ctx context.Context) error {
+	u, err := p.Usage(ctx)
+	if err != nil {
+		return err
+	}
+	for what, percent := range map[string]float64{"data": u.Data, "metadata": u.Metadata} {
+		if percent > fullAt {
+			return failure.Of(ErrFull, "%.0f %% of the %s of the thin pool %s is in use, and nothing is made above %d: delete volumes, or make it larger with lvextend", percent, what, p, fullAt)
+		}
+	}
+	return nil
+}
+
+// List gives the logical volumes of the pool that are ours.
+func (p Pool) List(ctx context.Context) ([]LV, error) {
+	all, err := p.report(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ours []LV
+	for _, r := range all {
+		lv := LV{UUID: r.UUID, Name: r.Name, Path: "/dev/" + p.Group + "/" + r.Name, Tags: strings.Split(r.Tags, ","), Active: r.Active == "active"}
+		if r.Pool != p.Name || !slices.Contains(lv.Tags, Ours) {
+			continue
+		}
+		if lv.Size, err = strconv.ParseInt(r.Size, 10, 64); err != nil {
+			return nil, fmt.Errorf("lvs says of %s/%s: %w", p.Group, r.Name, err)
+		}
+		ours = append(ours, lv)
+	}
+	return ours, nil
+}
+
+// Find gives the one that has a tag. Without any the error is volume.ErrNotFound.
+func (p Pool) Find(ctx context.Context, tag string) (LV, error) {
+	all, err := p.List(ctx)
+	if err != nil {
+		return LV{}, err
+	}
+	all = slices.DeleteFunc(all, func(lv LV) bool { return !slices.Contains(lv.Tags, tag) })
+	switch len(all) {
+	case 0:
+		return LV{}, failure.Of(volume.ErrNotFound, "no logical volume of %s has the tag %s", p.Group, tag)
+	case 1:
+		return all[0], nil
+	}
+	return LV{}, failure.Of(volume.ErrConflict, "the logical volumes %s and %s of %s both have the tag %s: take it from the one that is not meant, with 'lvchange --deltag'", all[0].Name, all[1].Name, p.Group, tag)
+}
+
+// Create makes a logical volume of zeros, which is active. Its size in bytes is rounded up
+// to whole extents of the group.
+func (p Pool) Create(ctx context.Context, name string, size int64, tags ...string) (LV, error) {
+	if err := p.room(ctx); err != nil {
+		return LV{}, err
+	}
+	argv := []string{"lvcreate", "--type", "thin", "--thinpool", p.String(), "--virtualsize", inBytes(size), "--wipesignatures", "n"}
+	return p.make(ctx, argv, name, tags)
+}
+
+// Snapshot makes a logical volume with the content that another has at this moment, which is
+// not active. What is mounted from that one is complete in it.
+func (p Pool) Snapshot(ctx context.Context, of LV, name string, tags ...string) (LV, error) {
+	if err := p.room(ctx); err != nil {
+		return LV{}, err
+	}
+	// As another than its maker might do, it is activated like any.
+	argv := []string{"lvcreate", "--snapshot", "--setactivationskip", "n", "--activate", "n"}
+	return p.make(ctx, append(argv, p.Group+"/"+of.Name), name, tags)
+}
+
+// make makes a logical volume, which has its tags from the beginning, and which the host
+// does not activate by itself.
+func (p Pool) make(ctx context.Context, argv []string, name string, tags []string) (LV, error) {
+	argv = append(argv, "--quiet", "--name", name)
+	for _, t := range append([]string{Ours}, tags...) {
+		argv = append(argv, "--addtag", t)
+	}
+	if argv[1] == "--type" {
+		argv = append(argv, p.Group)
+	}
+	if _, err := p.Run(ctx, argv...); err != nil {
+		return LV{}, err
+	}
+	// lvcreate has the option for other kinds only.
+	if _, err := p.Run(ctx, "lvchange", "--quiet", "--setautoactivation", "n", p.Group+"/"+name); err != nil {
+		return LV{}, err
+	}
+	all, err := p.List(ctx)
+	if err != nil {
+		return LV{}, err
+	}
+	for _, lv := range all {
+		if lv.Name == name {
+			return lv, nil
+		}
+	}
+	return LV{}, fmt.Errorf("lvcreate made no %s/%s", p.Group, name)
+}
+
+// Extend makes one larger, to this many bytes; it may be in use.
+func (p Pool) Extend(ctx context.Context, lv LV, size int64) error {
+	if err := p.room(ctx); err != nil {
+		return err
+	}
+	_, err := p.Run(ctx, "lvextend", "--quiet", "--size", inBytes(size), p.Group+"/"+lv.Name)
+	return err
+}
+
+// Activate makes its node.
+func (p Pool) Activate(ctx context.Context, lv LV) error { return p.activation(ctx, lv, "y") }
+
+// Deactivate takes its node away. One that is in use is an error.
+func (p Pool) Deactivate(ctx context.Context, lv LV) error { return p.activation(ctx, lv, "n") }
+
+func (p Pool) activation(ctx context.Context, lv LV, to string) error {
+	_, err := p.Run(ctx, "lvchange", "--quiet", "--activate", to, p.Group+"/"+lv.Name)
+	return err
+}
+
+// Tag gives one a tag, or takes one away.
+func (p Pool) Tag(ctx context.Context, lv LV, add, remove string) error {
+	argv := []string{"lvchange", "--quiet"}
+	if add != "" {
+		argv = append(argv, "--addtag", add)
+	}
+	if remove != "" {
+		argv = append(argv, "--deltag", remove)
+	}
+	_, err := p.Run(ctx, append(argv, p.Group+"/"+lv.Name)...)
+	return err
+}
+
+// Remove removes one, by its UUID and only if it is ours still: a name may be another's by
+// now. One that is not there is removed.
+func (p Pool) Remove(ctx context.Context, lv LV) error {
+	_, err := p.Run(ctx, "lvremove", "--quiet", "--yes", "--select", "lv_uuid="+lv.UUID+" && lv_tags={"+Ours+"}", p.Group)
+	return err
+}
+
+// row is a logical volume in the report of lvs.
+type row struct {
+	UUID     string `json:"lv_uuid"`
+	Name     string `json:"lv_name"`
+	Size     string `json:"lv_size"`
+	Tags     string `json:"lv_tags"`
+	Pool     string `json:"pool_lv"`
+	Active   string `json:"lv_active"`
+	Layout   string `json:"lv_layout"`
+	Data     string `json:"data_percent"`
+	Metadata string `json:"metadata_percent"`
+}
+
+func (p Pool) report(ctx context.Context) ([]row, error) {
+	out, err := p.Run(ctx, "lvs", "--reportformat", "json", "--units", "b", "--nosuffix",
+		"--options", "lv_uuid,lv_name,lv_size,lv_tags,pool_lv,lv_active,lv_layout,data_percent,metadata_percent", p.Group)
+	if err != nil {
+		return nil, err
+	}
+	var all struct {
+		Report []struct {
+			LV []row `json:"lv"`
+		} `json:"report"`
+	}
+	if err := json.Unmarshal([]byte(out), &all); err != nil {
+		return nil, fmt.Errorf("what lvs says of %s cannot be read: %w", p.Group, err)
+	}
+	var rows []row
+	for _, r := range all.Report {
+		rows = append(rows, r.LV...)
+	}
+	return rows, nil
+}
+
+func inBytes(n int64) string { return strconv.FormatInt(n, 10) + "b" }
