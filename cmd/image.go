@@ -10,13 +10,13 @@ var images = kind[volume.Image]{
 	name: "image", list: Store.Images, find: Store.Image, remove: Store.DeleteImage,
 	called: func(i volume.Image) (name, id string) { return i.Name, i.ID },
 	record: func(i volume.Image) record {
-		return record{{"id", i.ID}, {"name", i.Name}, {"status", i.Status}, {"disk_format", i.DiskFormat}, {"size", i.Size}, {"virtual_size", i.VirtualSize},
+		return record{{"id", i.ID}, {"name", i.Name}, {"status", i.Status}, {"disk_format", i.DiskFormat}, {"size", i.Size}, {"virtual_size", i.VirtualSize}, {"cached", i.Cached},
 			{"min_disk", i.MinDisk}, {"min_ram", i.MinRAM}, {"checksum", i.Checksum}, {"properties", i.Properties}, {"created_at", i.CreatedAt}}
 	},
-	columns: []string{"ID", "Name", "Status", "Disk Format", "Size"},
-	row:     func(i volume.Image) []any { return []any{i.ID, i.Name, i.Status, i.DiskFormat, i.Size} },
+	columns: []string{"ID", "Name", "Status", "Disk Format", "Size", "Cached"},
+	row:     func(i volume.Image) []any { return []any{i.ID, i.Name, i.Status, i.DiskFormat, i.Size, i.Cached} },
 }
 
 func (a *App) newImageCmd() *cobra.Command {
-	return newKindCmd(a, images, a.newImageImportCmd(), a.newImageSetCmd())
+	return newKindCmd(a, images, a.newImageImportCmd(), a.newImageSetCmd(), a.newImageCacheCmd())
 }

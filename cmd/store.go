@@ -18,6 +18,9 @@ type Store interface {
 	ImportImage(ctx context.Context, req volume.ImportImage) (volume.Image, error)
 	UpdateImage(ctx context.Context, id string, req volume.UpdateImage) (volume.Image, error)
 	DeleteImage(ctx context.Context, id string) error
+	// PruneImages removes what is kept of images only to be quick, and gives those that had
+	// something.
+	PruneImages(ctx context.Context) ([]volume.Image, error)
 	Volumes(ctx context.Context) ([]volume.Volume, error)
 	Snapshots(ctx context.Context) ([]volume.Snapshot, error)
 	CreateSnapshot(ctx context.Context, name, volumeID string) (volume.Snapshot, error)

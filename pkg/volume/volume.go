@@ -55,6 +55,7 @@ type Image struct {
 	Checksum    string            `json:"checksum"`     // "sha512:…" or what the store keeps; may be empty
 	Properties  map[string]string `json:"properties"`
 	CreatedAt   time.Time         `json:"created_at"`
+	Cached      int64             `json:"-"` // bytes that its raw form takes beside it, which the store can make anew
 }
 
 // Volume is a block device volume.

@@ -239,7 +239,8 @@ func (w *world) view(op operation) string {
 		return ""
 	}
 	w.t.Helper()
-	lists := [][]string{{"volume", "list"}, {"image", "list"}, {"snapshot", "list"}}
+	// Without what is kept of an image to be quick, which comes and goes by itself.
+	lists := [][]string{{"volume", "list"}, {"image", "list", "-c", "ID", "-c", "Name", "-c", "Status", "-c", "Size"}, {"snapshot", "list"}}
 	if !op.store {
 		lists = [][]string{{"list", "--all"}, {"volume", "list"}}
 	}

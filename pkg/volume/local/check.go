@@ -50,7 +50,8 @@ func (s *Store) CheckCreate(ctx context.Context, reqs []volume.CreateVolume) err
 	if err != nil {
 		return err
 	}
-	if room > free {
+	// Raw forms of images give way.
+	if room > free && room > free+s.cached(ctx) {
 		return fmt.Errorf("the volumes need %s and %s has %s free: make room, or choose another with --state-dir: %w",
 			human(room), s.dir, human(free), unix.ENOSPC)
 	}

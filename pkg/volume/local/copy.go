@@ -16,14 +16,17 @@ const copyChunk = 32 << 20
 // errNoReflink says that the filesystem can not share blocks between two files.
 var errNoReflink = errors.New("the filesystem can not share blocks between files (no reflink)")
 
-// fill gives an empty file the first size bytes of src, the rest up to total
-// being a hole. Where the filesystem can, the two share their blocks; else the
+// fill gives a file the first size bytes of src, the rest up to total being a hole,
+// in place of what it had. Where the filesystem can, the two share their blocks; else the
 // extents that hold data are copied. progress may be nil.
 func fill(ctx context.Context, dst, src *os.File, size, total int64, progress func(done int64)) error {
 	if progress == nil {
 		progress = func(int64) {}
 	}
 	if err := holds(src, size); err != nil {
+		return err
+	}
+	if err := dst.Truncate(0); err != nil {
 		return err
 	}
 	err := reflink(dst, src, size)

@@ -5,6 +5,7 @@ package local
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,9 +19,9 @@ import (
 // repaired (with a kill in the middle of that as well); and then everything can be
 // deleted, to the last file.
 func TestKilledAtEveryPoint(t *testing.T) {
-	raw := rawFile(t, 1<<20)
+	image := qcow2File(t)
 	log := filepath.Join(t.TempDir(), "points")
-	cmd, out := process(t, newStore(t), []string{"LXCBOOT_FAULT_LOG=" + log}, "scenario", raw)
+	cmd, out := process(t, newStore(t), []string{"LXCBOOT_FAULT_LOG=" + log}, "scenario", image)
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -35,7 +36,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 	for _, point := range points {
 		t.Run(strings.ReplaceAll(point, "/", "-"), func(t *testing.T) {
 			s, ctx := newStore(t), testCtx(t)
-			cmd, out := process(t, s, []string{"LXCBOOT_FAULT=" + point + "=kill"}, "scenario", raw)
+			cmd, out := process(t, s, []string{"LXCBOOT_FAULT=" + point + "=kill"}, "scenario", image)
 			if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != -1 {
 				t.Fatalf("it was not killed: %v\n%s", err, out)
 			}
@@ -89,6 +90,13 @@ func whole(t *testing.T, ctx context.Context, s *Store, out *bytes.Buffer) {
 		}
 	}
 	for _, i := range images {
+		switch raw, err := os.ReadFile(s.rawOf(i.ID)); {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil || len(raw) != 1<<20 || string(raw[:7]) != "content":
+			t.Errorf("the image's raw form has %d bytes, %v", len(raw), err)
+		case done["pruned"] != "":
+			t.Error("a raw form that was pruned is there")
+		}
 		if done["image"] != "" && i.Status != volume.ImageActive {
 			t.Errorf("the image is %+v", i)
 		}
@@ -166,5 +174,22 @@ func empty(t *testing.T, ctx context.Context, s *Store) {
 		if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 			t.Errorf("%s holds %v, %v", dir, left, err)
 		}
+	}
+}
+
+// Several processes want an image at once: it is converted by one of them.
+func TestConvertedByOne(t *testing.T) {
+	s := newStore(t)
+	img := importRaw(t, s, qcow2File(t))
+	log := filepath.Join(t.TempDir(), "points")
+	t.Setenv("LXCBOOT_FAULT_LOG", log)
+	fill := []string{"fill", img.ID}
+	together(t, s, fill, fill, fill, fill, fill, fill)
+	b, err := os.ReadFile(log)
+	if n := strings.Count(string(b), "local/convert-image/after-rename#"); err != nil || n != 1 {
+		t.Errorf("converted %d times, %v", n, err)
+	}
+	if n := strings.Count(string(b), "local/create-volume/after-available#"); n != 6 {
+		t.Errorf("%d volumes were made", n)
 	}
 }

@@ -26,11 +26,18 @@ import (
 
 // Images lists all images, the oldest first. When some can not be read, the
 // others are returned together with an error that wraps ErrDamaged.
-func (s *Store) Images(ctx context.Context) ([]volume.Image, error) { return s.images.objects(ctx) }
+func (s *Store) Images(ctx context.Context) ([]volume.Image, error) {
+	all, err := s.images.objects(ctx)
+	for i := range all {
+		all[i] = s.withCache(all[i])
+	}
+	return all, err
+}
 
 // Image finds an image by its id or name.
 func (s *Store) Image(ctx context.Context, ref string) (volume.Image, error) {
-	return s.images.find(ctx, ref)
+	img, err := s.images.find(ctx, ref)
+	return s.withCache(img), err
 }
 
 // ImportImage makes an image from a regular file or block device on this host.
@@ -57,10 +64,10 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 	}
 
 	id := uuid.NewString()
-	dst, err := s.images.create(ctx, record[volume.Image]{Object: volume.Image{
+	dst, err := s.createImage(ctx, volume.Image{
 		ID: id, Name: req.Name, Status: volume.ImageSaving, DiskFormat: req.DiskFormat,
 		MinDisk: req.MinDisk, MinRAM: req.MinRAM, Properties: maps.Clone(req.Properties), CreatedAt: time.Now().UTC(),
-	}})
+	})
 	if err != nil {
 		return volume.Image{}, s.full(err, "image "+req.Name)
 	}
@@ -77,13 +84,23 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 	return img, nil
 }
 
+// createImage puts an image on the shelf, in the making.
+func (s *Store) createImage(ctx context.Context, img volume.Image) (dst *os.File, err error) {
+	err = s.roomy(ctx, func() error {
+		dst, err = s.images.create(ctx, record[volume.Image]{Object: img})
+		return err
+	})
+	return dst, err
+}
+
 // saveImage copies the file into the store, checks the copy, and makes it active.
 func (s *Store) saveImage(ctx context.Context, id string, dst, src *os.File, size int64, req volume.ImportImage) (volume.Image, error) {
 	var progress func(int64)
 	if req.Progress != nil {
 		progress = func(done int64) { req.Progress(done, size) }
 	}
-	if err := fill(ctx, dst, src, size, size, progress); err != nil {
+	err := s.roomy(ctx, func() error { return fill(ctx, dst, src, size, size, progress) })
+	if err != nil {
 		return volume.Image{}, fmt.Errorf("importing %s: %w", req.Path, err)
 	}
 	if err := ctx.Err(); err != nil {
@@ -147,7 +164,7 @@ func (s *Store) UpdateImage(ctx context.Context, id string, req volume.UpdateIma
 			return volume.Image{}, err
 		}
 	}
-	return s.images.change(ctx, id, func(rec *record[volume.Image]) error {
+	img, err := s.images.change(ctx, id, func(rec *record[volume.Image]) error {
 		img := &rec.Object
 		if img.Status != volume.ImageActive {
 			return failure.Of(volume.ErrConflict, "image %s is not active, it is %q", id, img.Status)
@@ -161,6 +178,7 @@ func (s *Store) UpdateImage(ctx context.Context, id string, req volume.UpdateIma
 		maps.Copy(img.Properties, req.Properties)
 		return nil
 	})
+	return s.withCache(img), err
 }
 
 // DeleteImage deletes an image. One that a volume is being made of is in use.
@@ -242,7 +260,7 @@ func (s *Store) inspectImport(r io.ReaderAt, size int64, req volume.ImportImage)
 
 // full says where there is no room, when that is the trouble.
 func (s *Store) full(err error, what string) error {
-	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+	if !isFull(err) {
 		return err
 	}
 	free, ferr := s.free()

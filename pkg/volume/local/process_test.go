@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
@@ -28,6 +29,7 @@ var roles = map[string]func(ctx context.Context, s *Store, args []string) error{
 	"read":     roleRead,
 	"fill":     roleFill,
 	"hold":     roleHold,
+	"prune":    rolePrune,
 	"scenario": roleScenario,
 }
 
@@ -277,11 +279,15 @@ func TestKilledWhileFilling(t *testing.T) {
 					t.Errorf("volumes of the instance: %+v, %v", of, err)
 				}
 				if mend {
-					if did, err := s.Repair(ctx); err != nil || len(did) != 1 || !strings.Contains(did[0], id) {
+					if did, err := s.Repair(ctx); err != nil || len(did) != map[string]int{"raw": 1, "qcow2": 2}[what] || !strings.Contains(did[len(did)-1], id) {
 						t.Errorf("repair: %q, %v", did, err)
 					}
 				} else if err := s.DeleteVolume(ctx, id); err != nil {
 					t.Error(err)
+				} else if what == "qcow2" {
+					if did, err := s.Repair(ctx); err != nil || len(did) != 1 || !strings.Contains(did[0], img.ID) {
+						t.Errorf("repair of the half raw form: %q, %v", did, err)
+					}
 				}
 				if left, err := s.Repair(ctx); err != nil || len(left) != 0 {
 					t.Errorf("left over after that: %q, %v", left, err)
@@ -314,7 +320,11 @@ func killedFill(t *testing.T, s *Store, image string) string {
 		t.Fatal(err)
 	}
 	id := strings.TrimSpace(line)
-	for end := time.Now().Add(20 * time.Second); allocated(t, s.dataOf(id)) == 0; time.Sleep(time.Millisecond) {
+	working := func() bool {
+		var raw unix.Stat_t
+		return allocated(t, s.dataOf(id)) != 0 || unix.Stat(filepath.Join(s.images.path(image), rawNewName), &raw) == nil && raw.Blocks != 0
+	}
+	for end := time.Now().Add(20 * time.Second); !working(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it does not begin")
 		}
@@ -323,12 +333,24 @@ func killedFill(t *testing.T, s *Store, image string) string {
 		t.Fatal(err)
 	}
 	cmd.Wait()
-	for end := time.Now().Add(5 * time.Second); slices.ContainsFunc(commandLines(t), func(c string) bool { return strings.Contains(c, id) }); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Second); slices.ContainsFunc(commandLines(t), func(c string) bool {
+		return strings.Contains(c, id) || strings.Contains(c, rawNewName) && strings.Contains(c, image)
+	}); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("qemu-img outlives the process that it works for")
 		}
 	}
 	return id
+}
+
+// rolePrune removes the raw forms of images all the time.
+func rolePrune(ctx context.Context, s *Store, args []string) error {
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if _, err := s.PruneImages(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // commandLines reads the command line of every process.
@@ -396,6 +418,10 @@ func roleScenario(ctx context.Context, s *Store, args []string) error {
 		return err
 	}
 	fmt.Println("nosnapshot", snap.ID)
+	if _, err := s.PruneImages(ctx); err != nil {
+		return err
+	}
+	fmt.Println("pruned", img.ID)
 	if err := s.DeleteImage(ctx, img.ID); err != nil {
 		return err
 	}
@@ -403,14 +429,22 @@ func roleScenario(ctx context.Context, s *Store, args []string) error {
 	return nil
 }
 
+// qcow2File makes an image that is not raw, with a little content.
+func qcow2File(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk.qcow2")
+	qemu(t, "/", "convert", "-f", "raw", "-O", "qcow2", rawFile(t, 1<<20), path)
+	return path
+}
+
 // TestScenario keeps the role honest that the fault tests lean on.
 func TestScenario(t *testing.T) {
 	s := newStore(t)
-	cmd, out := process(t, s, nil, "scenario", rawFile(t, 1<<20))
+	cmd, out := process(t, s, nil, "scenario", qcow2File(t))
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if n := strings.Count(out.String(), "\n"); n != 12 {
+	if n := strings.Count(out.String(), "\n"); n != 13 {
 		t.Errorf("it did %d steps:\n%s", n, out)
 	}
 }

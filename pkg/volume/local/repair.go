@@ -20,7 +20,7 @@ import (
 // that is going on is left alone. Repair can be interrupted and run again. An error that
 // wraps ErrDamaged comes with the rest.
 func (s *Store) Repair(ctx context.Context) ([]string, error) {
-	images, err1 := s.images.repair(ctx, nil)
+	images, err1 := s.images.repair(ctx, func(i volume.Image) (string, error) { return s.repairRaw(ctx, i) })
 	volumes, err2 := s.volumes.repair(ctx, s.repairExtend)
 	snapshots, err3 := s.snapshots.repair(ctx, nil)
 	return slices.Concat(images, volumes, snapshots), errors.Join(err1, err2, err3)

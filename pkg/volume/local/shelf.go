@@ -381,7 +381,7 @@ func removeDir(dir string) error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		if e.Name() != dataName && !strings.Contains(e.Name(), metaName) {
+		if !slices.Contains([]string{dataName, rawName, rawNewName}, e.Name()) && !strings.Contains(e.Name(), metaName) {
 			return fmt.Errorf("%s is not the store's: move it away and try again", path)
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -46,9 +47,13 @@ func (s *Store) CreateSnapshot(ctx context.Context, name, volumeID string) (volu
 	}
 	defer src.Close()
 	id := uuid.NewString()
-	dst, err := s.snapshots.create(ctx, record[volume.Snapshot]{
-		Object: volume.Snapshot{ID: id, Name: name, Status: volume.StatusCreating, VolumeID: v.ID, Size: v.Size, CreatedAt: time.Now().UTC()},
-		Origin: &v,
+	var dst *os.File
+	err = s.roomy(ctx, func() error {
+		dst, err = s.snapshots.create(ctx, record[volume.Snapshot]{
+			Object: volume.Snapshot{ID: id, Name: name, Status: volume.StatusCreating, VolumeID: v.ID, Size: v.Size, CreatedAt: time.Now().UTC()},
+			Origin: &v,
+		})
+		return err
 	})
 	if err != nil {
 		return volume.Snapshot{}, s.full(err, "snapshot "+name)
@@ -58,7 +63,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, name, volumeID string) (volu
 		if inUse {
 			err = reflink(dst, src, from.size)
 		} else {
-			err = fill(ctx, dst, src, from.size, from.size, nil)
+			err = s.roomy(ctx, func() error { return fill(ctx, dst, src, from.size, from.size, nil) })
 		}
 		if err == nil {
 			err = dst.Sync()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,6 +28,8 @@ func roleHold(ctx context.Context, s *Store, args []string) error {
 		_, err = s.volumes.lock(ctx, id)
 	case "shelf":
 		_, err = s.volumes.lockShelf(ctx, unix.LOCK_EX)
+	case "convert":
+		_, err = lockFile(ctx, filepath.Join(s.images.path(id), rawNewName), os.O_RDWR|os.O_CREATE, unix.LOCK_EX, 0)
 	case "making":
 		_, err = s.volumes.create(ctx, record[volume.Volume]{Object: volume.Volume{ID: id, Status: volume.StatusCreating, Size: 1}})
 	}

@@ -4,7 +4,8 @@
 //
 // Every object is a directory of its own, named by its id:
 //
-//	images/ID/     meta.json, data (the file as it was imported)
+//	images/ID/     meta.json, data (the file as it was imported), raw (its raw form,
+//	               where it is not raw and a volume was made of it; see cache.go)
 //	volumes/ID/    meta.json, data (raw, sparse, exactly as large as the volume)
 //	snapshots/ID/  meta.json, data (raw, a copy that shares nothing with its volume
 //	               but blocks, where the filesystem can; so either may be deleted)

@@ -60,7 +60,11 @@ func (s *Store) CreateVolume(ctx context.Context, req volume.CreateVolume) (volu
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	dst, err := s.volumes.create(ctx, record[volume.Volume]{Object: v})
+	var dst *os.File
+	err = s.roomy(ctx, func() error {
+		dst, err = s.volumes.create(ctx, record[volume.Volume]{Object: v})
+		return err
+	})
 	if err != nil {
 		closeFile(src)
 		return volume.Volume{}, s.full(err, called(req))
@@ -141,7 +145,12 @@ func closeFile(f *os.File) {
 // the lock that says somebody is at it, and is closed at the end.
 func (s *Store) fillVolume(ctx context.Context, v volume.Volume, dst, src *os.File, from source) {
 	defer dst.Close()
-	err := s.fillData(ctx, v, dst, src, from)
+	keep := true // the raw form of an image: not where the disk was full with it
+	err := s.roomy(ctx, func() error {
+		err := s.fillData(ctx, v, dst, src, from, keep)
+		keep = false
+		return err
+	})
 	if err != nil {
 		err = s.full(err, "volume "+v.ID)
 		dst.Truncate(0) // gives back what was written; the record needs room as well
@@ -161,8 +170,9 @@ func (s *Store) fillVolume(ctx context.Context, v volume.Volume, dst, src *os.Fi
 	fault.Point("local/create-volume/after-available")
 }
 
-// fillData makes the content of a volume, durably.
-func (s *Store) fillData(ctx context.Context, v volume.Volume, dst, src *os.File, from source) error {
+// fillData makes the content of a volume, durably. keep says that an image may be
+// converted into a raw form that is kept.
+func (s *Store) fillData(ctx context.Context, v volume.Volume, dst, src *os.File, from source, keep bool) error {
 	total := int64(v.Size) << 30
 	var err error
 	switch {
@@ -175,9 +185,7 @@ func (s *Store) fillData(ctx context.Context, v volume.Volume, dst, src *os.File
 	case from.format == formatRaw:
 		err = fill(ctx, dst, src, from.size, total, nil)
 	default:
-		if err = dst.Truncate(total); err == nil {
-			err = convert(ctx, from.format, filepath.Join(s.images.path(from.id), dataName), filepath.Join(s.volumes.path(v.ID), dataName), v.Size)
-		}
+		err = s.fillConverted(ctx, v, dst, from, keep)
 	}
 	if err == nil {
 		err = dst.Sync()
@@ -190,6 +198,29 @@ func (s *Store) fillData(ctx context.Context, v volume.Volume, dst, src *os.File
 	}
 	fault.Point("local/create-volume/after-data")
 	return ctx.Err()
+}
+
+// fillConverted makes the content of a volume of an image that is not raw: of its raw form,
+// and where there is no room to keep that, of the image itself.
+func (s *Store) fillConverted(ctx context.Context, v volume.Volume, dst *os.File, from source, keep bool) error {
+	total := int64(v.Size) << 30
+	if keep {
+		raw, err := s.rawForm(ctx, from)
+		if err == nil {
+			defer raw.Close()
+			return fill(ctx, dst, raw, from.size, total, nil)
+		}
+		if !isFull(err) {
+			return err
+		}
+	}
+	if err := dst.Truncate(0); err != nil {
+		return err
+	}
+	if err := dst.Truncate(total); err != nil {
+		return err
+	}
+	return convert(ctx, from.format, filepath.Join(s.images.path(from.id), dataName), filepath.Join(s.volumes.path(v.ID), dataName), v.Size)
 }
 
 // WaitVolume waits until a volume is available. Any end but that, and any state

@@ -259,6 +259,9 @@ func (s *Store) waitImage(ctx context.Context, id string) (img volume.Image, err
 // pointer writes a name as a part of a JSON pointer (RFC 6901).
 var pointer = strings.NewReplacer("~", "~0", "/", "~1")
 
+// PruneImages does nothing: a cloud's services keep what they need by themselves.
+func (s *Store) PruneImages(context.Context) ([]volume.Image, error) { return nil, nil }
+
 // UpdateImage changes an image's name and properties.
 func (s *Store) UpdateImage(ctx context.Context, id string, req volume.UpdateImage) (volume.Image, error) {
 	if err := errors.Join(checkID("image", id), checkProperties(req.Properties)); err != nil {
