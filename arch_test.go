@@ -21,7 +21,7 @@ func TestImports(t *testing.T) {
 		"pkg/volume/openstack":  {"pkg/volume", "pkg/volume/imagefile", "pkg/host", "pkg/fault", "pkg/tty"},
 		"pkg/volume/connector":  {"pkg/volume", "pkg/loop", "pkg/proc", "pkg/fault", "pkg/host"},
 		"pkg/volume/volumetest": {"pkg/volume"},
-		"pkg/volume/imagefile":  {"pkg/volume"},
+		"pkg/volume/imagefile":  {"pkg/volume", "pkg/fault"},
 		"pkg/rootfs":            {"pkg/loop", "pkg/fault", "pkg/tty", "pkg/inroot", "pkg/proc"},
 		"pkg/loop":              {"pkg/fault"},
 		"pkg/durable":           {"pkg/fault"},

@@ -170,6 +170,7 @@ var classes = []struct {
 	{lxc.ErrNotRunning, exitConflict, ""},
 	{lxc.ErrInitUnknown, exitConflict, "lxcboot reboot the instance, then try again"},
 	{volume.ErrInUse, exitConflict, ""},
+	{imagefile.ErrExists, exitConflict, ""},
 	{inuse.ErrUsed, exitConflict, ""},
 	{loop.ErrInUse, exitConflict, ""},
 	{bdm.ErrInUse, exitConflict, ""},

@@ -29,7 +29,7 @@ func (a *App) newSnapshotCmd() *cobra.Command {
 				return err
 			}
 			return snapshots.make(a, "is made", func() (volume.Snapshot, error) {
-				return s.CreateSnapshot(ctx, strings.Join(args, ""), id)
+				return s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: strings.Join(args, ""), VolumeID: id})
 			})
 		}),
 	}

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 
 	"github.com/lxcboot/lxcboot/pkg/instance"
@@ -16,14 +17,16 @@ import (
 type Store interface {
 	instance.Volumes
 	ImportImage(ctx context.Context, req volume.ImportImage) (volume.Image, error)
+	SaveImage(ctx context.Context, id string, to *os.File, progress func(done, total int64)) error
 	UpdateImage(ctx context.Context, id string, req volume.UpdateImage) (volume.Image, error)
 	DeleteImage(ctx context.Context, id string) error
 	// PruneImages removes what is kept of images only to be quick, and gives those that had
 	// something.
 	PruneImages(ctx context.Context) ([]volume.Image, error)
 	Volumes(ctx context.Context) ([]volume.Volume, error)
+	ExportVolume(ctx context.Context, req volume.ExportVolume) error
 	Snapshots(ctx context.Context) ([]volume.Snapshot, error)
-	CreateSnapshot(ctx context.Context, name, volumeID string) (volume.Snapshot, error)
+	CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (volume.Snapshot, error)
 	DeleteSnapshot(ctx context.Context, id string) error
 }
 

@@ -138,6 +138,35 @@ type CreateVolume struct {
 	ReadOnly    bool
 	Multiattach bool
 	Metadata    map[string]string
+	Copying     Copying // of SourceID
+}
+
+// Copying is what is known of who writes to a volume that somebody has, while it is copied.
+// Of the zero one nothing is known: the copy is of one moment then, as after a power cut, or
+// it is refused.
+type Copying struct {
+	// Still says that nobody writes to it until the copy is made.
+	Still bool
+	// Moment, where set, runs what takes the volume as it is at one moment, and holds back
+	// what writes to it meanwhile.
+	Moment func(take func() error) error
+}
+
+// CreateSnapshot asks for a snapshot of a volume.
+type CreateSnapshot struct {
+	Name     string
+	VolumeID string
+	Copying  Copying
+}
+
+// ExportVolume asks for the content of a volume in a file.
+type ExportVolume struct {
+	VolumeID   string
+	DiskFormat string   // raw or qcow2
+	To         *os.File // an empty regular file, or a stream
+	Copying    Copying
+	// Progress, when set, is told the bytes done and the bytes in all.
+	Progress func(done, total int64)
 }
 
 // UpdateVolume asks for changes of a volume; what is nil stays as it is.

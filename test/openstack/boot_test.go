@@ -159,7 +159,7 @@ func boot(t *testing.T, binary, backend string, partitioned bool) {
 	}
 	c.clean()
 
-	snapshot, err := s.CreateSnapshot(ctx, name(), v.ID)
+	snapshot, err := s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: name(), VolumeID: v.ID})
 	if err != nil {
 		t.Fatal(err)
 	}

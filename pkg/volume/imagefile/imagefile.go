@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -41,8 +42,11 @@ func Take(open *os.File, path string) (*os.File, int64, error) {
 }
 
 // Path is where the programs that this one runs find a file that is open here: under its
-// name, or, if it has none, by this process.
+// name, or, if it has none, by this process. /dev/stdout is each process's own.
 func Path(f *os.File) string {
+	if to, err := os.Readlink(f.Name()); err == nil && strings.HasPrefix(to, "/proc/self/") {
+		return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+	}
 	if open, err := f.Stat(); err == nil {
 		if named, err := os.Stat(f.Name()); err == nil && os.SameFile(open, named) {
 			return f.Name()

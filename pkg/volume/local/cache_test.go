@@ -185,7 +185,7 @@ func TestRawFormGivesWay(t *testing.T) {
 		t.Error("the check removed the raw form")
 	}
 	volumeOf(t, s, volume.CreateVolume{Size: 1, ImageID: raw.ID})
-	snap, err := s.CreateSnapshot(ctx, "snap", first.ID)
+	snap, err := s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: "snap", VolumeID: first.ID})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestRawFormGivesWay(t *testing.T) {
 	if n := cachedOf(t, s, img.ID); n != 0 {
 		t.Errorf("without room for it a raw form takes %d bytes", n)
 	}
-	_, err = s.CreateSnapshot(ctx, "snap", first.ID)
+	_, err = s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: "snap", VolumeID: first.ID})
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("without room, and nothing to give up: %v", err)
 	}

@@ -21,6 +21,7 @@ type source struct {
 	size   int64  // bytes of the disk that its data describes
 	bytes  int64  // of its data
 	inUse  bool   // it may be written to while it is read
+	how    volume.Copying
 	room   int64  // bytes that a copy is certain to need; 0 when blocks are shared
 }
 
@@ -182,7 +183,7 @@ func (s *Store) planSource(ctx context.Context, req volume.CreateVolume, v *volu
 		return source{}, err
 	}
 	from := rec.Object
-	inUse, err := s.copyable(from)
+	inUse, err := s.copyable(from, req.Copying)
 	switch {
 	case err != nil:
 		return source{}, err
@@ -193,22 +194,31 @@ func (s *Store) planSource(ctx context.Context, req volume.CreateVolume, v *volu
 	v.Bootable, v.MinDisk, v.MinRAM = from.Bootable, from.MinDisk, from.MinRAM
 	v.ImageProps = from.ImageProps
 	src := rawSource("volume", from.ID, from.Size)
+	src.how = req.Copying
 	src.inUse, src.room = inUse, s.copyRoom(s.volumes.path(from.ID))
 	return src, nil
 }
 
 // copyable says whether a volume may be copied. One in use is written to while it
-// is copied, so only where blocks can be shared, at one moment, is its copy whole.
-func (s *Store) copyable(v volume.Volume) (inUse bool, err error) {
+// is copied, so only where blocks can be shared, at one moment, is its copy whole;
+// unless it is known that nobody does.
+func (s *Store) copyable(v volume.Volume, how volume.Copying) (inUse bool, err error) {
 	switch {
 	case v.Status == volume.StatusAvailable:
 		return false, nil
 	case len(v.Attachments) == 0:
 		return false, failure.Of(volume.ErrConflict, "volume %s is not available, it is %q", v.ID, v.Status)
+	case how.Still:
+		return false, nil
 	case !s.mayShare():
-		return false, fmt.Errorf("%w; %w, so only a volume that is available can be copied whole", volume.InUse(v), errNoReflink)
+		return false, writtenTo(v)
 	}
 	return true, nil
+}
+
+// writtenTo is the refusal of a volume that changes while it would be copied.
+func writtenTo(v volume.Volume) error {
+	return fmt.Errorf("%w; %w, so it can only be copied while nothing writes to it: stop the instance, or detach the volume", volume.InUse(v), errNoReflink)
 }
 
 // mayShare says whether the store's filesystem is one of those that can share

@@ -46,6 +46,29 @@ func fill(ctx context.Context, dst, src *os.File, size, total int64, progress fu
 	return nil
 }
 
+// copyVolume gives a file the content of a volume, the rest up to total being a hole: of
+// one that is written to as it is at one moment.
+func (s *Store) copyVolume(ctx context.Context, dst, src *os.File, from source, total int64, progress func(done int64)) error {
+	if !from.inUse {
+		return s.roomy(ctx, func() error { return fill(ctx, dst, src, from.size, total, progress) })
+	}
+	// What is written by now need not be while others are held back.
+	if err := src.Sync(); err != nil {
+		return err
+	}
+	take := func() error { return reflink(dst, src, from.size) }
+	err := s.roomy(ctx, func() error {
+		if from.how.Moment != nil {
+			return from.how.Moment(take)
+		}
+		return take()
+	})
+	if err != nil {
+		return err
+	}
+	return dst.Truncate(total)
+}
+
 // holds checks that a file or block device has not become shorter than it was.
 func holds(f *os.File, size int64) error {
 	end, err := unix.Seek(int(f.Fd()), 0, io.SeekEnd)
@@ -79,6 +102,7 @@ func copyExtents(ctx context.Context, dst, src *os.File, size int64, progress fu
 		return err
 	}
 	c := copier{dst: dst, src: src}
+	defer c.Close()
 	for pos := int64(0); pos < size; {
 		data, hole, err := nextExtent(src, pos, size)
 		if err != nil {
@@ -122,12 +146,12 @@ func nextExtent(f *os.File, pos, size int64) (data, hole int64, err error) {
 // copier copies ranges within the kernel, or through a buffer once that fails.
 type copier struct {
 	dst, src *os.File
-	buf      []byte
+	r        *reader
 }
 
 // copy copies up to n bytes at pos, and says how many.
 func (c *copier) copy(pos, n int64) (int64, error) {
-	if c.buf == nil {
+	if c.r == nil && !isBlock(c.src) {
 		in, out := pos, pos
 		copied, err := unix.CopyFileRange(int(c.src.Fd()), &in, int(c.dst.Fd()), &out, int(n), 0)
 		switch {
@@ -138,23 +162,39 @@ func (c *copier) copy(pos, n int64) (int64, error) {
 		case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EFBIG), errors.Is(err, unix.EIO):
 			return 0, fmt.Errorf("copying %s: %w", c.src.Name(), err)
 		}
-		c.buf = make([]byte, 1<<20)
 	}
-	buf := c.buf[:min(n, int64(len(c.buf)))]
-	got, err := c.src.ReadAt(buf, pos)
-	if got == 0 {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return 0, fmt.Errorf("%s ends at %d, before its end: %w", c.src.Name(), pos, err)
-	}
-	if !allZero(buf[:got]) { // the file was made larger before: what is not written is a hole
-		if _, err := c.dst.WriteAt(buf[:got], pos); err != nil {
+	if c.r == nil {
+		var err error
+		if c.r, err = newReader(c.src); err != nil {
 			return 0, err
 		}
 	}
-	return int64(got), nil
+	buf, err := c.r.at(pos, n)
+	if err != nil {
+		return 0, err
+	}
+	// The file was made larger before: what is not written is a hole.
+	for at := 0; at < len(buf); at += holeSize {
+		part := buf[at:min(at+holeSize, len(buf))]
+		if allZero(part) {
+			continue
+		}
+		if _, err := c.dst.WriteAt(part, pos+int64(at)); err != nil {
+			return 0, err
+		}
+	}
+	return int64(len(buf)), nil
 }
+
+// Close lets go of what the copier has of its own.
+func (c *copier) Close() {
+	if c.r != nil {
+		c.r.Close()
+	}
+}
+
+// holeSize is the least that is left out when it is zeros, in bytes.
+const holeSize = 64 << 10
 
 var zeros [4096]byte
 

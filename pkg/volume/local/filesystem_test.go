@@ -87,7 +87,7 @@ func TestReflink(t *testing.T) {
 			before := used(t, fs)
 			v := volumeOf(t, s, volume.CreateVolume{Size: 1, ImageID: img.ID})
 			clone := volumeOf(t, s, volume.CreateVolume{SourceID: v.ID, Size: 2})
-			snap, err := s.CreateSnapshot(ctx, "snap", v.ID)
+			snap, err := s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: "snap", VolumeID: v.ID})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -119,7 +119,7 @@ func TestReflink(t *testing.T) {
 				t.Fatal(err)
 			}
 			inUse := volumeOf(t, s, volume.CreateVolume{SourceID: v.ID})
-			if _, err := s.CreateSnapshot(ctx, "in use", v.ID); err != nil {
+			if _, err := s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: "in use", VolumeID: v.ID}); err != nil {
 				t.Errorf("a snapshot of a volume in use: %v", err)
 			}
 			got := make([]byte, 8)
@@ -236,7 +236,7 @@ func TestNoSpace(t *testing.T) {
 	}
 	_, err := s.ImportImage(ctx, volume.ImportImage{Name: "big", Path: fullFile(t, 40<<20)})
 	full("import", err)
-	_, err = s.CreateSnapshot(ctx, "snap", v.ID)
+	_, err = s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: "snap", VolumeID: v.ID})
 	full("snapshot", err)
 	full("check", s.CheckCreate(ctx, []volume.CreateVolume{{Size: 1, ImageID: img.ID}}))
 

@@ -384,7 +384,7 @@ func roleScenario(ctx context.Context, s *Store, args []string) error {
 		return err
 	}
 	fmt.Println("volume", v.ID)
-	snap, err := s.CreateSnapshot(ctx, "snap", v.ID)
+	snap, err := s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: "snap", VolumeID: v.ID})
 	if err != nil {
 		return err
 	}

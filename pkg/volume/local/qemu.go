@@ -114,8 +114,11 @@ var reference = regexp.MustCompile(`^((ERROR|Leaked) cluster \d+ refcount=\d+ re
 
 // qemuFile names an image file to qemu-img by its exact format, so that nothing
 // is guessed from its content or its name, and no backing file is ever opened.
-func qemuFile(format, path string) string {
-	node := map[string]any{"driver": format, "file": map[string]any{"driver": "file", "filename": path}}
+func qemuFile(format, path string) string { return qemuNode(format, "file", path) }
+
+// qemuNode is qemuFile with QEMU's driver for what is at path: file or host_device.
+func qemuNode(format, driver, path string) string {
+	node := map[string]any{"driver": format, "file": map[string]any{"driver": driver, "filename": path}}
 	if format == formatQcow2 || format == formatVMDK {
 		node["backing"] = nil
 	}
@@ -201,7 +204,7 @@ func checkWhole(ctx context.Context, path string, in inspection) error {
 // is at least as large, and is one hole.
 func convert(ctx context.Context, format, path, raw string, sizeGiB int) error {
 	l := limits{
-		wait:   10*time.Minute + time.Duration(sizeGiB)*2*time.Minute,
+		wait:   convertLimit(sizeGiB),
 		memory: 2 << 30,
 		file:   int64(sizeGiB) << 30,
 	}

@@ -23,24 +23,26 @@ func (s *Store) Snapshot(ctx context.Context, ref string) (volume.Snapshot, erro
 	return s.snapshots.find(ctx, ref)
 }
 
-// CreateSnapshot copies an available volume, and returns when the copy is whole
-// and durable. Where blocks can be shared between files, a volume in use can be
-// copied too, as it is at one moment. A failed or cancelled copy leaves nothing.
-func (s *Store) CreateSnapshot(ctx context.Context, name, volumeID string) (volume.Snapshot, error) {
+// CreateSnapshot copies a volume that is available, or that nobody writes to, and returns
+// when the copy is whole and durable. Where blocks can be shared between files, a volume
+// in use can be copied too, as it is at one moment. A failed or cancelled copy leaves
+// nothing.
+func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (volume.Snapshot, error) {
+	name := req.Name
 	if err := checkName("snapshot name", name); err != nil {
 		return volume.Snapshot{}, err
 	}
-	rec, err := s.volumes.get(ctx, volumeID)
+	rec, err := s.volumes.get(ctx, req.VolumeID)
 	if err != nil {
 		return volume.Snapshot{}, err
 	}
 	v := rec.Object
-	inUse, err := s.copyable(v)
+	inUse, err := s.copyable(v, req.Copying)
 	if err != nil {
 		return volume.Snapshot{}, err
 	}
 	from := rawSource("volume", v.ID, v.Size)
-	from.inUse = inUse
+	from.inUse, from.how = inUse, req.Copying
 	src, err := s.openSource(ctx, from)
 	if err != nil {
 		return volume.Snapshot{}, err
@@ -60,11 +62,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, name, volumeID string) (volu
 	}
 	defer dst.Close()
 	snap, err := func() (volume.Snapshot, error) {
-		if inUse {
-			err = reflink(dst, src, from.size)
-		} else {
-			err = s.roomy(ctx, func() error { return fill(ctx, dst, src, from.size, from.size, nil) })
-		}
+		err := s.copyVolume(ctx, dst, src, from, from.size, nil)
 		if err == nil {
 			err = dst.Sync()
 		}

@@ -370,7 +370,7 @@ func TestBadNames(t *testing.T) {
 			"metadata": func() error {
 				return s.CheckCreate(ctx, []volume.CreateVolume{{Metadata: map[string]string{name: ""}, Size: 1}})
 			},
-			"snapshot": func() error { _, err := s.CreateSnapshot(ctx, name, v.ID); return err },
+			"snapshot": func() error { _, err := s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: name, VolumeID: v.ID}); return err },
 			"image": func() error {
 				_, err := s.ImportImage(ctx, volume.ImportImage{Name: name, Path: "/dev/null"})
 				return err
@@ -398,7 +398,7 @@ func TestSnapshotOutlivesVolume(t *testing.T) {
 	if v, err = s.WaitVolume(ctx, v.ID); err != nil {
 		t.Fatal(err)
 	}
-	snap, err := s.CreateSnapshot(ctx, "snap", v.ID)
+	snap, err := s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: "snap", VolumeID: v.ID})
 	if err != nil {
 		t.Fatal(err)
 	}

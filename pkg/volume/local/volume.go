@@ -115,7 +115,7 @@ func (s *Store) openSource(ctx context.Context, from source) (*os.File, error) {
 		if lerr != nil {
 			return nil, lerr
 		}
-		if inUse, lerr := s.copyable(rec.Object); lerr != nil {
+		if inUse, lerr := s.copyable(rec.Object, from.how); lerr != nil {
 			return nil, lerr
 		} else if inUse && !from.inUse {
 			return nil, volume.InUse(rec.Object)
@@ -178,10 +178,8 @@ func (s *Store) fillData(ctx context.Context, v volume.Volume, dst, src *os.File
 	switch {
 	case src == nil:
 		err = dst.Truncate(total)
-	case from.inUse:
-		if err = reflink(dst, src, from.size); err == nil {
-			err = dst.Truncate(total)
-		}
+	case from.kind == "volume":
+		err = s.copyVolume(ctx, dst, src, from, total, nil)
 	case from.format == formatRaw:
 		err = fill(ctx, dst, src, from.size, total, nil)
 	default:

@@ -198,6 +198,17 @@ func (c *cloud) imageRoutes(mux *http.ServeMux) {
 		img["status"], img["size"], img["data"] = "active", len(data), string(data)
 		w.WriteHeader(204)
 	})
+	mux.HandleFunc("GET /image/v2/images/{id}/file", func(w http.ResponseWriter, r *http.Request) {
+		img := c.images[r.PathValue("id")]
+		if img == nil || img["data"] == nil {
+			w.WriteHeader(204)
+			return
+		}
+		data := img["data"].(string)
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Content-Length", fmt.Sprint(len(data)))
+		io.WriteString(w, data)
+	})
 	mux.HandleFunc("GET /image/v2/images", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, 200, map[string]any{"images": slices.AppendSeq([]map[string]any{}, maps.Values(c.images))})
 	})

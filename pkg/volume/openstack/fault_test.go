@@ -215,7 +215,7 @@ func TestCreatedOnce(t *testing.T) {
 				s := c.open(t, nil)
 				id := c.add("available", nil)
 				c.fail("POST", "/snapshots", 1, spoil)
-				n, err := s.CreateSnapshot(t.Context(), "before", id)
+				n, err := s.CreateSnapshot(t.Context(), volume.CreateSnapshot{Name: "before", VolumeID: id})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -62,7 +62,8 @@ func snapshotOf(c *snapshots.Snapshot) volume.Snapshot {
 
 // CreateSnapshot makes a snapshot of an available volume and waits for it. A
 // failed one is deleted again.
-func (s *Store) CreateSnapshot(ctx context.Context, name, volumeID string) (volume.Snapshot, error) {
+func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (volume.Snapshot, error) {
+	name, volumeID := req.Name, req.VolumeID
 	if err := checkText("snapshot name", name); err != nil {
 		return volume.Snapshot{}, err
 	}

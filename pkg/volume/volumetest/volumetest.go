@@ -44,7 +44,7 @@ type Store interface {
 
 	Snapshots(ctx context.Context) ([]volume.Snapshot, error)
 	Snapshot(ctx context.Context, ref string) (volume.Snapshot, error)
-	CreateSnapshot(ctx context.Context, name, volumeID string) (volume.Snapshot, error)
+	CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (volume.Snapshot, error)
 	DeleteSnapshot(ctx context.Context, id string) error
 
 	Reserve(ctx context.Context, volumeID, instanceID string, readOnly bool) (attachmentID string, err error)
@@ -230,7 +230,7 @@ func (s *suite) blank() volume.Volume {
 // snapshot makes a snapshot under a new name.
 func (s *suite) snapshot(volumeID string) volume.Snapshot {
 	s.Helper()
-	snap, err := s.CreateSnapshot(s.ctx(), uniqueName(), volumeID)
+	snap, err := s.CreateSnapshot(s.ctx(), volume.CreateSnapshot{Name: uniqueName(), VolumeID: volumeID})
 	if err != nil {
 		s.Fatalf("creating a snapshot: %v", err)
 	}

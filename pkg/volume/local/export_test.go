@@ -1,0 +1,338 @@
+package local
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/volume"
+)
+
+// emptyFile makes a file to write to.
+func emptyFile(t *testing.T, flags int) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(t.TempDir(), "out"), os.O_RDWR|os.O_CREATE|flags, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// piped gives what is written to a pipe.
+func piped(t *testing.T, write func(to *os.File) error) []byte {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	got := make(chan []byte)
+	go func() {
+		b, _ := io.ReadAll(r)
+		got <- b
+	}()
+	err = write(w)
+	w.Close()
+	b := <-got
+	if err != nil {
+		t.Error(err)
+	}
+	return b
+}
+
+// partly is a volume with content at its beginning and its end, and a hole between them, and
+// what it holds.
+func partly(t *testing.T, s *Store) (volume.Volume, []byte) {
+	t.Helper()
+	v := blank(t, s)
+	disk := make([]byte, 1<<30)
+	copy(disk, bytes.Repeat([]byte("head"), 1<<16))
+	copy(disk[len(disk)-4:], "tail")
+	f, err := os.OpenFile(s.dataOf(v.ID), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, at := range []int{0, len(disk) - 1<<20} {
+		if _, err := f.WriteAt(disk[at:at+1<<20], int64(at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return v, disk
+}
+
+func sameFile(t *testing.T, what string, f *os.File, want []byte, most int64) {
+	t.Helper()
+	got, err := os.ReadFile(f.Name())
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%s: %d bytes, which are not the %d that are wanted, %v", what, len(got), len(want), err)
+	}
+	if n := allocated(t, f.Name()); n > most {
+		t.Errorf("%s: it takes %d bytes", what, n)
+	}
+	if at, err := f.Seek(0, io.SeekCurrent); err != nil || at != int64(len(want)) {
+		t.Errorf("%s: whoever goes on writing does so at %d, %v", what, at, err)
+	}
+}
+
+// An image is saved as it was imported, whatever it is made of, to files and streams.
+func TestSaveImage(t *testing.T) {
+	s, ctx := newStore(t), testCtx(t)
+	for what, path := range map[string]string{"raw": rawFile(t, 16<<20), "qcow2": qcow2File(t)} {
+		img := importRaw(t, s, path)
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := int64(0)
+		f := emptyFile(t, 0)
+		if err := s.SaveImage(ctx, img.ID, f, func(done, total int64) { last = done }); err != nil || last != img.Size {
+			t.Errorf("%s: %v, told %d", what, err, last)
+		}
+		sameFile(t, what, f, want, 1<<20)
+		if got := piped(t, func(to *os.File) error { return s.SaveImage(ctx, img.ID, to, nil) }); !bytes.Equal(got, want) {
+			t.Errorf("%s through a pipe: %d bytes of %d", what, len(got), len(want))
+		}
+		// What is there already stays, in front.
+		f = emptyFile(t, os.O_APPEND)
+		if _, err := f.WriteString("before"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.SaveImage(ctx, img.ID, f, nil); err != nil {
+			t.Error(err)
+		}
+		if got, err := os.ReadFile(f.Name()); err != nil || !bytes.Equal(got, append([]byte("before"), want...)) {
+			t.Errorf("%s behind something: %d bytes, %v", what, len(got), err)
+		}
+	}
+	if err := s.SaveImage(ctx, blank(t, s).ID, emptyFile(t, 0), nil); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("no image: %v", err)
+	}
+}
+
+// A volume is exported raw or as qcow2, to files and streams, and takes no more room than
+// what is in it.
+func TestExportVolume(t *testing.T) {
+	s, ctx := newStore(t), testCtx(t)
+	v, disk := partly(t, s)
+	export := func(format string, to *os.File) error {
+		return s.ExportVolume(ctx, volume.ExportVolume{VolumeID: v.ID, DiskFormat: format, To: to})
+	}
+	unpacked := func(what string, path string) {
+		t.Helper()
+		qemu(t, "/", "check", "-q", path)
+		raw := emptyFile(t, 0)
+		qemu(t, "/", "convert", "-f", "qcow2", "-O", "raw", path, raw.Name())
+		if got, err := os.ReadFile(raw.Name()); err != nil || !bytes.Equal(got, disk) {
+			t.Errorf("%s does not hold the volume, %v", what, err)
+		}
+		if n := allocated(t, path); n > 8<<20 {
+			t.Errorf("%s takes %d bytes", what, n)
+		}
+	}
+	f := emptyFile(t, 0)
+	if err := export("raw", f); err != nil {
+		t.Error(err)
+	}
+	sameFile(t, "raw", f, disk, 4<<20)
+	if got := piped(t, func(to *os.File) error { return export("raw", to) }); !bytes.Equal(got, disk) {
+		t.Errorf("through a pipe: %d bytes of %d", len(got), len(disk))
+	}
+	f = emptyFile(t, 0)
+	if err := export("qcow2", f); err != nil {
+		t.Error(err)
+	}
+	unpacked("qcow2", f.Name())
+	f = emptyFile(t, 0)
+	if _, err := f.Write(piped(t, func(to *os.File) error { return export("qcow2", to) })); err != nil {
+		t.Fatal(err)
+	}
+	unpacked("qcow2 through a pipe", f.Name())
+	if err := export("vmdk", f); !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), "vmdk") {
+		t.Errorf("as vmdk: %v", err)
+	}
+	if left, err := s.Repair(ctx); err != nil || len(left) != 0 {
+		t.Errorf("left over: %q, %v", left, err)
+	}
+}
+
+// A volume that somebody has is copied when it is known that nobody writes to it, and else
+// only at one moment; and nobody gets it before the copy is made.
+func TestExportVolumeInUse(t *testing.T) {
+	s, ctx := newStore(t), testCtx(t)
+	v, disk := partly(t, s)
+	attachment, err := s.Reserve(ctx, v.ID, "web1", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := volume.ExportVolume{VolumeID: v.ID, DiskFormat: "raw", To: emptyFile(t, 0)}
+	err = s.ExportVolume(ctx, req)
+	if !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "web1") || !strings.Contains(err.Error(), "stop the instance") {
+		t.Errorf("a volume in use: %v", err)
+	}
+	req.Copying.Still = true
+	if err := s.ExportVolume(ctx, req); err != nil {
+		t.Error(err)
+	}
+	sameFile(t, "one that nobody writes to", req.To, disk, 4<<20)
+	if err := s.Detach(ctx, attachment); err != nil {
+		t.Fatal(err)
+	}
+	// As long as it is read nobody else may have it.
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.ExportVolume(ctx, volume.ExportVolume{VolumeID: v.ID, DiskFormat: "raw", To: w})
+		w.Close()
+	}()
+	if _, err := io.ReadFull(r, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Reserve(ctx, v.ID, "web2", false); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "being copied") {
+		t.Errorf("reserved while it is exported: %v", err)
+	}
+	if err := s.DeleteVolume(ctx, v.ID); !errors.Is(err, volume.ErrInUse) {
+		t.Errorf("deleted while it is exported: %v", err)
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// Where blocks can be shared a volume is taken at one moment, and only for that is anybody
+// held back.
+func TestMoment(t *testing.T) {
+	fs := filesystem(t, "btrfs", 512, "-q")
+	s, ctx := open(t, filepath.Join(fs, "state")), testCtx(t)
+	v := volumeOf(t, s, volume.CreateVolume{Size: 1, ImageID: importRaw(t, s, fullFile(t, 8<<20)).ID})
+	if _, err := s.Reserve(ctx, v.ID, "web1", false); err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string) {
+		t.Helper()
+		f, err := os.OpenFile(s.dataOf(v.ID), os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.WriteAt([]byte(text), 0)
+			f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("before the moment")
+	moments := 0
+	how := volume.Copying{Moment: func(take func() error) error {
+		moments++
+		write("at the moment....")
+		err := take()
+		write("after the moment.")
+		return err
+	}}
+	heads := map[string]func(p []byte) error{
+		"a snapshot": func(p []byte) error {
+			n, err := s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: "n", VolumeID: v.ID, Copying: how})
+			if err != nil {
+				return err
+			}
+			f, err := os.Open(filepath.Join(s.snapshots.path(n.ID), dataName))
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = f.ReadAt(p, 0)
+			return err
+		},
+		"an export": func(p []byte) error {
+			f := emptyFile(t, 0)
+			if err := s.ExportVolume(ctx, volume.ExportVolume{VolumeID: v.ID, DiskFormat: "raw", To: f, Copying: how}); err != nil {
+				return err
+			}
+			_, err := f.ReadAt(p, 0)
+			return err
+		},
+		"a volume": func(p []byte) error {
+			conformance.ReadAt(t, s, volumeOf(t, s, volume.CreateVolume{SourceID: v.ID, Copying: how}), p, 0)
+			return nil
+		},
+	}
+	for what, head := range heads {
+		got := make([]byte, 17)
+		if err := head(got); err != nil || string(got) != "at the moment...." {
+			t.Errorf("%s holds %q, %v", what, got, err)
+		}
+	}
+	if moments != len(heads) {
+		t.Errorf("there were %d moments", moments)
+	}
+	failed := errors.New("cannot be held back")
+	how.Moment = func(func() error) error { return failed }
+	if _, err := s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: "failed", VolumeID: v.ID, Copying: how}); !errors.Is(err, failed) {
+		t.Errorf("when nothing can be held back: %v", err)
+	}
+	if _, err := s.Snapshot(ctx, "failed"); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("the failed snapshot: %v", err)
+	}
+}
+
+// What is on a block device counts, and not what the kernel has cached of it.
+func TestDevicePastTheCache(t *testing.T) {
+	s, ctx := newStore(t), testCtx(t)
+	path := fullFile(t, 4<<20)
+	dev := command(t, "losetup", "--find", "--show", path)
+	t.Cleanup(func() { exec.Command("losetup", "--detach", dev).Run() })
+	d, err := os.Open(dev) // what is cached goes with the last who has it open
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := os.ReadFile(dev); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(bytes.Repeat([]byte("new!"), 1<<19), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cached, err := os.ReadFile(dev); err != nil || bytes.Equal(cached, want) {
+		t.Fatalf("the cache is not old: this test tests nothing (%v)", err)
+	}
+	img, err := s.ImportImage(ctx, volume.ImportImage{Path: dev})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(s.images.path(img.ID), dataName))
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the image is what was cached, %v", err)
+	}
+	if got := piped(t, func(to *os.File) error { return copyOut(ctx, to, d, int64(len(want)), nil) }); !bytes.Equal(got, want) {
+		t.Error("what is streamed is what was cached")
+	}
+	q, raw := emptyFile(t, 0), emptyFile(t, 0)
+	if err := pack(ctx, d, q, int64(len(want))); err != nil {
+		t.Fatal(err)
+	}
+	qemu(t, "/", "convert", "-f", "qcow2", "-O", "raw", q.Name(), raw.Name())
+	if got, err := os.ReadFile(raw.Name()); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the qcow2 file holds what was cached, %v", err)
+	}
+}
