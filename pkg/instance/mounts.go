@@ -66,6 +66,7 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target 
 	switch {
 	case v.Overlay() != "":
 		target = m.Store.LowerDir(h.ID)
+		v.Filesystem.Mounts = nil // beside the overlay they would be written to
 	case v.Mapping.Upper:
 		ids = nil
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -157,7 +158,7 @@ func soundAt(r io.ReaderAt, size int64, number int) (found bool, err error) {
 	fsys, err := probe(r, size, 0, number)
 	if err != nil {
 		known := errors.Is(err, ErrNoFilesystem) || errors.Is(err, ErrAmbiguous) || errors.Is(err, ErrTruncated) || errors.Is(err, ErrBadTable) || errors.Is(err, errRead)
-		if !known || fsys != (Filesystem{}) || err.Error() != tty.Line(err.Error()) {
+		if !known || !reflect.DeepEqual(fsys, Filesystem{}) || err.Error() != tty.Line(err.Error()) {
 			return false, fmt.Errorf("%+v with the error %q", fsys, err)
 		}
 		return false, nil

@@ -74,7 +74,7 @@ func Grow(ctx context.Context, device string, fsys Filesystem, begin func() erro
 // again is a filesystem as it is now.
 func again(device string, fsys Filesystem) (Filesystem, error) {
 	now, err := probePartition(device, fsys.Partition)
-	now.Subvolume = fsys.Subvolume
+	now.Subvolume, now.Mounts = fsys.Subvolume, fsys.Mounts
 	return now, err
 }
 

@@ -31,7 +31,8 @@ type MountOptions struct {
 // that the caller made: nodev, private, of the probed type and no other, and
 // read-only when that is asked for or the type or the device is. A regular file or
 // a partition gets a loop device that the kernel frees with the last mount of it,
-// in whatever mount namespace that is. A failed Mount leaves nothing.
+// in whatever mount namespace that is. The subvolumes of a root's tree are mounted in
+// it, but for those whose directory is not there, or a link. A failed Mount leaves nothing.
 func Mount(ctx context.Context, device string, fsys Filesystem, target string, o MountOptions) error {
 	if !slices.Contains(AllowList, fsys.Type) {
 		return fmt.Errorf("%w %s: a filesystem of type %q is not allowed; %s", ErrMount, device, fsys.Type, allowed)
@@ -56,6 +57,29 @@ func Mount(ctx context.Context, device string, fsys Filesystem, target string, o
 		return fmt.Errorf("%w %s from %s: %w", ErrMount, article(fsys.Type), device, err)
 	}
 	defer mnt.Close()
+	if err := setAttributes(mnt, device, fsys, o); err != nil {
+		return err
+	}
+	if len(fsys.Mounts) == 0 {
+		if err := moveTo(mnt, target); err != nil {
+			return fmt.Errorf("%w %s at %s: %w", ErrMount, device, target, err)
+		}
+		return nil
+	}
+	// What is mounted in it, and the end of that, has to reach the same namespaces: so it stays
+	// as shared as its parent is.
+	if err := move(mnt, target); err != nil {
+		return fmt.Errorf("%w %s at %s: %w", ErrMount, device, target, err)
+	}
+	if err := mountSubvolumes(source, fsys, target, readOnly, o); err != nil {
+		return errors.Join(fmt.Errorf("%w %s: %w", ErrMount, device, err), Unmount(target))
+	}
+	return nil
+}
+
+// setAttributes makes of a mount that is nowhere in the tree what MountOptions say: nodev and,
+// until it is moved, private.
+func setAttributes(mnt *os.File, device string, fsys Filesystem, o MountOptions) error {
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
 	if o.IDMap != nil {
 		ns, err := o.IDMap.namespace()
@@ -72,18 +96,22 @@ func Mount(ctx context.Context, device string, fsys Filesystem, target string, o
 		}
 		return fmt.Errorf("%w %s: set its attributes: %w", ErrMount, device, err)
 	}
-	if err := moveTo(mnt, target); err != nil {
-		return fmt.Errorf("%w %s at %s: %w", ErrMount, device, target, err)
-	}
 	return nil
+}
+
+func move(mnt *os.File, target string) error {
+	err := unix.MoveMount(int(mnt.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	if err == nil {
+		fault.Point("rootfs/mount/moved")
+	}
+	return err
 }
 
 // moveTo puts a mount that is nowhere in the tree at a directory.
 func moveTo(mnt *os.File, target string) error {
-	if err := unix.MoveMount(int(mnt.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	if err := move(mnt, target); err != nil {
 		return err
 	}
-	fault.Point("rootfs/mount/moved")
 	// Below a shared parent the new mount is shared too: so it reached the namespaces
 	// that have to see it. What is mounted below it must not. Its end still reaches
 	// them, for that goes by the parent.

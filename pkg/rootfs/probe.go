@@ -49,6 +49,8 @@ type Filesystem struct {
 	// read-only its journal is not replayed: it shows the last state written back.
 	NeedsRecovery bool   `json:"needs_recovery,omitempty"`
 	Note          string `json:"note,omitempty"` // what was ignored, and by which rule
+	// Mounts are other subvolumes of it that belong to a root's tree.
+	Mounts []Submount `json:"mounts,omitempty"`
 }
 
 // NotFoundError says what was found where a root filesystem was looked for.

@@ -71,7 +71,7 @@ func TestProbeWhole(t *testing.T) {
 			}
 			text, _ := json.Marshal(got)
 			var back Filesystem
-			if err := json.Unmarshal(text, &back); err != nil || back != got {
+			if err := json.Unmarshal(text, &back); err != nil || !cmp.Equal(back, got) {
 				t.Errorf("as JSON it came back as %+v, %v", back, err)
 			}
 			// Every real one has a root directory that can be reached.
@@ -153,7 +153,7 @@ func TestProbeTables(t *testing.T) {
 				return got
 			}
 			got := probe(path)
-			if dev := probe(loopDisk(t, path, sector)); dev != got {
+			if dev := probe(loopDisk(t, path, sector)); !cmp.Equal(dev, got) {
 				t.Errorf("as a block device it is %+v", dev)
 			}
 		})

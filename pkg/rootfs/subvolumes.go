@@ -20,19 +20,6 @@ const (
 	subvolumeReadOnly = 1 << 1
 )
 
-// Tree looks into a root that was selected, for what only its content says: the subvolume
-// that is the root may be one that nothing can be written to, on a btrfs that is not.
-func Tree(ctx context.Context, device string, fsys Filesystem) (Filesystem, error) {
-	if fsys.Type != "btrfs" {
-		return fsys, nil
-	}
-	err := look(ctx, device, fsys, func(root *os.File) (err error) {
-		fsys.ReadOnly, err = readOnlySubvolume(root)
-		return err
-	})
-	return fsys, err
-}
-
 // subvolume gives the path of the subvolume that is meant; empty: the default one.
 func subvolume(ctx context.Context, device string, fsys Filesystem, want string) (string, error) {
 	var found string

@@ -200,6 +200,6 @@ func TestUnmountBusy(t *testing.T) {
 
 // mounted says whether anything is mounted at the directory.
 func mounted(target string) (bool, error) {
-	_, n, err := mountsAt(target)
+	_, n, _, err := mountsAt(target)
 	return n > 0, err
 }
