@@ -16,6 +16,8 @@ import (
 const (
 	hookPath = "/etc/libvirt/hooks/lxc.d/lxcboot"
 	unitPath = "/etc/systemd/system/lxcboot.service"
+	trimPath = "/etc/systemd/system/lxcboot-trim.service"
+	weekPath = "/etc/systemd/system/lxcboot-trim.timer"
 	linkPath = "/etc/systemd/network/98-lxcboot.link" // before systemd's 99-default, and behind an administrator's
 	dropPath = "/etc/systemd/system/lxcfs.service.d/lxcboot.conf"
 	ctlPath  = "/etc/sysctl.d/98-lxcboot.conf"
@@ -53,6 +55,54 @@ TimeoutStopSec=3min
 WantedBy=multi-user.target
 `
 
+const trimUnit = `[Unit]
+Description=Give back what the volumes of running LXC instances do not use (lxcboot)
+Documentation=man:lxcboot-volume-trim(1)
+
+[Service]
+Type=oneshot
+ExecStart=%[1]s volume trim --all
+Nice=19
+IOSchedulingClass=idle
+`
+
+// trimTimer is as util-linux's fstrim.timer. Debian has that switched on, and it does not
+// reach containers' filesystems, which are mounted nowhere on the host.
+const trimTimer = `[Unit]
+Description=Give back what the volumes of running LXC instances do not use, weekly (lxcboot)
+Documentation=man:lxcboot-volume-trim(1)
+
+[Timer]
+OnCalendar=weekly
+AccuracySec=1h
+Persistent=true
+RandomizedDelaySec=100min
+
+[Install]
+WantedBy=timers.target
+`
+
+// wantedPath is the link that switches the timer on.
+var wantedPath = filepath.Join(filepath.Dir(weekPath), "timers.target.wants", filepath.Base(weekPath))
+
+// installTimer installs the timer and what it starts. Where there was none it is switched on;
+// one that was switched off stays so.
+func installTimer(words []string) error {
+	if err := install(trimPath, unitText(trimUnit, words), 0o644); err != nil {
+		return err
+	}
+	_, err := os.Lstat(weekPath)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(wantedPath), 0o755); err != nil {
+			return err
+		}
+		if err := os.Symlink(weekPath, wantedPath); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	return install(weekPath, trimTimer, 0o644)
+}
+
 // link is udev's. Its default gives every virtual interface an address of its own, and
 // may do so after libvirt has set the one that a container was promised. libvirt's LXC
 // driver calls a container's end vnetN until it is in the container; those of virtual
@@ -88,10 +138,12 @@ func unitText(format string, words []string) string {
 func (a *App) newSetupCmd() *cobra.Command {
 	var remove bool
 	c := &cobra.Command{
-		Use: "setup", Short: "Install libvirt's hook, the systemd unit, and what udev, lxcfs and the kernel are to know", Args: cobra.NoArgs,
+		Use: "setup", Short: "Install libvirt's hook, the systemd units, and what udev, lxcfs and the kernel are to know", Args: cobra.NoArgs,
 		Long: `Install libvirt's hook, with which a reboot from inside a container, virsh start and
 libvirt's autostart find the container's root again; the systemd unit, with which
-a host that comes up starts what was running; a link file, with which udev leaves
+a host that comes up starts what was running; a timer, switched on as Debian's
+fstrim.timer is, which weekly gives back what the volumes of running containers do not
+use; a link file, with which udev leaves
 the hardware addresses of containers alone; an addition to the unit of lxcfs, with
 which running containers outlive its restart; and a limit of the kernel's, which lets many
 containers with systemd run. --remove takes all of them away again.
@@ -101,13 +153,14 @@ libvirtd notices a new hook when it restarts; running containers go on meanwhile
 				return err
 			}
 			if remove {
-				for _, path := range []string{hookPath, unitPath, linkPath, dropPath, ctlPath} {
+				for _, path := range []string{hookPath, unitPath, wantedPath, weekPath, trimPath, linkPath, dropPath, ctlPath} {
 					if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 						return err
 					}
 				}
 				_ = os.Remove(filepath.Dir(dropPath)) // unless it has others' additions
-				a.say("removed %s, %s, %s, %s and %s", hookPath, unitPath, linkPath, dropPath, ctlPath)
+				_ = os.Remove(filepath.Dir(wantedPath))
+				a.say("removed %s, %s, %s, %s, %s, %s and %s", hookPath, unitPath, weekPath, trimPath, linkPath, dropPath, ctlPath)
 				return nil
 			}
 			words, err := a.unattended()
@@ -127,6 +180,10 @@ libvirtd notices a new hook when it restarts; running containers go on meanwhile
 				return err
 			}
 			a.say("installed %s: switch it on with systemctl enable --now lxcboot.service", unitPath)
+			if err := installTimer(words); err != nil {
+				return err
+			}
+			a.say("installed %s: it begins with systemctl daemon-reload and systemctl start lxcboot-trim.timer, or the next start of the host", weekPath)
 			if err := install(linkPath, link, 0o644); err != nil {
 				return err
 			}

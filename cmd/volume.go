@@ -25,5 +25,5 @@ var volumes = kind[volume.Volume]{
 }
 
 func (a *App) newVolumeCmd() *cobra.Command {
-	return newKindCmd(a, volumes, a.newVolumeCreateCmd(), a.newVolumeExtendCmd(), a.newVolumeSetCmd(), a.newVolumeAttachCmd(), a.newVolumeDetachCmd(), a.newVolumeExportCmd())
+	return newKindCmd(a, volumes, a.newVolumeCreateCmd(), a.newVolumeExtendCmd(), a.newVolumeSetCmd(), a.newVolumeAttachCmd(), a.newVolumeDetachCmd(), a.newVolumeExportCmd(), a.newVolumeTrimCmd())
 }

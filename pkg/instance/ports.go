@@ -66,6 +66,8 @@ type Roots interface {
 	MendGrown(ctx context.Context, device string, fs rootfs.Filesystem) error
 	GrowMounted(target string, fs rootfs.Filesystem) error
 	GrowRunning(device string, fs rootfs.Filesystem, init int, path string) error
+	// Trim discards what a filesystem does not use; carrier is by what it is mounted, if it is.
+	Trim(ctx context.Context, device string, fs rootfs.Filesystem, carrier string) (int64, error)
 	MountMemory(target string, size int64) error
 	Overlay(lower, upper, target string) error
 	Unmount(target string) error

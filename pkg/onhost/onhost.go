@@ -82,6 +82,11 @@ func (Roots) GrowRunning(device string, fs rootfs.Filesystem, init int, path str
 	return rootfs.GrowRunning(device, fs, dir)
 }
 
+// Trim is rootfs.Trim.
+func (Roots) Trim(ctx context.Context, device string, fs rootfs.Filesystem, carrier string) (int64, error) {
+	return rootfs.Trim(ctx, device, fs, carrier)
+}
+
 // MountMemory is rootfs.MountMemory.
 func (Roots) MountMemory(target string, size int64) error { return rootfs.MountMemory(target, size) }
 

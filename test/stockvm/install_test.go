@@ -35,13 +35,13 @@ func TestDoctor(t *testing.T) {
 // TestSetup: what setup installs is in use, and gone after it is removed.
 func TestSetup(t *testing.T) {
 	s := machine(t, 10*time.Minute)
-	const files = "/etc/libvirt/hooks/lxc.d/lxcboot /etc/systemd/system/lxcboot.service /etc/systemd/network/98-lxcboot.link /etc/systemd/system/lxcfs.service.d/lxcboot.conf /etc/sysctl.d/98-lxcboot.conf"
-	s.run("systemd-analyze verify --man=no lxcboot.service")
+	const files = "/etc/libvirt/hooks/lxc.d/lxcboot /etc/systemd/system/lxcboot.service /etc/systemd/system/lxcboot-trim.service /etc/systemd/system/lxcboot-trim.timer /etc/systemd/network/98-lxcboot.link /etc/systemd/system/lxcfs.service.d/lxcboot.conf /etc/sysctl.d/98-lxcboot.conf"
+	s.run("systemd-analyze verify --man=no lxcboot.service lxcboot-trim.timer")
 	s.run("lxcboot setup --remove; ! ls " + files)
 	if out := s.run("lxcboot doctor -f json"); strings.Count(out, `"lxcboot setup"`) != 3 { // the hook, udev and lxcfs
 		t.Errorf("doctor does not miss what setup installs: %s", out)
 	}
-	s.run("lxcboot setup; ls " + files + "; systemctl daemon-reload; systemctl is-enabled lxcboot.service")
+	s.run("lxcboot setup; ls " + files + "; systemctl daemon-reload; systemctl is-enabled lxcboot.service lxcboot-trim.timer; systemctl start lxcboot-trim.service; systemctl disable lxcboot-trim.timer; lxcboot setup; ! systemctl is-enabled lxcboot-trim.timer; systemctl enable --now lxcboot-trim.timer")
 }
 
 var commands = regexp.MustCompile("(?s)## Commands\n\n```\n(.*?)```")
