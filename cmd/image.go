@@ -18,5 +18,5 @@ var images = kind[volume.Image]{
 }
 
 func (a *App) newImageCmd() *cobra.Command {
-	return newKindCmd(a, images, a.newImageImportCmd(), a.newImageSetCmd(), a.newImageSaveCmd(), a.newImageCacheCmd())
+	return newKindCmd(a, images, a.newImageImportCmd(), a.newImageCreateCmd(), a.newImageSetCmd(), a.newImageSaveCmd(), a.newImageCacheCmd())
 }

@@ -23,13 +23,18 @@ func (a *App) newSnapshotCmd() *cobra.Command {
 	var of string
 	create := &cobra.Command{
 		Use: "create [NAME] --volume VOLUME", Short: "Make a snapshot of a volume", Args: cobra.MaximumNArgs(1),
+		Long: "Make a snapshot of a volume.\n\n" + copyingText,
 		RunE: a.withStore(func(ctx context.Context, s Store, args []string) error {
 			id, err := volumes.id(ctx, s, of)
 			if err != nil {
 				return err
 			}
-			return snapshots.make(a, "is made", func() (volume.Snapshot, error) {
-				return s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: strings.Join(args, ""), VolumeID: id})
+			return snapshots.make(a, "is made", func() (n volume.Snapshot, err error) {
+				err = a.copying(ctx, s, id, func(how volume.Copying) error {
+					n, err = s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: strings.Join(args, ""), VolumeID: id, Copying: how})
+					return err
+				})
+				return n, err
 			})
 		}),
 	}

@@ -17,6 +17,7 @@ import (
 type Store interface {
 	instance.Volumes
 	ImportImage(ctx context.Context, req volume.ImportImage) (volume.Image, error)
+	CreateImage(ctx context.Context, req volume.CreateImage) (volume.Image, error)
 	SaveImage(ctx context.Context, id string, to *os.File, progress func(done, total int64)) error
 	UpdateImage(ctx context.Context, id string, req volume.UpdateImage) (volume.Image, error)
 	DeleteImage(ctx context.Context, id string) error

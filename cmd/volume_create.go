@@ -56,24 +56,33 @@ func (a *App) newVolumeCreateCmd() *cobra.Command {
 			if req.Size == 0 && sources == 0 {
 				return failure.Invalid("volume create needs --size, in GiB, or what it is to be made from")
 			}
-			if err := store.CheckCreate(ctx, []volume.CreateVolume{req}); err != nil {
-				return err
-			}
-			return volumes.make(a, "is made", func() (volume.Volume, error) {
-				vol, err := store.CreateVolume(ctx, req)
-				if err != nil {
-					return vol, err
+			make := func() error {
+				if err := store.CheckCreate(ctx, []volume.CreateVolume{req}); err != nil {
+					return err
 				}
-				made, err := store.WaitVolume(ctx, vol.ID)
-				if err != nil {
-					// What could not be made is not left behind.
-					undo, cancel := a.undoContext(ctx)
-					defer cancel()
-					if e := store.DeleteVolume(undo, vol.ID); e != nil && !errors.Is(e, volume.ErrNotFound) {
-						err = errors.Join(err, e)
+				return volumes.make(a, "is made", func() (volume.Volume, error) {
+					vol, err := store.CreateVolume(ctx, req)
+					if err != nil {
+						return vol, err
 					}
-				}
-				return made, err
+					made, err := store.WaitVolume(ctx, vol.ID)
+					if err != nil {
+						// What could not be made is not left behind.
+						undo, cancel := a.undoContext(ctx)
+						defer cancel()
+						if e := store.DeleteVolume(undo, vol.ID); e != nil && !errors.Is(e, volume.ErrNotFound) {
+							err = errors.Join(err, e)
+						}
+					}
+					return made, err
+				})
+			}
+			if req.SourceID == "" {
+				return make()
+			}
+			return a.copying(ctx, store, req.SourceID, func(how volume.Copying) error {
+				req.Copying = how
+				return make()
 			})
 		},
 	}

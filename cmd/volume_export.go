@@ -18,9 +18,9 @@ func (a *App) newVolumeExportCmd() *cobra.Command {
 that is no terminal. The file is there whole or not at all, of mode 0600, and takes no
 room for what is zeros; one that is there already is replaced with --force alone.
 
-A volume that a running container writes to is exported as it is at one moment, where
-the state directory's filesystem can share blocks between files (btrfs, xfs); else stop
-the instance first. While it is read nobody else gets the volume.`,
+While it is read nobody else gets the volume.
+
+` + copyingText,
 		Example: `  lxcboot volume export web1-root --disk-format qcow2 --output web1.qcow2
   lxcboot volume export data | zstd >data.raw.zst`,
 		RunE: a.withStore(func(ctx context.Context, s Store, args []string) error {
@@ -34,7 +34,10 @@ the instance first. While it is read nobody else gets the volume.`,
 				req.To = f
 				req.Progress, done = a.progress("exporting " + args[0])
 				defer done()
-				return s.ExportVolume(ctx, req)
+				return a.copying(ctx, s, id, func(how volume.Copying) error {
+					req.Copying = how
+					return s.ExportVolume(ctx, req)
+				})
 			})
 		}),
 	}

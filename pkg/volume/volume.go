@@ -159,6 +159,17 @@ type CreateSnapshot struct {
 	Copying  Copying
 }
 
+// CreateImage asks for a new image of a volume's content.
+type CreateImage struct {
+	Name       string
+	VolumeID   string
+	DiskFormat string            // raw; in a cloud also what else its Cinder makes
+	Properties map[string]string // beside those of the image that the volume was made of
+	Copying    Copying
+	// Progress, when set, is told the bytes done and the bytes in all.
+	Progress func(done, total int64)
+}
+
 // ExportVolume asks for the content of a volume in a file.
 type ExportVolume struct {
 	VolumeID   string

@@ -62,6 +62,7 @@ var (
 		{name: "import-raw", store: true, args: []string{"image", "import", "IMAGE", "--name", "imported"}, after: [][]string{deleteImport}, undone: true},
 		{name: "import-qcow2", store: true, args: importQcow2, after: [][]string{deleteImport}, undone: true},
 		{name: "image-delete", store: true, before: [][]string{importQcow2}, args: deleteImport, after: [][]string{deleteImport}},
+		{name: "image-create", store: true, args: []string{"image", "create", "imported", "--volume", "data"}, after: [][]string{deleteImport}, undone: true},
 		{name: "image-prune", store: true, before: [][]string{importQcow2, {"volume", "create", "--image", "imported", "--size", "1", "made"}}, args: []string{"image", "cache", "prune"}, after: [][]string{deleteMade, deleteImport}},
 		{name: "volume-blank", store: true, args: []string{"volume", "create", "--size", "1", "made"}, after: [][]string{deleteMade}, undone: true},
 		{name: "volume-image", store: true, args: []string{"volume", "create", "--image", "busybox", "--size", "1", "made"}, after: [][]string{deleteMade}, undone: true},

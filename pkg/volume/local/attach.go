@@ -65,22 +65,20 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 		case len(v.Attachments) == 0 && v.Status != volume.StatusAvailable:
 			return failure.Of(volume.ErrConflict, "volume %s must be available to be reserved, and it is %q", volumeID, v.Status)
 		}
-		if len(v.Attachments) == 0 {
-			// Somebody who copies the volume must not have it changed meanwhile.
-			f, err := s.volumes.content(ctx, volumeID, unix.LOCK_EX)
-			if errors.Is(err, lock.ErrHeld) {
-				return failure.Of(volume.ErrInUse, "volume %s is in use by %s: it is being copied; try again when that has ended", volumeID, s.volumes.dataHolder(volumeID))
-			}
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			// What an interrupted extension added is not the volume's: repair would
-			// cut it off later, and what was written there with it.
-			if holds(f, int64(v.Size)<<30+1) == nil {
-				if err := f.Truncate(int64(v.Size) << 30); err != nil {
-					return fmt.Errorf("volume %s: %w", volumeID, err)
-				}
+		// Somebody who copies the volume must not have it changed meanwhile.
+		f, err := s.volumes.content(ctx, volumeID, unix.LOCK_EX)
+		if errors.Is(err, lock.ErrHeld) {
+			return failure.Of(volume.ErrInUse, "volume %s is in use by %s: it is being copied; try again when that has ended", volumeID, s.volumes.dataHolder(volumeID))
+		}
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		// What an interrupted extension added is not the volume's: repair would
+		// cut it off later, and what was written there with it.
+		if len(v.Attachments) == 0 && holds(f, int64(v.Size)<<30+1) == nil {
+			if err := f.Truncate(int64(v.Size) << 30); err != nil {
+				return fmt.Errorf("volume %s: %w", volumeID, err)
 			}
 		}
 		v.Attachments = append(v.Attachments, volume.Attachment{

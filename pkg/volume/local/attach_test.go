@@ -26,9 +26,12 @@ func TestCopyOfVolumeInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for doing, call := range map[string]func() error{
-		"snapshot": func() error { _, err := s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: "x", VolumeID: v.ID}); return err },
-		"clone":    func() error { _, err := s.CreateVolume(ctx, volume.CreateVolume{SourceID: v.ID}); return err },
-		"check":    func() error { return s.CheckCreate(ctx, []volume.CreateVolume{{SourceID: v.ID}}) },
+		"snapshot": func() error {
+			_, err := s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: "x", VolumeID: v.ID})
+			return err
+		},
+		"clone": func() error { _, err := s.CreateVolume(ctx, volume.CreateVolume{SourceID: v.ID}); return err },
+		"check": func() error { return s.CheckCreate(ctx, []volume.CreateVolume{{SourceID: v.ID}}) },
 	} {
 		if err := call(); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "web1") {
 			t.Errorf("%s: %v", doing, err)

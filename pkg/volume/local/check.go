@@ -22,7 +22,7 @@ type source struct {
 	bytes  int64  // of its data
 	inUse  bool   // it may be written to while it is read
 	how    volume.Copying
-	room   int64  // bytes that a copy is certain to need; 0 when blocks are shared
+	room   int64 // bytes that a copy is certain to need; 0 when blocks are shared
 }
 
 // rawSource is a volume or snapshot of a size in GiB.

@@ -43,24 +43,13 @@ func (s *Store) ExportVolume(ctx context.Context, req volume.ExportVolume) error
 	if req.DiskFormat != formatRaw && req.DiskFormat != formatQcow2 {
 		return failure.Invalid("disk format %q is none that a volume can be exported as: %s or %s", req.DiskFormat, formatRaw, formatQcow2)
 	}
-	rec, err := s.volumes.get(ctx, req.VolumeID)
-	if err != nil {
-		return err
-	}
-	v := rec.Object
-	inUse, err := s.copyable(v, req.Copying)
-	if err != nil {
-		return err
-	}
-	from := rawSource("volume", v.ID, v.Size)
-	from.inUse, from.how = inUse, req.Copying
-	src, err := s.openSource(ctx, from)
+	v, from, src, err := s.openCopied(ctx, req.VolumeID, req.Copying)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
 	content := src
-	if inUse { // what takes time is done with a copy of it
+	if from.inUse { // what takes time is done with a copy of it
 		if content, err = nameless(s.volumes.dir); err != nil {
 			return s.full(err, "a copy of volume "+v.ID)
 		}

@@ -2,6 +2,7 @@ package local
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -334,5 +335,103 @@ func TestDevicePastTheCache(t *testing.T) {
 	qemu(t, "/", "convert", "-f", "qcow2", "-O", "raw", q.Name(), raw.Name())
 	if got, err := os.ReadFile(raw.Name()); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the qcow2 file holds what was cached, %v", err)
+	}
+}
+
+// An image of a volume holds what that does, and has the properties of the image that the
+// volume was made of. What it cannot be made of leaves nothing.
+func TestCreateImage(t *testing.T) {
+	s, ctx := newStore(t), testCtx(t)
+	old, err := s.ImportImage(ctx, volume.ImportImage{Name: "old", Path: fullFile(t, 8<<20), MinDisk: 2, MinRAM: 64, Properties: map[string]string{"os": "busybox", "a": "b"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := volumeOf(t, s, volume.CreateVolume{Size: 2, ImageID: old.ID})
+	if err := s.DeleteImage(ctx, old.ID); err != nil {
+		t.Fatal(err)
+	}
+	last := int64(0)
+	img, err := s.CreateImage(ctx, volume.CreateImage{Name: "new", VolumeID: v.ID, Properties: map[string]string{"a": "c"}, Progress: func(done, total int64) { last = done }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if img.Name != "new" || img.Status != volume.ImageActive || img.DiskFormat != "raw" || img.VirtualSize != 2<<30 || img.Size != 2<<30 || last != 2<<30 ||
+		img.MinDisk != 2 || img.MinRAM != 64 || len(img.Properties) != 2 || img.Properties["os"] != "busybox" || img.Properties["a"] != "c" {
+		t.Errorf("the image is %+v, told %d", img, last)
+	}
+	if n := allocated(t, filepath.Join(s.images.path(img.ID), dataName)); n > 9<<20 {
+		t.Errorf("it takes %d bytes", n)
+	}
+	if err := s.DeleteVolume(ctx, v.ID); err != nil {
+		t.Fatal(err)
+	}
+	again := volumeOf(t, s, volume.CreateVolume{Size: 2, ImageID: img.ID})
+	want, err := os.ReadFile(fullFile(t, 8<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	holdsDisk(t, s, again, want)
+	if !again.Bootable || again.ImageProps["os"] != "busybox" {
+		t.Errorf("a volume of it is %+v", again)
+	}
+	// In use, and not known to be still.
+	if _, err := s.Reserve(ctx, again.ID, "web1", false); err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct {
+		req  volume.CreateImage
+		kind error
+	}{
+		"in use":       {volume.CreateImage{Name: "x", VolumeID: again.ID}, volume.ErrInUse},
+		"not there":    {volume.CreateImage{Name: "x", VolumeID: img.ID}, volume.ErrNotFound},
+		"as qcow2":     {volume.CreateImage{Name: "x", VolumeID: again.ID, DiskFormat: "qcow2"}, failure.ErrInvalid},
+		"a wrong name": {volume.CreateImage{Name: "x\ny", VolumeID: again.ID}, failure.ErrInvalid},
+	} {
+		if _, err := s.CreateImage(ctx, c.req); !errors.Is(err, c.kind) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := s.CreateImage(ctx, volume.CreateImage{Name: "still", VolumeID: again.ID, Copying: volume.Copying{Still: true}}); err != nil {
+		t.Error(err)
+	}
+	gone, cancel := context.WithCancel(ctx)
+	if _, err := s.CreateImage(gone, volume.CreateImage{Name: "x", VolumeID: again.ID, Copying: volume.Copying{Still: true}, Progress: func(int64, int64) { cancel() }}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if left, err := os.ReadDir(s.images.dir); err != nil || len(left) != 2 {
+		t.Errorf("images: %v, %v", left, err)
+	}
+}
+
+// Nobody else gets a volume of several while it is copied as one that nobody writes to.
+func TestStillMultiattach(t *testing.T) {
+	s, ctx := newStore(t), testCtx(t)
+	v := volumeOf(t, s, volume.CreateVolume{Size: 1, Multiattach: true})
+	if _, err := s.Reserve(ctx, v.ID, "web1", false); err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.ExportVolume(ctx, volume.ExportVolume{VolumeID: v.ID, DiskFormat: "raw", To: w, Copying: volume.Copying{Still: true}})
+		w.Close()
+	}()
+	if _, err := io.ReadFull(r, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Reserve(ctx, v.ID, "web2", false); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "being copied") {
+		t.Errorf("reserved while it is copied: %v", err)
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Reserve(ctx, v.ID, "web2", false); err != nil {
+		t.Error(err)
 	}
 }

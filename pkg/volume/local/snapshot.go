@@ -32,18 +32,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (
 	if err := checkName("snapshot name", name); err != nil {
 		return volume.Snapshot{}, err
 	}
-	rec, err := s.volumes.get(ctx, req.VolumeID)
-	if err != nil {
-		return volume.Snapshot{}, err
-	}
-	v := rec.Object
-	inUse, err := s.copyable(v, req.Copying)
-	if err != nil {
-		return volume.Snapshot{}, err
-	}
-	from := rawSource("volume", v.ID, v.Size)
-	from.inUse, from.how = inUse, req.Copying
-	src, err := s.openSource(ctx, from)
+	v, from, src, err := s.openCopied(ctx, req.VolumeID, req.Copying)
 	if err != nil {
 		return volume.Snapshot{}, err
 	}

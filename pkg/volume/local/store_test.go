@@ -370,7 +370,10 @@ func TestBadNames(t *testing.T) {
 			"metadata": func() error {
 				return s.CheckCreate(ctx, []volume.CreateVolume{{Metadata: map[string]string{name: ""}, Size: 1}})
 			},
-			"snapshot": func() error { _, err := s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: name, VolumeID: v.ID}); return err },
+			"snapshot": func() error {
+				_, err := s.CreateSnapshot(ctx, volume.CreateSnapshot{Name: name, VolumeID: v.ID})
+				return err
+			},
 			"image": func() error {
 				_, err := s.ImportImage(ctx, volume.ImportImage{Name: name, Path: "/dev/null"})
 				return err

@@ -1,6 +1,7 @@
 package openstack
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -95,6 +96,16 @@ func (c *cloud) routes(mux *http.ServeMux) {
 		v := c.volumes[r.PathValue("id")]
 		if size := body["os-extend"]["new_size"]; size != nil {
 			v["size"] = size
+		}
+		if up := body["os-volume_upload_image"]; up != nil {
+			if v["status"] != "available" && up["force"] != true {
+				refuse(w, 400, "badRequest", "Invalid volume: Volume status must be available, but current status is: "+v["status"].(string)+".")
+				return
+			}
+			id := uuid.NewString()
+			c.images[id] = map[string]any{"id": id, "name": up["image_name"], "status": cmp.Or(c.uploads, "active"), "disk_format": "raw", "created_at": "2026-01-01T00:00:00Z"}
+			answer(w, 202, map[string]any{"os-volume_upload_image": map[string]any{"id": v["id"], "image_id": id, "image_name": up["image_name"], "status": "uploading"}})
+			return
 		}
 		if bootable := body["os-set_bootable"]["bootable"]; bootable != nil {
 			v["bootable"] = fmt.Sprint(bootable)
@@ -218,6 +229,15 @@ func (c *cloud) imageRoutes(mux *http.ServeMux) {
 			return
 		}
 		answer(w, 404, map[string]any{"message": "No image found with ID", "code": "404 Not Found"})
+	})
+	mux.HandleFunc("PATCH /image/v2/images/{id}", func(w http.ResponseWriter, r *http.Request) {
+		var patch []struct{ Op, Path, Value string }
+		json.NewDecoder(r.Body).Decode(&patch)
+		img := c.images[r.PathValue("id")]
+		for _, p := range patch {
+			img[strings.TrimPrefix(p.Path, "/")] = p.Value
+		}
+		answer(w, 200, img)
 	})
 	mux.HandleFunc("DELETE /image/v2/images/{id}", func(w http.ResponseWriter, r *http.Request) {
 		delete(c.images, r.PathValue("id"))

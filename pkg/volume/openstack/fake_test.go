@@ -40,6 +40,7 @@ type cloud struct {
 	issued                                  []string          // all that there ever were
 	catalog                                 map[string]string // type and path of each service
 
+	uploads string // what images of volumes become; empty: active
 	faults  []*mishap
 	log     []string // "METHOD path" of each request but those for tokens
 	service []string // the service tokens that came

@@ -60,8 +60,8 @@ func snapshotOf(c *snapshots.Snapshot) volume.Snapshot {
 	return volume.Snapshot{ID: c.ID, Name: c.Name, Status: c.Status, VolumeID: c.VolumeID, Size: c.Size, Metadata: c.Metadata, CreatedAt: c.CreatedAt}
 }
 
-// CreateSnapshot makes a snapshot of an available volume and waits for it. A
-// failed one is deleted again.
+// CreateSnapshot makes a snapshot of a volume and waits for it: of one that is in use where
+// it is known who writes to it. A failed one is deleted again.
 func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (volume.Snapshot, error) {
 	name, volumeID := req.Name, req.VolumeID
 	if err := checkText("snapshot name", name); err != nil {
@@ -73,7 +73,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (
 	switch {
 	case err != nil:
 		return volume.Snapshot{}, err
-	case v.Held():
+	case v.Held() && !req.Copying.Still && req.Copying.Moment == nil:
 		return volume.Snapshot{}, s.inUse(ctx, v)
 	}
 	mark := uuid.NewString()
@@ -81,20 +81,28 @@ func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (
 		all, err := s.listSnapshots(ctx, snapshots.ListOpts{VolumeID: volumeID})
 		return slices.DeleteFunc(all, func(n volume.Snapshot) bool { return n.Metadata[metaRequest] != mark }), err
 	}
-	n, err := create(ctx, s, "cinder", "making a snapshot of volume "+volumeID, func() ([]volume.Snapshot, error) { return lost(ctx) }, func() (volume.Snapshot, error) {
-		n, err := snapshots.Create(ctx, s.cinder, snapshots.CreateOpts{
-			VolumeID: volumeID, Name: name, Metadata: map[string]string{metaRequest: mark},
-		}).Extract()
+	var n volume.Snapshot
+	take := func() (err error) {
+		n, err = create(ctx, s, "cinder", "making a snapshot of volume "+volumeID, func() ([]volume.Snapshot, error) { return lost(ctx) }, func() (volume.Snapshot, error) {
+			n, err := snapshots.Create(ctx, s.cinder, snapshots.CreateOpts{
+				VolumeID: volumeID, Name: name, Metadata: map[string]string{metaRequest: mark}, Force: v.Held(),
+			}).Extract()
+			if err != nil {
+				return volume.Snapshot{}, err
+			}
+			return snapshotOf(n), nil
+		})
+		fault.Point("openstack/create-snapshot/after-request")
 		if err != nil {
-			return volume.Snapshot{}, err
+			return s.whyNot(ctx, volumeID, err)
 		}
-		return snapshotOf(n), nil
-	})
-	fault.Point("openstack/create-snapshot/after-request")
-	if err == nil {
 		n, err = s.waitSnapshot(ctx, n.ID)
+		return err
+	}
+	if v.Held() && req.Copying.Moment != nil {
+		err = req.Copying.Moment(take)
 	} else {
-		err = s.whyNot(ctx, volumeID, err)
+		err = take()
 	}
 	if err != nil {
 		undo, cancel := afterwards(ctx)

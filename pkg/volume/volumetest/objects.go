@@ -376,11 +376,14 @@ func (s *suite) notFound() {
 		"DeleteSnapshot": func() error { return s.DeleteSnapshot(s.ctx(), id) },
 		"WaitVolume":     func() error { _, err := s.WaitVolume(s.ctx(), id); return err },
 		"ExtendVolume":   func() error { _, err := s.ExtendVolume(s.ctx(), id, 2, ""); return err },
-		"CreateSnapshot": func() error { _, err := s.CreateSnapshot(s.ctx(), volume.CreateSnapshot{Name: uniqueName(), VolumeID: id}); return err },
-		"Reserve":        func() error { _, err := s.Reserve(s.ctx(), id, newID(), false); return err },
-		"Connect":        func() error { _, err := s.Connect(s.ctx(), id); return err },
-		"Complete":       func() error { return s.Complete(s.ctx(), id) },
-		"Detach":         func() error { return s.Detach(s.ctx(), id) },
+		"CreateSnapshot": func() error {
+			_, err := s.CreateSnapshot(s.ctx(), volume.CreateSnapshot{Name: uniqueName(), VolumeID: id})
+			return err
+		},
+		"Reserve":  func() error { _, err := s.Reserve(s.ctx(), id, newID(), false); return err },
+		"Connect":  func() error { _, err := s.Connect(s.ctx(), id); return err },
+		"Complete": func() error { return s.Complete(s.ctx(), id) },
+		"Detach":   func() error { return s.Detach(s.ctx(), id) },
 	} {
 		s.is(call(), volume.ErrNotFound, what+" of something that is not there")
 	}
