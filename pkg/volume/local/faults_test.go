@@ -48,7 +48,7 @@ func TestKilledAtEveryPoint(t *testing.T) {
 			if left, err := s.Repair(ctx); err != nil || len(left) != 0 {
 				t.Errorf("after repair there is %q, %v", left, err)
 			}
-			empty(t, ctx, s)
+			emptied(t, ctx, s)
 		})
 	}
 }
@@ -135,8 +135,8 @@ func whole(t *testing.T, ctx context.Context, s *Store, out *bytes.Buffer) {
 	}
 }
 
-// empty deletes everything, and checks that nothing at all is left.
-func empty(t *testing.T, ctx context.Context, s *Store) {
+// emptied deletes everything, and checks that nothing at all is left.
+func emptied(t *testing.T, ctx context.Context, s *Store) {
 	t.Helper()
 	volumes, err := s.Volumes(ctx)
 	if err != nil {
