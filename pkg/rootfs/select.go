@@ -100,10 +100,6 @@ func rootPartition(ctx context.Context, device string, elsewhere bool) (Filesyst
 		return Filesystem{}, failure.Of(ErrAmbiguous, "%s: partitions %s all have the type of a root; name one, as in partition=%d", device, numbers(typed), typed[0].Number)
 	}
 	if len(typed) == 1 {
-		fsys, err := probePartition(device, typed[0].Number)
-		if err != nil || elsewhere {
-			return fsys, err
-		}
 		all = typed
 	}
 	with := withInit(ctx, device, all)

@@ -43,6 +43,54 @@ func initIn(t *testing.T, dir string) {
 	}
 }
 
+// setDefault makes a subvolume the default one.
+func setDefault(t *testing.T, image, subvolume string) {
+	t.Helper()
+	dir := t.TempDir()
+	run(t, "mount", "-o", "loop", image, dir)
+	run(t, "btrfs", "subvolume", "set-default", filepath.Join(dir, subvolume))
+	run(t, "umount", dir)
+	gone(t, image)
+}
+
+// TestHint names what would do instead of what was looked at.
+func TestHint(t *testing.T) {
+	t.Parallel()
+	whole := rootIn(t, "btrfs", "b", "@", "home empty", "old")
+	disk := disk(t, 200*mib, "label: gpt\nstart=1MiB, size=32MiB\nstart=40MiB, size=140MiB\n")
+	put(t, rootIn(t, "ext4", "first"), disk, mib)
+	put(t, rootIn(t, "btrfs", "second", "@"), disk, 40*mib)
+	for name, c := range map[string]struct {
+		device string
+		looked Filesystem
+		want   string
+	}{
+		"a whole btrfs":         {whole, Filesystem{Type: "btrfs"}, `its subvolume @ (btrfs) has an init: add subvolume=@; its subvolume old (btrfs) has an init: add subvolume=old`},
+		"but for one":           {whole, Filesystem{Type: "btrfs", Subvolume: "old"}, ``},
+		"nothing looked at yet": {disk, Filesystem{}, `partition 1 (ext4, label "first") has an init: add partition=1; subvolume @ of partition 2 (btrfs, label "second") has an init: add partition=2,subvolume=@`},
+		"the first":             {disk, Filesystem{Type: "ext4", Partition: 1}, `subvolume @ of partition 2 (btrfs, label "second") has an init: add partition=2,subvolume=@`},
+		"the second":            {disk, Filesystem{Type: "btrfs", Partition: 2}, `subvolume @ of partition 2 (btrfs) has an init: add partition=2,subvolume=@; partition 1 (ext4, label "first") has an init: add partition=1`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			looked, err := Probe(c.device)
+			if c.looked.Partition != 0 {
+				looked, err = probePartition(c.device, c.looked.Partition)
+			}
+			if err == nil {
+				looked.Type, looked.Label, looked.Subvolume = c.looked.Type, "", c.looked.Subvolume
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := Hint(t.Context(), c.device, looked); got != c.want {
+				t.Errorf("%q", got)
+			}
+		})
+	}
+	noLoops(t, whole)
+	noLoops(t, disk)
+}
+
 // TestSelect selects on disks that are laid out as those of distributions are.
 func TestSelect(t *testing.T) {
 	const (
@@ -76,7 +124,7 @@ func TestSelect(t *testing.T) {
 	for name, c := range map[string]struct {
 		make func(t *testing.T) string
 		sel  Selection
-		want string // partition and subvolume
+		want string // partition and subvolume; with " empty": there is no init
 		err  error
 		says []string
 	}{
@@ -125,6 +173,20 @@ func TestSelect(t *testing.T) {
 		"of several subvolumes the one that is called so": {func(t *testing.T) string {
 			return lay(t, "gpt", [2]string{"U", efi(t)}, [2]string{linux, rootIn(t, "btrfs", "two", "old", "@", "root empty")})
 		}, Selection{Partition: "root"}, "2 @", nil, nil},
+		"its type, without an init": {func(t *testing.T) string {
+			return lay(t, "gpt", [2]string{linux, rootIn(t, "ext4", "one")}, [2]string{root, rootIn(t, "ext4", "two", "none")})
+		}, Selection{Partition: "root"}, "2  empty", nil, nil},
+		"its type, without a filesystem": {func(t *testing.T) string {
+			return lay(t, "gpt", [2]string{linux, rootIn(t, "ext4", "one")}, [2]string{root, ""})
+		}, Selection{Partition: "root"}, "", ErrBlank, []string{"partition 2"}},
+		"its type, and a subvolume that is named": {func(t *testing.T) string {
+			return lay(t, "gpt", [2]string{linux, rootIn(t, "ext4", "one")}, [2]string{root, rootIn(t, "btrfs", "two", "root", "var empty")})
+		}, Selection{"root", "var"}, "2 var empty", nil, nil},
+		"the default subvolume, before root and @": {func(t *testing.T) string {
+			image := rootIn(t, "btrfs", "two", "root", "@", "snapshot")
+			setDefault(t, image, "snapshot")
+			return lay(t, "gpt", [2]string{"U", efi(t)}, [2]string{linux, image})
+		}, Selection{Partition: "root"}, "2 ", nil, nil},
 		"of several subvolumes none": {func(t *testing.T) string {
 			return lay(t, "gpt", [2]string{"U", efi(t)}, [2]string{root, rootIn(t, "btrfs", "two", "new", "old")})
 		}, Selection{Partition: "root"}, "", ErrAmbiguous, []string{"subvolume new of partition 2", "subvolume old of partition 2", "partition=2,subvolume=new"}},
@@ -142,12 +204,14 @@ func TestSelect(t *testing.T) {
 		"an extended partition": {func(t *testing.T) string {
 			return disk(t, 96*mib, "label: dos\nstart=1MiB, size=16MiB, type=c\nstart=18MiB, size=76MiB, type=5\nstart=19MiB, size=25MiB, type=83\n")
 		}, Selection{Partition: "2"}, "", ErrNoFilesystem, []string{"partition 2"}},
-		"Ubuntu's subvolume":        {func(t *testing.T) string { return rootIn(t, "btrfs", "u", "@", "@home empty") }, Selection{Subvolume: "auto"}, "0 @", nil, nil},
-		"a subvolume by its name":   {func(t *testing.T) string { return rootIn(t, "btrfs", "u", "@", "two") }, Selection{Subvolume: "two"}, "0 two", nil, nil},
-		"no such subvolume":         {func(t *testing.T) string { return rootIn(t, "btrfs", "u", "@", "two") }, Selection{Subvolume: "three"}, "", ErrNoFilesystem, []string{`no subvolume "three"; it has @, two`}},
-		"a default without an init": {func(t *testing.T) string { return rootIn(t, "btrfs", "u", "x") }, Selection{Subvolume: "auto"}, "", ErrNoFilesystem, []string{"it has x", "subvolume=@"}},
-		"the default subvolume":     {func(t *testing.T) string { return rootIn(t, "btrfs", "u") }, Selection{Subvolume: "auto"}, "0 ", nil, nil},
-		"a subvolume of an ext4":    {func(t *testing.T) string { return rootIn(t, "ext4", "u") }, Selection{Subvolume: "@"}, "", ErrNoFilesystem, []string{"is for a btrfs", "an ext4"}},
+		"Ubuntu's subvolume":                   {func(t *testing.T) string { return rootIn(t, "btrfs", "u", "@", "@home empty") }, Selection{Subvolume: "auto"}, "0 @", nil, nil},
+		"a subvolume by its name":              {func(t *testing.T) string { return rootIn(t, "btrfs", "u", "@", "two") }, Selection{Subvolume: "two"}, "0 two", nil, nil},
+		"auto passes over one without an init": {func(t *testing.T) string { return rootIn(t, "btrfs", "u", "root empty", "@") }, Selection{Subvolume: "auto"}, "0 @", nil, nil},
+		"a directory":                          {func(t *testing.T) string { return rootIn(t, "btrfs", "u") }, Selection{Subvolume: "sbin"}, "", ErrNoFilesystem, []string{`no subvolume "sbin"; it has none`}},
+		"no such subvolume":                    {func(t *testing.T) string { return rootIn(t, "btrfs", "u", "@", "two") }, Selection{Subvolume: "three"}, "", ErrNoFilesystem, []string{`no subvolume "three"; it has @, two`}},
+		"a default without an init":            {func(t *testing.T) string { return rootIn(t, "btrfs", "u", "x") }, Selection{Subvolume: "auto"}, "", ErrNoFilesystem, []string{"it has x", "subvolume=@"}},
+		"the default subvolume":                {func(t *testing.T) string { return rootIn(t, "btrfs", "u") }, Selection{Subvolume: "auto"}, "0 ", nil, nil},
+		"a subvolume of an ext4":               {func(t *testing.T) string { return rootIn(t, "ext4", "u") }, Selection{Subvolume: "@"}, "", ErrNoFilesystem, []string{"is for a btrfs", "an ext4"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -165,8 +229,9 @@ func TestSelect(t *testing.T) {
 				}
 				return
 			}
-			if got := strconv.Itoa(fsys.Partition) + " " + fsys.Subvolume; err != nil || got != c.want {
-				t.Fatalf("%q, %v; want %q", got, err, c.want)
+			want, empty := strings.CutSuffix(c.want, " empty")
+			if got := strconv.Itoa(fsys.Partition) + " " + fsys.Subvolume; err != nil || got != want {
+				t.Fatalf("%q, %v; want %q", got, err, want)
 			}
 			// What is selected is what is mounted.
 			dir := t.TempDir()
@@ -174,7 +239,7 @@ func TestSelect(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer Unmount(dir)
-			if _, err := FindInit(dir, ""); err != nil {
+			if _, err := FindInit(dir, ""); (err != nil) != empty {
 				t.Error(err)
 			}
 		})
