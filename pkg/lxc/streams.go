@@ -1,6 +1,7 @@
 package lxc
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -122,7 +123,15 @@ func (s *streams) copy(w io.Writer, r *os.File) {
 	if w == nil {
 		w = io.Discard
 	}
-	io.Copy(w, r)
+	_, err := io.Copy(w, r)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// Whoever takes it slowly has not had all that was there at the program's end.
+		var n int
+		if tty.Control(r, func(fd int) (err error) { n, err = unix.IoctlGetInt(fd, unix.TIOCINQ); return err }) == nil {
+			r.SetReadDeadline(time.Time{})
+			io.CopyN(w, r, int64(n))
+		}
+	}
 	s.copied <- struct{}{}
 }
 
