@@ -38,6 +38,7 @@ type Settings struct {
 	HostName  string
 	Seccomp   string
 	LXCFS     string
+	DirectIO  string
 	LogBytes  int64
 	Debug     bool
 	NoTokens  bool
@@ -66,6 +67,7 @@ var settings = []setting{
 	{"host", "LXCBOOT_HOST", "", "", func(s *Settings) any { return &s.HostName }},
 	{"seccomp", "LXCBOOT_SECCOMP", "on", "", func(s *Settings) any { return &s.Seccomp }},
 	{"lxcfs", "LXCBOOT_LXCFS", "/var/lib/lxcfs", "", func(s *Settings) any { return &s.LXCFS }},
+	{"direct-io", "LXCBOOT_DIRECT_IO", "off", "", func(s *Settings) any { return &s.DirectIO }},
 	{"timeout", "LXCBOOT_TIMEOUT", "10m", "how long to wait for volumes, and for another process that works on an instance", func(s *Settings) any { return &s.Timeout }},
 	{"stop-timeout", "LXCBOOT_STOP_TIMEOUT", "60s", "", func(s *Settings) any { return &s.StopTime }},
 	{"console-log-bytes", "LXCBOOT_CONSOLE_LOG_BYTES", console.DefaultLogBytes, "", func(s *Settings) any { return &s.LogBytes }},
@@ -80,6 +82,7 @@ var choices = map[string][]string{
 	"backend":   {"auto", "local", "openstack"},
 	"transport": {"auto", "kernel", "userspace"},
 	"seccomp":   {"on", "off"},
+	"direct-io": {"on", "off"},
 }
 
 const (
@@ -227,7 +230,7 @@ func assign(to, value any) error {
 
 // check holds the settings to what they can be.
 func (s Settings) check() error {
-	for name, value := range map[string]string{"backend": s.Backend, "transport": s.Transport, "seccomp": s.Seccomp} {
+	for name, value := range map[string]string{"backend": s.Backend, "transport": s.Transport, "seccomp": s.Seccomp, "direct-io": s.DirectIO} {
 		if !slices.Contains(choices[name], value) {
 			return failure.Invalid("%s %q is not one of %s", name, value, strings.Join(choices[name], ", "))
 		}

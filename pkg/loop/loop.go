@@ -37,6 +37,7 @@ type Options struct {
 	ReadOnly   bool
 	Autoclear  bool // the kernel frees the device with its last user
 	SectorSize int  // bytes, 512 to 4096; 0: 512
+	DirectIO   bool // past the page cache of the file, where its filesystem can: see Device
 }
 
 // Device is a loop device and the file behind it, by identity.
@@ -50,6 +51,7 @@ type Device struct {
 	SizeLimit   int64  `json:"size_limit"`   // bytes; 0: to the end
 	ReadOnly    bool   `json:"readonly"`
 	Autoclear   bool   `json:"autoclear"`
+	DirectIO    bool   `json:"direct_io,omitempty"` // as the kernel does it, whatever was asked for
 }
 
 // same says whether two devices are one attachment of one file.
@@ -83,6 +85,13 @@ func AttachFile(ctx context.Context, backing *os.File, o Options) (Device, *os.F
 	}
 	if err := check(backing, o); err != nil {
 		return Device{}, nil, err
+	}
+	if o.DirectIO {
+		// What is still to be written of a copy would be forced out by the first reads, each
+		// waiting for its part.
+		if err := unix.Fdatasync(int(backing.Fd())); err != nil {
+			return Device{}, nil, fmt.Errorf("cannot make a loop device of %s: %w", backing.Name(), err)
+		}
 	}
 	ctl, err := os.OpenFile("/dev/loop-control", os.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -170,6 +179,10 @@ func attach(ctl, backing *os.File, o Options) (Device, *os.File, error) {
 	if o.Autoclear {
 		cfg.Info.Flags |= unix.LO_FLAGS_AUTOCLEAR
 	}
+	// The kernel drops it where the file's filesystem cannot, or wants larger sectors.
+	if o.DirectIO {
+		cfg.Info.Flags |= unix.LO_FLAGS_DIRECT_IO
+	}
 	copy(cfg.Info.File_name[:len(cfg.Info.File_name)-1], backing.Name())
 	if err := unix.IoctlLoopConfigure(int(f.Fd()), &cfg); err != nil {
 		f.Close()
@@ -236,6 +249,7 @@ func identify(f *os.File, n int) (Device, error) {
 		Offset: int64(info.Offset), SizeLimit: int64(info.Sizelimit),
 		ReadOnly:  info.Flags&unix.LO_FLAGS_READ_ONLY != 0,
 		Autoclear: info.Flags&unix.LO_FLAGS_AUTOCLEAR != 0,
+		DirectIO:  info.Flags&unix.LO_FLAGS_DIRECT_IO != 0,
 	}, nil
 }
 

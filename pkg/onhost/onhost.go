@@ -25,7 +25,9 @@ import (
 )
 
 // Roots are the filesystems of this host.
-type Roots struct{}
+type Roots struct {
+	DirectIO bool // of the loop devices that they are mounted by
+}
 
 // Select is rootfs.Select.
 func (Roots) Select(ctx context.Context, device string, s rootfs.Selection) (rootfs.Filesystem, error) {
@@ -48,7 +50,8 @@ func (Roots) Check(ctx context.Context, device string, fs rootfs.Filesystem) err
 }
 
 // Mount is rootfs.Mount.
-func (Roots) Mount(ctx context.Context, device string, fs rootfs.Filesystem, target string, o rootfs.MountOptions) error {
+func (r Roots) Mount(ctx context.Context, device string, fs rootfs.Filesystem, target string, o rootfs.MountOptions) error {
+	o.DirectIO = r.DirectIO
 	return rootfs.Mount(ctx, device, fs, target, o)
 }
 
@@ -130,10 +133,13 @@ func (Roots) WriteFile(root string, f rootfs.File, ids *rootfs.IDMap) error {
 }
 
 // Loops are the loop devices of this host.
-type Loops struct{}
+type Loops struct {
+	DirectIO bool
+}
 
 // Attach is loop.Attach.
-func (Loops) Attach(ctx context.Context, path string, o loop.Options) (loop.Device, *os.File, error) {
+func (l Loops) Attach(ctx context.Context, path string, o loop.Options) (loop.Device, *os.File, error) {
+	o.DirectIO = l.DirectIO
 	return loop.Attach(ctx, path, o)
 }
 

@@ -113,7 +113,7 @@ func onDevice(ctx context.Context, device string, fsys Filesystem, do func(sourc
 	if readOnly {
 		return unix.EROFS
 	}
-	source, held, err := blockDevice(ctx, backing, fsys, false)
+	source, held, err := blockDevice(ctx, backing, fsys, loop.Options{})
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ var (
 type MountOptions struct {
 	ReadOnly bool
 	IDMap    *IDMap // nil: ids as on the disk
+	DirectIO bool   // a loop device passes the page cache of its file by, where that can be
 }
 
 // Mount mounts the filesystem that Probe found on device at target, a directory
@@ -45,7 +46,7 @@ func Mount(ctx context.Context, device string, fsys Filesystem, target string, o
 		return fmt.Errorf("%w %s: %w", ErrMount, device, err)
 	}
 	defer backing.Close()
-	source, held, err := blockDevice(ctx, backing, fsys, readOnly)
+	source, held, err := blockDevice(ctx, backing, fsys, loop.Options{ReadOnly: readOnly, DirectIO: o.DirectIO})
 	if err != nil {
 		return fmt.Errorf("%w %s: %w", ErrMount, device, err)
 	}
@@ -153,8 +154,8 @@ func openDevice(device string, readOnly bool) (*os.File, bool, error) {
 }
 
 // blockDevice is the node to mount from: a block device's own, or that of a loop
-// device, which is there as long as held is open.
-func blockDevice(ctx context.Context, backing *os.File, fsys Filesystem, readOnly bool) (source string, held *os.File, err error) {
+// device, which is there as long as held is open and is as o says.
+func blockDevice(ctx context.Context, backing *os.File, fsys Filesystem, o loop.Options) (source string, held *os.File, err error) {
 	info, err := backing.Stat()
 	if err != nil {
 		return "", nil, err
@@ -162,7 +163,7 @@ func blockDevice(ctx context.Context, backing *os.File, fsys Filesystem, readOnl
 	if !info.Mode().IsRegular() && fsys.Partition == 0 {
 		return backing.Name(), nil, nil
 	}
-	o := loop.Options{Offset: fsys.Offset, ReadOnly: readOnly, Autoclear: true}
+	o.Offset, o.Autoclear = fsys.Offset, true
 	if fsys.Partition != 0 {
 		o.SizeLimit = fsys.Size
 	}

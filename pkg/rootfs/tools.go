@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/tty"
 )
 
@@ -107,7 +108,7 @@ func Check(ctx context.Context, device string, fsys Filesystem) error {
 		return fmt.Errorf("cannot check %s: %w", device, err)
 	}
 	defer backing.Close()
-	source, held, err := blockDevice(ctx, backing, fsys, true)
+	source, held, err := blockDevice(ctx, backing, fsys, loop.Options{ReadOnly: true})
 	if err != nil {
 		return fmt.Errorf("cannot check %s: %w", device, err)
 	}

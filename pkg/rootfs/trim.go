@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
@@ -49,7 +50,7 @@ func Trim(ctx context.Context, device string, fsys Filesystem, carrier string) (
 		if readOnly {
 			return fail(unix.EROFS)
 		}
-		source, held, err := blockDevice(ctx, backing, fsys, false)
+		source, held, err := blockDevice(ctx, backing, fsys, loop.Options{})
 		if err != nil {
 			return fail(err)
 		}

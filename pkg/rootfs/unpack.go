@@ -12,6 +12,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/inroot"
+	"github.com/lxcboot/lxcboot/pkg/loop"
 )
 
 // unpackLimit bounds how long an archive may take.
@@ -98,7 +99,7 @@ func unseen(ctx context.Context, device string, fsys Filesystem, readOnly bool, 
 		return err
 	}
 	defer backing.Close()
-	source, held, err := blockDevice(ctx, backing, fsys, readOnly)
+	source, held, err := blockDevice(ctx, backing, fsys, loop.Options{ReadOnly: readOnly})
 	if err != nil {
 		return err
 	}
