@@ -78,9 +78,10 @@ its host name and identity are new, as with any image.
 
 // copyingText is what is to be known of copying a volume.
 const copyingText = `A volume that a stopped instance has is copied while that is held: who starts it waits.
-One that a running container writes to is taken as it is at one moment, where the state
-directory's filesystem can share blocks between files (btrfs, xfs); else it is refused
-(exit code 4): stop the instance first.`
+One that a running container writes to is taken as it is at one moment, with its
+filesystem frozen for ten seconds at most, where the state directory's filesystem can
+share blocks between files (btrfs, xfs); else it is refused (exit code 4): stop the
+instance first.`
 
 // rootOf is the volume that is the root of an instance, whole by itself.
 func (a *App) rootOf(ref string) (state.Volume, error) {

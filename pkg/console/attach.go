@@ -26,6 +26,8 @@ var ErrNotServed = errors.New("the console is not served: the container has ende
 const (
 	frameData byte = 0
 	frameSize byte = 1 // rows and columns, 16 bits each
+	// 2 and 3 are left out: what keeps a console may be older or newer than who asks.
+	frameFreeze byte = 4 // a directory of the filesystem that is to be thawed; see Guard
 )
 
 // Attach joins the console that is served at a socket with stdin and
@@ -120,21 +122,19 @@ func (f *frameWriter) copy(r io.Reader, detachKey byte) error {
 	}
 }
 
-// readFrame gives what was typed, or a size.
-func readFrame(r io.Reader) ([]byte, *unix.Winsize, error) {
+// readFrame gives a frame's kind, which is one that there is, and what is in it.
+func readFrame(r io.Reader) (kind byte, data []byte, err error) {
 	var head [3]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return nil, nil, err
+		return 0, nil, err
 	}
 	p := make([]byte, binary.BigEndian.Uint16(head[1:]))
 	if _, err := io.ReadFull(r, p); err != nil {
-		return nil, nil, err
+		return 0, nil, err
 	}
-	switch {
-	case head[0] == frameData:
-		return p, nil, nil
-	case head[0] == frameSize && len(p) == 4:
-		return nil, &unix.Winsize{Row: binary.BigEndian.Uint16(p), Col: binary.BigEndian.Uint16(p[2:])}, nil
+	switch kind = head[0]; {
+	case kind == frameData, kind == frameFreeze, kind == frameSize && len(p) == 4:
+		return kind, p, nil
 	}
-	return nil, nil, errors.New("a frame of an unknown kind")
+	return 0, nil, errors.New("a frame of an unknown kind")
 }

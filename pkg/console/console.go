@@ -6,6 +6,7 @@ package console
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"github.com/lxcboot/lxcboot/pkg/wait"
@@ -264,15 +265,19 @@ func (h *hub) accept(l net.Listener) {
 // serve passes what a client sends on to the terminal.
 func (h *hub) serve(conn net.Conn) {
 	for {
-		data, size, err := readFrame(conn)
+		kind, data, err := readFrame(conn)
 		if err != nil {
 			return
 		}
-		if size != nil {
+		switch kind {
+		case frameSize:
 			if h.ends.Inner != nil { // libvirt does not pass on the size of the one outside
-				tty.Resize(h.ends.Inner, size)
+				tty.Resize(h.ends.Inner, &unix.Winsize{Row: binary.BigEndian.Uint16(data), Col: binary.BigEndian.Uint16(data[2:])})
 			}
 			continue
+		case frameFreeze:
+			h.guard(conn, string(data))
+			return
 		}
 		// A container that does not read its console must not hold us for ever.
 		h.ends.Host.SetWriteDeadline(time.Now().Add(10 * time.Second))

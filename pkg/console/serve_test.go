@@ -59,7 +59,6 @@ func TestFrozenDisk(t *testing.T) {
 	dir, err := os.Open(disk)
 	must(t, err)
 	defer dir.Close()
-	const freeze, thaw = 0xc0045877, 0xc0045878 // FIFREEZE, FITHAW
 	must(t, unix.IoctlSetInt(int(dir.Fd()), freeze, 0))
 	thawed := false
 	defer func() {

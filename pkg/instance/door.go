@@ -99,6 +99,7 @@ func (m *Manager) openWithin(ctx context.Context, wait time.Duration, ref, op st
 // enter ends what was cut short, as far as op does not end it anyway, and refuses op
 // where it does not go.
 func (m *Manager) enter(ctx context.Context, h *Handle, op string) error {
+	m.endCopy(h)
 	switch {
 	case op == opRepair:
 		return nil
@@ -118,7 +119,7 @@ func (m *Manager) enter(ctx context.Context, h *Handle, op string) error {
 			return err
 		}
 		return m.recoverVolume(ctx, h)
-	case state.OpRename:
+	case state.OpRename, state.OpCopy:
 		return m.recoverVolume(ctx, h)
 	case state.OpReboot:
 		return m.sameStore(h)

@@ -66,6 +66,11 @@ type Roots interface {
 	MendGrown(ctx context.Context, device string, fs rootfs.Filesystem) error
 	GrowMounted(target string, fs rootfs.Filesystem) error
 	GrowRunning(device string, fs rootfs.Filesystem, init int, path string) error
+	// OpenTop opens the top of a filesystem by the block device that it is mounted from, and
+	// Freeze holds back who writes to it until Thaw, which says whether it was frozen still.
+	OpenTop(carrier string, fs rootfs.Filesystem) (*os.File, error)
+	Freeze(dir *os.File) error
+	Thaw(dir *os.File) (frozen bool, err error)
 	// Trim discards what a filesystem does not use; carrier is by what it is mounted, if it is.
 	Trim(ctx context.Context, device string, fs rootfs.Filesystem, carrier string) (int64, error)
 	MountMemory(target string, size int64) error
@@ -169,6 +174,9 @@ type Consoles interface {
 	Open(container lxc.Live) (Console, error)
 	Stop(ctx context.Context, id string, p proc.Process) error
 	Alive(p proc.Process) bool
+	// Guard has the process thaw the filesystem of a directory when this one ends, or release
+	// is called, and after some seconds at the latest.
+	Guard(ctx context.Context, id string, p proc.Process, dir *os.File) (release func(), err error)
 }
 
 // Console is an open console. Start starts the process that keeps it from then on; the

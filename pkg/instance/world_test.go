@@ -52,6 +52,10 @@ type world struct {
 	inside   map[string]string // what the running container has mounted: directory -> device
 	selected rootfs.Selection  // the last one
 	usedBy   string            // who uses every volume in it
+	frozen   map[string]bool   // devices whose filesystems are
+	carried  bool              // what a container has mounted is found to be so
+	guarded  bool              // a console's process thaws them when this one ends
+	blind    bool              // it does not: it was killed too
 	blank    map[string]bool   // volumes without a filesystem
 	console  map[int]string    // pid -> instance
 	next     int
@@ -79,7 +83,7 @@ func newWorld(t *testing.T) *world {
 		volumes: map[string]*volume.Volume{"mine": {ID: "mine", Name: "mine", Status: volume.StatusAvailable, Size: 2, Bootable: true}},
 		snaps:   map[string]volume.Snapshot{},
 		devices: map[string]bool{}, mounts: map[string]string{}, loops: map[int]loop.Device{},
-		domains: map[string]*domain{}, launched: map[string]bool{}, groups: map[string]bool{}, confined: map[string]bool{}, growing: map[string]bool{}, kept: map[string]bool{}, inside: map[string]string{}, blank: map[string]bool{}, console: map[int]string{}, next: 1,
+		domains: map[string]*domain{}, launched: map[string]bool{}, groups: map[string]bool{}, confined: map[string]bool{}, growing: map[string]bool{}, kept: map[string]bool{}, inside: map[string]string{}, frozen: map[string]bool{}, blank: map[string]bool{}, console: map[int]string{}, next: 1,
 	}
 }
 
@@ -120,6 +124,9 @@ func (w *world) String() string {
 	for _, id := range slices.Sorted(maps.Keys(w.devices)) {
 		s = append(s, "device "+id)
 	}
+	for _, id := range slices.Sorted(maps.Keys(w.frozen)) {
+		s = append(s, "frozen "+id)
+	}
 	for _, id := range slices.Sorted(maps.Keys(w.mounts)) {
 		s = append(s, "mount "+id)
 	}
@@ -158,6 +165,10 @@ func (w *world) running() bool {
 // die is what the kernel does when the process ends: autoclear loop devices that
 // nothing holds go, and console readers of dead containers end.
 func (w *world) die() {
+	if w.guarded && !w.blind {
+		clear(w.frozen)
+	}
+	w.guarded = false
 	for n, l := range w.loops {
 		if l.Autoclear {
 			delete(w.loops, n)

@@ -153,6 +153,22 @@ func (w consoleFake) Start(id string) (p proc.Process, err error) {
 
 func (w consolesFake) Ready() error { return nil }
 
+func (w consolesFake) Guard(ctx context.Context, _ string, p proc.Process, _ *os.File) (func(), error) {
+	err := w.do(ctx, "guard", func() error {
+		if !w.Alive(p) {
+			return errors.New("no process keeps the console")
+		}
+		w.guarded = true
+		return nil
+	})
+	return func() {
+		if w.guarded && !w.blind {
+			clear(w.frozen)
+		}
+		w.guarded = false
+	}, err
+}
+
 func (w consolesFake) Alive(p proc.Process) bool {
 	_, ok := w.console[p.PID]
 	return ok
@@ -269,7 +285,12 @@ func (w kernelFake) WaitAlone(_ context.Context, _ string) error {
 	return nil
 }
 
-func (w kernelFake) Carrier(string) (string, error) { return "", nil }
+func (w kernelFake) Carrier(device string) (string, error) {
+	if w.carried && w.running() {
+		return device, nil
+	}
+	return "", nil
+}
 
 func (w kernelFake) Arrange(init int, dirs map[string]string, ids *rootfs.IDMap) error {
 	maps.DeleteFunc(w.inside, func(dir, device string) bool {

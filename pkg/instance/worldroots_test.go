@@ -75,6 +75,33 @@ func (w rootsFake) GrowRunning(device string, _ rootfs.Filesystem, init int, pat
 	})
 }
 
+func (w rootsFake) OpenTop(carrier string, _ rootfs.Filesystem) (f *os.File, err error) {
+	err = w.do(context.Background(), "open top", func() error {
+		f, err = os.Open(carrier)
+		return err
+	})
+	return f, err
+}
+
+func (w rootsFake) Freeze(dir *os.File) error {
+	return w.do(context.Background(), "freeze", func() error {
+		if !w.guarded {
+			return errors.New("frozen, and nobody would thaw it")
+		}
+		w.world.frozen[dir.Name()] = true
+		return nil
+	})
+}
+
+func (w rootsFake) Thaw(dir *os.File) (frozen bool, err error) {
+	err = w.do(context.Background(), "thaw", func() error {
+		frozen = w.world.frozen[dir.Name()]
+		delete(w.world.frozen, dir.Name())
+		return nil
+	})
+	return frozen, err
+}
+
 // Trim discards two blocks of what is mounted, and one of what is not.
 func (w rootsFake) Trim(ctx context.Context, device string, _ rootfs.Filesystem, carrier string) (n int64, err error) {
 	err = w.do(ctx, "trim", func() error {

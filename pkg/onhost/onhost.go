@@ -85,6 +85,17 @@ func (Roots) GrowRunning(device string, fs rootfs.Filesystem, init int, path str
 	return rootfs.GrowRunning(device, fs, dir)
 }
 
+// OpenTop is rootfs.OpenTop.
+func (Roots) OpenTop(carrier string, fs rootfs.Filesystem) (*os.File, error) {
+	return rootfs.OpenTop(carrier, fs)
+}
+
+// Freeze is rootfs.Freeze.
+func (Roots) Freeze(dir *os.File) error { return rootfs.Freeze(dir) }
+
+// Thaw is rootfs.Thaw.
+func (Roots) Thaw(dir *os.File) (bool, error) { return rootfs.Thaw(dir) }
+
 // Trim is rootfs.Trim.
 func (Roots) Trim(ctx context.Context, device string, fs rootfs.Filesystem, carrier string) (int64, error) {
 	return rootfs.Trim(ctx, device, fs, carrier)
@@ -312,6 +323,11 @@ func (c Consoles) Stop(ctx context.Context, id string, p proc.Process) error {
 		return nil
 	}
 	return console.Stop(ctx, p)
+}
+
+// Guard is console.Guard.
+func (c Consoles) Guard(ctx context.Context, id string, p proc.Process, dir *os.File) (func(), error) {
+	return console.Guard(ctx, c.Store.SocketPath(id), p, dir)
 }
 
 // Alive is proc.Process.Alive.

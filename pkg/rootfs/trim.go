@@ -59,23 +59,14 @@ func Trim(ctx context.Context, device string, fsys Filesystem, carrier string) (
 		}
 		carrier = source
 	}
-	mnt, err := newMount(carrier, fsys, false)
-	if errors.Is(err, unix.EBUSY) {
-		err = fmt.Errorf("it is mounted read-only, as after an error, or used by something else: %w", err)
-	}
+	top, err := OpenTop(carrier, fsys)
 	if err != nil {
 		return fail(err)
 	}
-	defer mnt.Close()
-	fd, err := unix.Openat(int(mnt.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fail(err)
-	}
-	top := os.NewFile(uintptr(fd), carrier)
 	defer top.Close()
 	fault.Point("trim mounted")
 	// What was just removed is free on disk, and not before.
-	if err := unix.Syncfs(fd); err != nil {
+	if err := unix.Syncfs(int(top.Fd())); err != nil {
 		return fail(err)
 	}
 	all := struct{ start, length, least uint64 }{0, math.MaxUint64, 0}

@@ -154,12 +154,14 @@ const (
 	OpLibvirt = "start by libvirt" // between its hooks prepare and started
 	// OpAutostop ends the container because its host goes down.
 	OpAutostop = "stop with the host"
+	// OpCopy has a filesystem of the running container frozen.
+	OpCopy = "copy of a volume"
 )
 
 // Operation is a change of an instance that is under way.
 type Operation struct {
 	Name   string    `json:"name"`
-	Volume string    `json:"volume,omitempty"` // that is attached or detached
+	Volume string    `json:"volume,omitempty"` // that is attached, detached or copied
 	PID    int       `json:"pid"`
 	At     time.Time `json:"at"`
 	// Error says why it failed, when it did and left something behind.

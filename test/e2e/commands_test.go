@@ -179,7 +179,7 @@ func held(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// smallfs SIZE DIR [tmpfs]: a filesystem of its own at DIR, ext4 unless it is said, gone at
+// smallfs SIZE DIR [tmpfs|btrfs]: a filesystem of its own at DIR, ext4 unless it is said, gone at
 // the script's end.
 func smallfs(ts *testscript.TestScript, neg bool, args []string) {
 	h, dir := of(ts), ts.MkAbs(args[1])
@@ -189,7 +189,11 @@ func smallfs(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(ts.Exec("mount", "-t", "tmpfs", "-o", "size="+args[0], image, dir))
 	} else {
 		ts.Check(ts.Exec("truncate", "--size", args[0], image))
-		ts.Check(ts.Exec("mke2fs", "-q", "-t", "ext4", "-m", "0", image))
+		mkfs := []string{"mke2fs", "-q", "-t", "ext4", "-m", "0"}
+		if slices.Contains(args[2:], "btrfs") {
+			mkfs = []string{"mkfs.btrfs", "-q"}
+		}
+		ts.Check(ts.Exec(mkfs[0], append(mkfs[1:], image)...))
 		ts.Check(ts.Exec("mount", "-o", "loop", image, dir))
 	}
 	h.undo = append(h.undo, func() { exec.Command("umount", dir).Run() })
