@@ -175,6 +175,7 @@ var classes = []struct {
 	{loop.ErrInUse, exitConflict, ""},
 	{bdm.ErrInUse, exitConflict, ""},
 	{volume.ErrConflict, exitConflict, ""},
+	{volume.ErrManaged, exitConflict, ""},
 	{volume.ErrQuota, exitConflict, ""},
 	{volume.ErrNotFound, exitNotFound, ""},
 	{bdm.ErrNotFound, exitNotFound, ""},

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/rootfs"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/connector"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
@@ -57,6 +58,12 @@ func (a *App) tokenDir() string {
 	return filepath.Join(a.settings.StateDir, "tokens")
 }
 
+// filesystemOn is the UUID of the filesystem on a device; empty: there is none.
+func filesystemOn(device string) string {
+	found, _ := rootfs.Probe(device)
+	return found.UUID
+}
+
 // openStore opens the volume store, once.
 func (a *App) openStore(ctx context.Context) (Store, error) {
 	if a.store != nil {
@@ -67,7 +74,7 @@ func (a *App) openStore(ctx context.Context) (Store, error) {
 		return nil, err
 	}
 	if backend, _ := a.choose(); backend == "local" {
-		s, err := local.Open(a.settings.StateDir, local.Options{Host: here, Wait: a.settings.Timeout})
+		s, err := local.Open(a.settings.StateDir, local.Options{Host: here, Wait: a.settings.Timeout, Content: filesystemOn})
 		if err != nil {
 			return nil, err
 		}

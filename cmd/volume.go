@@ -1,6 +1,8 @@
 package cmd
 
 import (
+	"math"
+
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/volume"
@@ -12,18 +14,39 @@ var volumes = kind[volume.Volume]{
 	record: func(v volume.Volume) record {
 		return record{{"id", v.ID}, {"name", v.Name}, {"description", v.Description}, {"status", v.Status}, {"size", v.Size}, {"bootable", v.Bootable},
 			{"readonly", v.ReadOnly}, {"multiattach", v.Multiattach}, {"encrypted", v.Encrypted}, {"volume_type", v.Type}, {"image_id", v.ImageID},
-			{"snapshot_id", v.SnapshotID}, {"source_volid", v.SourceID}, {"metadata", v.Metadata}, {"attachments", v.Attachments}, {"created_at", v.CreatedAt}}
+			{"snapshot_id", v.SnapshotID}, {"source_volid", v.SourceID}, {"metadata", v.Metadata}, {"attachments", v.Attachments}, {"created_at", v.CreatedAt},
+			{"bytes", v.Bytes()}, {"managed", managed(v)}}
 	},
-	columns: []string{"ID", "Name", "Status", "Size", "Bootable", "Attached to"},
+	columns: []string{"ID", "Name", "Status", "Size", "Bootable", "Attached to", "Managed"},
 	row: func(v volume.Volume) []any {
 		var to []string
 		for _, at := range v.Attachments {
 			to = append(to, at.InstanceID)
 		}
-		return []any{v.ID, v.Name, v.Status, v.Size, v.Bootable, to}
+		var device any
+		if v.Managed != nil {
+			device = v.Managed.Path
+		}
+		return []any{v.ID, v.Name, v.Status, gibs(v), v.Bootable, to, device}
 	},
 }
 
+// managed is the device that a volume is; nil: the store made it.
+func managed(v volume.Volume) any {
+	if v.Managed == nil {
+		return nil
+	}
+	return v.Managed
+}
+
+// gibs is a volume's size in GiB, with two digits of what is not whole.
+func gibs(v volume.Volume) any {
+	if v.Managed == nil || v.Bytes()%(1<<30) == 0 {
+		return v.Size
+	}
+	return math.Round(float64(v.Bytes())/(1<<30)*100) / 100
+}
+
 func (a *App) newVolumeCmd() *cobra.Command {
-	return newKindCmd(a, volumes, a.newVolumeCreateCmd(), a.newVolumeExtendCmd(), a.newVolumeSetCmd(), a.newVolumeAttachCmd(), a.newVolumeDetachCmd(), a.newVolumeExportCmd(), a.newVolumeTrimCmd())
+	return newKindCmd(a, volumes, a.newVolumeCreateCmd(), a.newVolumeExtendCmd(), a.newVolumeSetCmd(), a.newVolumeAttachCmd(), a.newVolumeDetachCmd(), a.newVolumeExportCmd(), a.newVolumeTrimCmd(), a.newVolumeManageCmd(), a.newVolumeUnmanageCmd())
 }

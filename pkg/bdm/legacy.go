@@ -49,7 +49,7 @@ func parseLegacy(text string) (m Mapping, reason string) {
 	if len(parts) > 4 {
 		return m, fmt.Sprintf("it has %d parts after the device, and at most 4 are allowed: <id>:<type>:<size in GiB>:<delete on termination>", len(parts))
 	}
-	if m.ID, reason = parts[0], badID(parts[0]); reason != "" {
+	if m.ID, reason = parts[0], badID(parts[0], SourceVolume); reason != "" {
 		return m, reason
 	}
 	if len(parts) > 1 {

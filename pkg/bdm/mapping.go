@@ -129,7 +129,7 @@ func (s Spec) mapping(from origin) (Mapping, error) {
 		reason := ""
 		switch p.key {
 		case "id":
-			m.ID, reason = p.value, badID(p.value)
+			m.ID, reason = p.value, badID(p.value, m.Source)
 		case "size":
 			m.Size, reason = parseSize(p.value, m.unit())
 		case "bootindex":
@@ -214,15 +214,15 @@ func parseDevice(text string) (name, reason string) {
 }
 
 // badID says why text cannot be an id or a name. Nova takes ids alone; here a name
-// will do, and names have almost any form.
-func badID(text string) string {
+// will do, and names have almost any form; and for a volume the path of a device.
+func badID(text string, source SourceType) string {
 	switch {
 	case text == "":
 		return "the id is empty; give the id or the name of what the device is made from"
 	case utf8.RuneCountInString(text) > 255:
 		return "the id is too long: at most 255 characters are allowed"
-	case strings.HasPrefix(text, "/"), strings.HasPrefix(text, "./"), strings.HasPrefix(text, "../"):
-		return fmt.Sprintf("%q is a path, and not the id or the name of an image, volume or snapshot; import a file or a device as an image first", text)
+	case strings.HasPrefix(text, "/") && source != SourceVolume, strings.HasPrefix(text, "./"), strings.HasPrefix(text, "../"):
+		return fmt.Sprintf("%q is a path, and not the id or the name of an image, volume or snapshot; import a file as an image first. Of a device of this host source=volume makes a volume, by its absolute path", text)
 	case !printable(text) || strings.TrimSpace(text) != text:
 		return fmt.Sprintf("the id %q has characters that cannot be printed, or spaces around it", text)
 	}

@@ -230,7 +230,7 @@ func (r Request) root(devices bool) ([]device, error) {
 	default:
 		return nil, nil
 	}
-	if reason := badID(m.ID); reason != "" {
+	if reason := badID(m.ID, m.Source); reason != "" {
 		return nil, from.fail("", m.ID, "%s", reason)
 	}
 	return []device{{m, from}}, nil

@@ -86,7 +86,7 @@ var outcomes = map[string]outcome{
 	"legacy on vda with image makes the volume root, no image BDM":                 {want: "with --image the root is made from the image", why: "Nova passes over the image"},
 	"same volume twice is not caught by the API":                                   {want: "is given twice", why: "it cannot be attached twice"},
 	"bus not known to nova":                                                        {want: `the value "virtio-scsi" of key "bus" is not one of fdc, ide, lxc`, why: "names the bus, which Nova's typo hides"},
-	"id with slash":                                                                {want: `"/dev/sdb" is a path`, why: "device paths are no ids: images are imported"},
+	"id with slash":                                                                {want: "failed to get volume /dev/sdb", why: "a path is that of a device of this host, which is not there"},
 	"id= empty":                                                                    {want: "the id is empty", why: "in words instead of a schema's"},
 	"size empty":                                                                   {want: `the size "" is not a whole number of GiB`, why: "in words instead of a regular expression"},
 	"size fraction":                                                                {want: `the size "1.5" is not a whole number of GiB`, why: "in words instead of a regular expression"},

@@ -24,10 +24,11 @@ var ErrNotServed = errors.New("the console is not served: the container has ende
 // A client sends frames: a kind, the length of what follows, and that. The other
 // way go the container's bytes as they are.
 const (
-	frameData byte = 0
-	frameSize byte = 1 // rows and columns, 16 bits each
-	// 2 and 3 are left out: what keeps a console may be older or newer than who asks.
-	frameFreeze byte = 4 // a directory of the filesystem that is to be thawed; see Guard
+	frameData    byte = 0
+	frameSize    byte = 1 // rows and columns, 16 bits each
+	frameClaim   byte = 2 // the path of a block device
+	frameUnclaim byte = 3 // likewise
+	frameFreeze  byte = 4 // a directory of the filesystem that is to be thawed; see Guard
 )
 
 // Attach joins the console that is served at a socket with stdin and
@@ -133,7 +134,7 @@ func readFrame(r io.Reader) (kind byte, data []byte, err error) {
 		return 0, nil, err
 	}
 	switch kind = head[0]; {
-	case kind == frameData, kind == frameFreeze, kind == frameSize && len(p) == 4:
+	case kind == frameData, kind == frameClaim, kind == frameUnclaim, kind == frameFreeze, kind == frameSize && len(p) == 4:
 		return kind, p, nil
 	}
 	return 0, nil, errors.New("a frame of an unknown kind")

@@ -9,7 +9,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"github.com/lxcboot/lxcboot/pkg/wait"
 	"io/fs"
 	"net"
 	"os"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/tty"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // Options say where a container's console goes.
@@ -35,6 +35,9 @@ type Options struct {
 	// --status N; not where that is not learnt.
 	Ended []string
 
+	// Devices are block devices that were opened to be this host's only user of them: the
+	// process keeps them open until the container has ended, or Unclaim.
+	Devices []*os.File
 	// Claim is a file that the process holds an exclusive flock(2) on, through Ended to
 	// its end; empty: none. Where another has it, such as a process before this one, it
 	// is waited for, while the console is kept.
@@ -89,7 +92,7 @@ func (t *Terminal) Close() {
 func (t *Terminal) serve(ctx context.Context, o Options, l net.Listener) error {
 	log := queueLog(o.LogPath, o.MaxBytes)
 	defer log.end()
-	h := &hub{ends: t.Ends, clients: map[*client]bool{}}
+	h := &hub{ends: t.Ends, claims: &claims{files: o.Devices}, clients: map[*client]bool{}}
 	defer h.end()
 	defer l.Close()
 	defer os.Remove(o.SocketPath) // clients take its absence for "no console"
@@ -211,7 +214,8 @@ const clientBacklog = 1024
 
 // hub hands the output to all clients, and their input to the terminal.
 type hub struct {
-	ends tty.Ends
+	ends   tty.Ends
+	claims *claims
 
 	mu      sync.Mutex
 	ended   bool
@@ -274,6 +278,12 @@ func (h *hub) serve(conn net.Conn) {
 			if h.ends.Inner != nil { // libvirt does not pass on the size of the one outside
 				tty.Resize(h.ends.Inner, &unix.Winsize{Row: binary.BigEndian.Uint16(data), Col: binary.BigEndian.Uint16(data[2:])})
 			}
+			continue
+		case frameClaim:
+			h.claims.take(string(data))
+			continue
+		case frameUnclaim:
+			h.claims.drop(string(data))
 			continue
 		case frameFreeze:
 			h.guard(conn, string(data))

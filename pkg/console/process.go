@@ -38,6 +38,7 @@ const (
 	eventsFD
 	claimFD
 	endsFD
+	devicesFD // the first of the block devices, if there are any
 )
 
 // Start starts the process that keeps a container's console, which is a program that
@@ -80,6 +81,7 @@ func Start(program []string, t *Terminal, o Options) (proc.Process, error) {
 		_ = unix.Flock(int(claim.Fd()), unix.LOCK_EX|unix.LOCK_NB) // else the process waits for it
 		files[claimFD-ttyFD] = claim
 	}
+	files = append(files, o.Devices...)
 	for i, f := range files {
 		if f == nil {
 			files[i] = none
@@ -129,6 +131,7 @@ func Keep(args []string) error {
 	if err != nil {
 		return err
 	}
+	o.Devices = inheritDevices()
 	defer t.Close()
 	if claim != nil {
 		go func() { // left behind, when another keeps it
@@ -193,6 +196,17 @@ func inherit() (t *Terminal, l net.Listener, i *ending, claim *os.File, err erro
 		return nil, nil, nil, nil, errNotStarted
 	}
 	return t, l, i, claim, nil
+}
+
+// inheritDevices takes the block devices that Start gave to the process.
+func inheritDevices() (devices []*os.File) {
+	for fd := devicesFD; ; fd++ {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
+			return devices
+		}
+		devices = append(devices, os.NewFile(uintptr(fd), "device"))
+	}
 }
 
 // given is a file that Start gave, nil when there was none to give.

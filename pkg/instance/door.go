@@ -25,6 +25,7 @@ type Handle struct {
 	domain  lxc.Info        // what libvirt said when the container was started
 	console Console         // held, and not kept by a process yet
 	gate    Gate            // holds the container's init
+	claimed []*os.File      // devices of this host that its volumes are
 }
 
 // letGo gives the container's terminal and init free, as far as this process has them.
@@ -37,6 +38,8 @@ func (h *Handle) letGo() {
 		h.console.Close()
 		h.console = nil
 	}
+	closeAll(h.claimed)
+	h.claimed = nil
 }
 
 // opRepair is what repair tells the door; no record has it.
@@ -340,7 +343,9 @@ func (m *Manager) keepConsole(h *Handle) (err error) {
 		return err
 	}
 	defer c.Close()
-	h.Console, err = c.Start(h.ID)
+	claimed := m.reclaim(h)
+	defer closeAll(claimed)
+	h.Console, err = c.Start(h.ID, claimed)
 	h.BootID = m.Host.BootID
 	return err
 }

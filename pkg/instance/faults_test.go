@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -266,7 +267,9 @@ type brokenConsole struct{}
 
 func (brokenConsole) Close() {}
 
-func (brokenConsole) Start(string) (proc.Process, error) { return proc.Process{}, errConsole }
+func (brokenConsole) Start(string, []*os.File) (proc.Process, error) {
+	return proc.Process{}, errConsole
+}
 
 func TestStopFaults(t *testing.T) {
 	stop := func(ctx context.Context, m *Manager) error {

@@ -56,10 +56,27 @@ func (m *Manager) grown(ctx context.Context, h *Handle, v *state.Volume, err err
 // any more keeps nothing from ending.
 func (m *Manager) mendEach(ctx context.Context, h *Handle) {
 	for i := range h.Volumes {
-		if err := m.mendGrown(ctx, &h.Volumes[i]); err != nil {
-			m.warn("volume %s: %v", h.Volumes[i].VolumeID, err)
+		v := &h.Volumes[i]
+		err := m.refind(ctx, h, v)
+		if err == nil {
+			err = m.mendGrown(ctx, v)
+		}
+		if err != nil {
+			m.warn("volume %s: %v", v.VolumeID, err)
 		}
 	}
+}
+
+// refind finds the device of a volume that is to be mended: since its growing was begun the
+// host may have restarted, and the path that is on record be another's.
+func (m *Manager) refind(ctx context.Context, h *Handle, v *state.Volume) error {
+	if !v.Growing || v.Device == nil || !v.Device.Moves() || v.AttachmentID == "" || h.at != StepNone {
+		return nil
+	}
+	if m.Volumes == nil {
+		return errors.New("its filesystem was being made larger, and is mended at the next start")
+	}
+	return m.connectVolume(ctx, h, v)
 }
 
 // mendGrown mends a filesystem of which the growing was cut short.
@@ -82,7 +99,7 @@ func (m *Manager) ExtendVolume(ctx context.Context, id string, sizeGiB int, grow
 	if err != nil {
 		return vol, err
 	}
-	if sizeGiB <= vol.Size {
+	if vol.Managed == nil && sizeGiB <= vol.Size {
 		return vol, failure.Invalid("volume %s has %d GiB and can only be made larger, not %d GiB", vol.ID, vol.Size, sizeGiB)
 	}
 	if len(vol.Attachments) == 0 {

@@ -39,7 +39,7 @@ func (m *Manager) checkMountpoints(h *Handle, more ...string) error {
 }
 
 func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target string) error {
-	if err := m.waitAlone(ctx, v); err != nil {
+	if err := m.alone(ctx, v); err != nil {
 		return err
 	}
 	if err := m.mendGrown(ctx, v); err != nil {
@@ -62,6 +62,11 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target 
 		}
 	}
 	v.Filesystem = &found
+	if v.Claims() {
+		if err := m.claim(ctx, h, v); err != nil {
+			return err
+		}
+	}
 	ids := h.RootIDs()
 	switch {
 	case v.Overlay() != "":
@@ -78,7 +83,7 @@ func (m *Manager) mount(ctx context.Context, h *Handle, v *state.Volume, target 
 		return err
 	}
 	fault.Point("mountpoint made")
-	if err := m.Roots.Mount(ctx, v.Device.Path, *v.Filesystem, target, rootfs.MountOptions{ReadOnly: v.ReadOnly(), IDMap: ids}); err != nil {
+	if err := m.Roots.Mount(ctx, v.Device.Path, *v.Filesystem, target, rootfs.MountOptions{ReadOnly: v.ReadOnly(), IDMap: ids, Alone: v.Device.Hold}); err != nil {
 		return err
 	}
 	if more {
@@ -92,30 +97,27 @@ func selection(v *state.Volume) rootfs.Selection {
 	return rootfs.Selection{Partition: v.Mapping.Partition, Subvolume: v.Mapping.Subvolume}
 }
 
-// waitAlone waits until nobody has a volume mounted any more that this instance is to write
-// to: what looked into the container that had it last may still have its mounts.
-func (m *Manager) waitAlone(ctx context.Context, v *state.Volume) error {
-	if v.ReadOnly() {
-		return nil
-	}
-	return m.Kernel.WaitAlone(ctx, v.Device.Path)
-}
-
 // attachLoop makes a block device of a volume, and the link by which the container's
 // definition has it. A file gets a loop device that stays until it is detached: nothing
 // but the container's device node refers to it, so with autoclear it would vanish under
-// the container. It is attached with autoclear all the same, which is taken off once the
+// the container. So does a device of this host, which is claimed: who opens that for itself
+// alone in the container, as mkfs does, does so with the loop device. It is attached with autoclear all the same, which is taken off once the
 // record knows the device: a process killed in between leaves nothing.
 func (m *Manager) attachLoop(ctx context.Context, h *Handle, v *state.Volume) error {
 	info, err := os.Stat(v.Device.Path)
 	if err != nil {
 		return err
 	}
-	if info.Mode().IsRegular() && v.Loop == nil {
-		if err := m.waitAlone(ctx, v); err != nil {
+	if (info.Mode().IsRegular() || v.Device.Hold) && v.Loop == nil {
+		if err := m.alone(ctx, v); err != nil {
 			return fmt.Errorf("volume %s: %w", v.VolumeID, err)
 		}
-		dev, held, err := m.Loops.Attach(ctx, v.Device.Path, loop.Options{ReadOnly: v.ReadOnly(), Autoclear: true})
+		if v.Device.Hold {
+			if err := m.claim(ctx, h, v); err != nil {
+				return fmt.Errorf("volume %s: %w", v.VolumeID, err)
+			}
+		}
+		dev, held, err := m.Loops.Attach(ctx, v.Device.Path, loop.Options{ReadOnly: v.ReadOnly(), Autoclear: true, SameSectors: v.Device.Hold})
 		if err != nil {
 			return err
 		}

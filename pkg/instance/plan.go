@@ -257,6 +257,9 @@ func (m *Manager) facts(ctx context.Context, mappings []bdm.Mapping, req BootReq
 			}
 		case bdm.SourceVolume:
 			vol, err := m.Volumes.Volume(ctx, mp.ID)
+			if errors.Is(err, volume.ErrNotFound) && path.IsAbs(mp.ID) {
+				vol, err = m.managed(ctx, mp)
+			}
 			if err != nil {
 				return facts, err
 			}
@@ -289,6 +292,19 @@ func (m *Manager) facts(ctx context.Context, mappings []bdm.Mapping, req BootReq
 	return facts, nil
 }
 
+// managed is the volume that the boot is to make of a device of this host, which has its path
+// for an id until then.
+func (m *Manager) managed(ctx context.Context, mp *bdm.Mapping) (volume.Volume, error) {
+	store, ok := m.Volumes.(Managing)
+	if !ok {
+		return volume.Volume{}, failure.Of(volume.ErrUnsupported, "%s is a path on this host, and the volumes are those of a cloud: its operator makes volumes of devices, on its storage hosts ('cinder manage'). With --backend local a device of this host can be used as it is", mp.ID)
+	}
+	// Who boots from it says that it can be.
+	vol, err := store.CheckManage(ctx, volume.ManageVolume{Device: mp.ID, Bootable: mp.Root()})
+	vol.ID, vol.Status = mp.ID, volume.StatusAvailable
+	return vol, err
+}
+
 // inherit takes what a volume's own properties say of its filesystem, or those of the image
 // that it was made of.
 func inherit(mp *bdm.Mapping, vol volume.Volume) error {
@@ -315,7 +331,11 @@ func (p Plan) record() state.Record {
 	}
 	for _, mp := range p.Mappings {
 		v := state.Volume{Mapping: mp, Grow: mp.Grow}
-		if !v.Made() {
+		switch {
+		case v.Made():
+		case path.IsAbs(mp.ID):
+			v.Manage = mp.ID
+		default:
 			v.VolumeID = mp.ID
 		}
 		rec.Volumes = append(rec.Volumes, v)

@@ -42,6 +42,15 @@ type Volumes interface {
 	Detach(ctx context.Context, attachmentID string) error
 }
 
+// Managing is what a store can besides whose volumes can be devices that the host has.
+type Managing interface {
+	// CheckManage gives the volume that ManageVolume would make, and changes nothing.
+	CheckManage(ctx context.Context, req volume.ManageVolume) (volume.Volume, error)
+	ManageVolume(ctx context.Context, req volume.ManageVolume) (volume.Volume, error)
+	// UnmanageVolume lets go of one; its content stays.
+	UnmanageVolume(ctx context.Context, id string) error
+}
+
 // Devices makes a connection into a path on this host, and undoes it.
 type Devices interface {
 	Prepare(ctx context.Context, req connector.Request) (connector.Device, error)
@@ -152,6 +161,10 @@ type Kernel interface {
 	// WaitAlone waits until no loop device on this one that can write is in use; where one
 	// stays so, the error wraps inuse.ErrUsed.
 	WaitAlone(ctx context.Context, device string) error
+	// Take takes a block device of this host for this process, and whom it gives the file to,
+	// alone, once nobody uses it; where one does, the error wraps inuse.ErrUsed. again is for
+	// one that the container has.
+	Take(ctx context.Context, device string, again bool) (*os.File, error)
 	// Carrier is the block device by which a filesystem is mounted anywhere; empty: it is
 	// not.
 	Carrier(device string) (string, error)
@@ -173,6 +186,10 @@ type Consoles interface {
 	Ready() error
 	Open(container lxc.Live) (Console, error)
 	Stop(ctx context.Context, id string, p proc.Process) error
+	// Claim has the process that keeps a console claim a block device until the container has
+	// ended, or Unclaim.
+	Claim(ctx context.Context, id string, p proc.Process, device string) error
+	Unclaim(ctx context.Context, id string, p proc.Process, device string) error
 	Alive(p proc.Process) bool
 	// Guard has the process thaw the filesystem of a directory when this one ends, or release
 	// is called, and after some seconds at the latest.
@@ -180,8 +197,9 @@ type Consoles interface {
 }
 
 // Console is an open console. Start starts the process that keeps it from then on; the
-// zero process where the container has ended. It must be closed.
+// zero process where the container has ended. It has the claimed devices from then on. It
+// must be closed.
 type Console interface {
-	Start(id string) (proc.Process, error)
+	Start(id string, claimed []*os.File) (proc.Process, error)
 	Close()
 }

@@ -259,7 +259,7 @@ func (m *Manager) startContainer(ctx context.Context, h *Handle) (err error) {
 	// What follows is done while the init comes up.
 	keeper := h.Console
 	err = together(h.Save, func() (err error) {
-		if keeper, err = h.console.Start(h.ID); err != nil {
+		if keeper, err = h.console.Start(h.ID, h.claimed); err != nil {
 			return err
 		}
 		fault.Point("console started")

@@ -180,7 +180,7 @@ func (m *Manager) trimStopped(ctx context.Context, h *Handle, v *state.Volume, t
 	if err := m.attachVolume(ctx, h, v); err != nil {
 		return err
 	}
-	if err := m.waitAlone(ctx, v); err != nil {
+	if err := m.alone(ctx, v); err != nil {
 		return err
 	}
 	if err := m.mendGrown(ctx, v); err != nil {

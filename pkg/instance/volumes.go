@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -25,6 +26,9 @@ func (m *Manager) AttachVolume(ctx context.Context, ref string, mp bdm.Mapping) 
 	}
 	defer m.close(ctx, h)
 	vol, err := m.Volumes.Volume(ctx, mp.ID)
+	if errors.Is(err, volume.ErrNotFound) && path.IsAbs(mp.ID) {
+		err = fmt.Errorf("%w: 'lxcboot volume manage %s' makes a volume of a device of this host", err, mp.ID)
+	}
 	if err != nil {
 		return h.Record, err
 	}
@@ -98,7 +102,7 @@ func (m *Manager) DetachVolume(ctx context.Context, ref, volumeRef string) (stat
 		return h.Record, failure.Of(state.ErrState, "volume %s is the root of instance %q", id, h.Name)
 	}
 	if v := &h.Volumes[i]; h.lives() && v.Device != nil {
-		if err := m.Kernel.CheckIdle(ctx, h.live.Init, v.Source(), v.Mapping.MountPath); err != nil {
+		if err := m.checkIdle(ctx, h, v); err != nil {
 			return h.Record, err
 		}
 	}
@@ -123,6 +127,18 @@ func (m *Manager) DetachVolume(ctx context.Context, ref, volumeRef string) (stat
 	return h.Record, errors.Join(err, h.SaveUndone())
 }
 
+// checkIdle fails where anything but the container as such uses a volume of it.
+func (m *Manager) checkIdle(ctx context.Context, h *Handle, v *state.Volume) error {
+	if err := m.unclaim(ctx, h, v); err != nil {
+		return err
+	}
+	err := m.Kernel.CheckIdle(ctx, h.live.Init, v.Source(), v.Mapping.MountPath)
+	if err != nil && v.Claims() {
+		err = errors.Join(err, m.claim(ctx, h, v))
+	}
+	return err
+}
+
 // used says whether an error is that something uses a volume.
 func used(err error) bool {
 	return errors.Is(err, inuse.ErrUsed) || errors.Is(err, loop.ErrInUse) || errors.Is(err, volume.ErrInUse)
@@ -141,6 +157,11 @@ func (h *Handle) beginVolume(name, id string) error {
 func (m *Manager) giveVolume(ctx context.Context, h *Handle, v *state.Volume, again bool) error {
 	if err := m.attachVolume(ctx, h, v); err != nil {
 		return err
+	}
+	if again && h.lives() && v.Claims() { // it was let go of to be taken
+		if err := m.claim(ctx, h, v); err != nil {
+			return err
+		}
 	}
 	switch {
 	case !h.lives():
@@ -176,6 +197,9 @@ func (m *Manager) takeVolume(ctx context.Context, h *Handle, i int) error {
 		}
 	}
 	if h.lives() && v.Device != nil {
+		if err := m.unclaim(ctx, h, v); err != nil {
+			return fmt.Errorf("volume %s is left in the container: %w", v.VolumeID, err)
+		}
 		take := m.takeDisk
 		if mounted {
 			take = m.unmountInside

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"reflect"
 	"slices"
 
@@ -19,15 +20,18 @@ import (
 func (m *Manager) createVolumes(ctx context.Context, h *Handle) error {
 	for i := range h.Volumes {
 		v := &h.Volumes[i]
-		if !v.Made() || v.VolumeID != "" {
+		if v.VolumeID != "" {
 			continue
 		}
-		made, err := m.Volumes.CreateVolume(ctx, createRequest(v.Mapping, h.ID, h.Name))
+		made, err := m.makeVolume(ctx, h, v)
 		if err != nil {
 			return err
 		}
 		fault.Point("volume created")
 		v.VolumeID = made.ID
+		if v.Manage != "" {
+			v.Mapping.ID = made.ID
+		}
 		if err := h.Save(); err != nil {
 			return err
 		}
@@ -43,6 +47,17 @@ func (m *Manager) createVolumes(ctx context.Context, h *Handle) error {
 		}
 	}
 	return nil
+}
+
+// makeVolume creates the volume of a mapping, or makes one of a device of this host.
+func (m *Manager) makeVolume(ctx context.Context, h *Handle, v *state.Volume) (volume.Volume, error) {
+	if store, ok := m.Volumes.(Managing); ok && v.Manage != "" {
+		return store.ManageVolume(ctx, volume.ManageVolume{
+			Device: v.Manage, Name: h.Name + "-" + path.Base(v.Manage), Bootable: v.Mapping.Root(),
+			Metadata: map[string]string{volume.MetaInstance: h.ID},
+		})
+	}
+	return m.Volumes.CreateVolume(ctx, createRequest(v.Mapping, h.ID, h.Name))
 }
 
 // createRequest is the volume that a mapping asks for. It carries the instance's
@@ -73,7 +88,7 @@ func createRequest(mp bdm.Mapping, instanceID, name string) volume.CreateVolume 
 // instance. A volume that the user brought outlives an instance that never ran.
 func (m *Manager) deleteVolumes(ctx context.Context, h *Handle) error {
 	// Only a boot that was cut short can have lost an id.
-	if slices.ContainsFunc(h.Volumes, func(v state.Volume) bool { return v.Made() && v.VolumeID == "" }) {
+	if slices.ContainsFunc(h.Volumes, func(v state.Volume) bool { return v.VolumeID == "" }) {
 		lost, err := m.Volumes.VolumesOf(ctx, h.ID)
 		if err != nil {
 			return err
@@ -82,7 +97,7 @@ func (m *Manager) deleteVolumes(ctx context.Context, h *Handle) error {
 			if slices.ContainsFunc(h.Volumes, func(v state.Volume) bool { return v.VolumeID == vol.ID }) {
 				continue
 			}
-			if err := ignore(m.Volumes.DeleteVolume(ctx, vol.ID), volume.ErrNotFound); err != nil {
+			if err := m.deleteVolume(ctx, vol.ID); err != nil {
 				return err
 			}
 			fault.Point("lost volume deleted")
@@ -93,12 +108,22 @@ func (m *Manager) deleteVolumes(ctx context.Context, h *Handle) error {
 		if v.VolumeID == "" || !deletes(&h.Record, v) {
 			continue
 		}
-		if err := ignore(m.Volumes.DeleteVolume(ctx, v.VolumeID), volume.ErrNotFound); err != nil {
+		if err := m.deleteVolume(ctx, v.VolumeID); err != nil {
 			return fmt.Errorf("volume %s is left: %w", v.VolumeID, err)
 		}
 		fault.Point("volume deleted")
 	}
 	return nil
+}
+
+// deleteVolume deletes a volume that may be gone. Of one that is a device of this host it only
+// lets go: nothing on that is ever deleted.
+func (m *Manager) deleteVolume(ctx context.Context, id string) error {
+	err := m.Volumes.DeleteVolume(ctx, id)
+	if store, ok := m.Volumes.(Managing); ok && errors.Is(err, volume.ErrManaged) {
+		err = store.UnmanageVolume(ctx, id)
+	}
+	return ignore(err, volume.ErrNotFound)
 }
 
 // deletes says whether undoing the instance deletes the volume: once it has run,
@@ -107,7 +132,7 @@ func deletes(r *state.Record, v *state.Volume) bool {
 	if r.Ran {
 		return v.Mapping.DeleteOnTermination
 	}
-	return v.Made()
+	return v.Made() || v.Manage != ""
 }
 
 // attached says whether a volume is still attached to the instance by its own attachment,
@@ -140,6 +165,18 @@ func (m *Manager) attachVolume(ctx context.Context, h *Handle, v *state.Volume) 
 		fault.Point("volume reserved")
 		v.AttachmentID = id
 	}
+	if err := m.connectVolume(ctx, h, v); err != nil {
+		return err
+	}
+	if err := m.Volumes.Complete(ctx, v.AttachmentID); err != nil {
+		return err
+	}
+	fault.Point("attachment completed")
+	return m.furnish(ctx, h, v)
+}
+
+// connectVolume connects a reserved volume to this host, or sees that it is connected.
+func (m *Manager) connectVolume(ctx context.Context, h *Handle, v *state.Volume) error {
 	conn, err := m.Volumes.Connect(ctx, v.AttachmentID)
 	if err != nil {
 		return err
@@ -165,15 +202,9 @@ func (m *Manager) attachVolume(ctx context.Context, h *Handle, v *state.Volume) 
 	fault.Point("device connected")
 	if known := v.Device; !reflect.DeepEqual(*known, dev) {
 		v.Device = &dev
-		if err := h.Save(); err != nil {
-			return err
-		}
+		return h.Save()
 	}
-	if err := m.Volumes.Complete(ctx, v.AttachmentID); err != nil {
-		return err
-	}
-	fault.Point("attachment completed")
-	return m.furnish(ctx, h, v)
+	return nil
 }
 
 // furnish sees that there is a filesystem on what is to be mounted, before anything of the

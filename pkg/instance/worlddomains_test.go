@@ -137,11 +137,15 @@ func (w consolesFake) Open(lxc.Live) (Console, error) {
 	return consoleFake(w), w.do(context.Background(), "open console", func() error { return nil })
 }
 
+func (w consolesFake) Claim(context.Context, string, proc.Process, string) error { return nil }
+
+func (w consolesFake) Unclaim(context.Context, string, proc.Process, string) error { return nil }
+
 type consoleFake struct{ *world }
 
 func (w consoleFake) Close() {}
 
-func (w consoleFake) Start(id string) (p proc.Process, err error) {
+func (w consoleFake) Start(id string, _ []*os.File) (p proc.Process, err error) {
 	err = w.do(context.Background(), "start console", func() error {
 		w.next++
 		w.console[w.next] = id
@@ -291,6 +295,8 @@ func (w kernelFake) Carrier(device string) (string, error) {
 	}
 	return "", nil
 }
+
+func (w kernelFake) Take(context.Context, string, bool) (*os.File, error) { return os.Open(os.DevNull) }
 
 func (w kernelFake) Arrange(init int, dirs map[string]string, ids *rootfs.IDMap) error {
 	maps.DeleteFunc(w.inside, func(dir, device string) bool {

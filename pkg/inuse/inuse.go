@@ -254,10 +254,11 @@ func (v Volume) held() (uses []string) {
 }
 
 // Carrier is the block device by which a filesystem of the volume is still mounted
-// somewhere; empty: it is not. Another loop device on the same file would be a second
+// somewhere; empty: it is not. A loop device comes before what it is on, which can be
+// claimed. Another loop device on the same file would be a second
 // filesystem in the kernel, and destroy what is on it.
 func (v Volume) Carrier() string {
-	for _, d := range v.devices {
+	for _, d := range slices.Backward(v.devices) {
 		if (Volume{[]device{d}}).held() != nil {
 			return d.path
 		}

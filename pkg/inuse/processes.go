@@ -102,7 +102,7 @@ func mapped(maps string, on map[uint64]bool) string {
 
 // look is stat that asks no filesystem which may not answer.
 func look(name string) (st unix.Statx_t, ok bool) {
-	err := unix.Statx(unix.AT_FDCWD, name, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
+	err := unix.Statx(unix.AT_FDCWD, name, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE|unix.STATX_INO, &st)
 	return st, err == nil
 }
 

@@ -38,17 +38,23 @@ type Options struct {
 	Autoclear  bool // the kernel frees the device with its last user
 	SectorSize int  // bytes, 512 to 4096; 0: 512
 	DirectIO   bool // past the page cache of the file, where its filesystem can: see Device
+	// SameSectors, of a block device, makes the sectors as large as its own.
+	SameSectors bool
+	// Mark is kept with the device, so that who made it finds it again: up to 50 bytes.
+	Mark string
 }
 
 // Device is a loop device and the file behind it, by identity.
 type Device struct {
 	Number      int    `json:"number"`
-	Path        string `json:"path"`         // /dev/loopN
-	BackingFile string `json:"backing_file"` // as the kernel names it; for people
-	BackingDev  uint64 `json:"backing_dev"`  // st_dev of the backing file
-	BackingIno  uint64 `json:"backing_ino"`  // st_ino of the backing file
-	Offset      int64  `json:"offset"`       // bytes
-	SizeLimit   int64  `json:"size_limit"`   // bytes; 0: to the end
+	Path        string `json:"path"`                   // /dev/loopN
+	BackingFile string `json:"backing_file"`           // as the kernel names it; for people
+	BackingDev  uint64 `json:"backing_dev"`            // st_dev of the backing file
+	BackingIno  uint64 `json:"backing_ino"`            // st_ino of the backing file
+	BackingRdev uint64 `json:"backing_rdev,omitempty"` // st_rdev of a block device behind it; 0: that is a file
+	Mark        string `json:"mark,omitempty"`         // as in Options
+	Offset      int64  `json:"offset"`                 // bytes
+	SizeLimit   int64  `json:"size_limit"`             // bytes; 0: to the end
 	ReadOnly    bool   `json:"readonly"`
 	Autoclear   bool   `json:"autoclear"`
 	DirectIO    bool   `json:"direct_io,omitempty"` // as the kernel does it, whatever was asked for
@@ -82,6 +88,13 @@ func Attach(ctx context.Context, path string, o Options) (Device, *os.File, erro
 func AttachFile(ctx context.Context, backing *os.File, o Options) (Device, *os.File, error) {
 	if o.SectorSize == 0 {
 		o.SectorSize = 512
+	}
+	if o.SameSectors {
+		n, err := unix.IoctlGetInt(int(backing.Fd()), unix.BLKSSZGET)
+		if err != nil {
+			return Device{}, nil, fmt.Errorf("cannot read the sector size of %s: %w", backing.Name(), err)
+		}
+		o.SectorSize = n
 	}
 	if err := check(backing, o); err != nil {
 		return Device{}, nil, err
@@ -149,6 +162,9 @@ func check(backing *os.File, o Options) error {
 			return fmt.Errorf("cannot make a loop device of %s: %w", name, err)
 		}
 	}
+	if len(markPrefix+o.Mark) > 63 {
+		return fmt.Errorf("cannot make a loop device of %s: the mark %q is too long", name, o.Mark)
+	}
 	if o.Offset >= size || o.SizeLimit > size-o.Offset {
 		return fmt.Errorf("cannot make a loop device of %s: it has %d bytes, and the range wanted begins at %d and has %d", name, size, o.Offset, o.SizeLimit)
 	}
@@ -183,7 +199,11 @@ func attach(ctl, backing *os.File, o Options) (Device, *os.File, error) {
 	if o.DirectIO {
 		cfg.Info.Flags |= unix.LO_FLAGS_DIRECT_IO
 	}
-	copy(cfg.Info.File_name[:len(cfg.Info.File_name)-1], backing.Name())
+	name := backing.Name()
+	if o.Mark != "" {
+		name = markPrefix + o.Mark
+	}
+	copy(cfg.Info.File_name[:len(cfg.Info.File_name)-1], name)
 	if err := unix.IoctlLoopConfigure(int(f.Fd()), &cfg); err != nil {
 		f.Close()
 		return Device{}, nil, err
@@ -211,6 +231,9 @@ func ours(dev Device, backing *os.File) error {
 	}
 	return nil
 }
+
+// markPrefix tells a mark from the name that others give to a loop device, which is a path.
+const markPrefix = "lxcboot:"
 
 func node(n int) string { return fmt.Sprintf("/dev/loop%d", n) }
 
@@ -242,10 +265,18 @@ func identify(f *os.File, n int) (Device, error) {
 		return Device{}, err
 	}
 	backing, _ := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/loop/backing_file", n))
+	mark, marked := strings.CutPrefix(unix.ByteSliceToString(info.File_name[:]), markPrefix)
+	if !marked {
+		mark = ""
+	}
+	var rdev uint64
+	if info.Rdevice != info.Device { // of a file it says once more where that is
+		rdev = statDev(info.Rdevice)
+	}
 	return Device{
 		Number: n, Path: node(n),
 		BackingFile: strings.TrimSuffix(string(backing), "\n"),
-		BackingDev:  statDev(info.Device), BackingIno: info.Inode,
+		BackingDev:  statDev(info.Device), BackingIno: info.Inode, BackingRdev: rdev, Mark: mark,
 		Offset: int64(info.Offset), SizeLimit: int64(info.Sizelimit),
 		ReadOnly:  info.Flags&unix.LO_FLAGS_READ_ONLY != 0,
 		Autoclear: info.Flags&unix.LO_FLAGS_AUTOCLEAR != 0,

@@ -416,3 +416,42 @@ func TestResize(t *testing.T) {
 		}
 	}
 }
+
+// TestOnDevice: a loop device on a block device is found by that one's number, and can have
+// its sectors; one on a file that is there is no loop device on what the file lies on.
+func TestOnDevice(t *testing.T) {
+	lower, _ := attached(t, image(t, 1<<20), Options{SectorSize: 4096})
+	upper, f := attached(t, lower.Path, Options{SameSectors: true, Mark: "a mark"})
+	var st unix.Stat_t
+	if err := unix.Stat(lower.Path, &st); err != nil {
+		t.Fatal(err)
+	}
+	if upper.BackingRdev != st.Rdev || lower.BackingRdev != 0 || upper.Mark != "a mark" || lower.Mark != "" {
+		t.Errorf("%+v on %+v", upper, lower)
+	}
+	if n, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET); err != nil || n != 4096 {
+		t.Errorf("sectors of %d bytes, %v", n, err)
+	}
+	other := filepath.Join(t.TempDir(), "node")
+	if err := unix.Mknod(other, unix.S_IFBLK|0o600, int(st.Rdev)); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := Find(other); err != nil || len(found) != 1 || found[0] != upper {
+		t.Errorf("by another node: %+v, %v", found, err)
+	}
+	if found, err := Marked("a mark"); err != nil || len(found) != 1 || found[0] != upper {
+		t.Errorf("by its mark: %+v, %v", found, err)
+	}
+	if dev, is, err := At(st.Rdev); err != nil || !is || dev != lower {
+		t.Errorf("%+v, %v, %v", dev, is, err)
+	}
+	if _, is, err := At(unix.Mkdev(8, 0)); is || err != nil {
+		t.Errorf("a disk is a loop device: %v", err)
+	}
+	if _, _, err := Attach(context.Background(), image(t, 1<<20), Options{SameSectors: true}); err == nil {
+		t.Error("a file has sectors")
+	}
+	if _, _, err := Attach(context.Background(), image(t, 1<<20), Options{Mark: strings.Repeat("x", 60)}); err == nil {
+		t.Error("a mark that does not fit")
+	}
+}

@@ -3,6 +3,8 @@ package onhost
 import (
 	"context"
 	"fmt"
+	"os"
+	"time"
 
 	"github.com/lxcboot/lxcboot/pkg/inuse"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
@@ -45,6 +47,16 @@ func (Kernel) CheckIdle(ctx context.Context, init int, device, dir string) error
 // WaitAlone is inuse.WaitAlone.
 func (Kernel) WaitAlone(ctx context.Context, device string) error {
 	return inuse.WaitAlone(ctx, device)
+}
+
+// claimLimit is how long who looks at a device may take to let go of it.
+const claimLimit = 10 * time.Second
+
+// Take is inuse.Claim.
+func (Kernel) Take(ctx context.Context, device string, again bool) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, claimLimit)
+	defer cancel()
+	return inuse.Claim(ctx, device, again)
 }
 
 // Carrier is inuse.Volume's.

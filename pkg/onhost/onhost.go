@@ -281,7 +281,7 @@ type keptConsole struct {
 }
 
 // Start is console.Start.
-func (c keptConsole) Start(id string) (proc.Process, error) {
+func (c keptConsole) Start(id string, claimed []*os.File) (proc.Process, error) {
 	if c.Terminal == nil {
 		return proc.Process{}, nil
 	}
@@ -291,7 +291,7 @@ func (c keptConsole) Start(id string) (proc.Process, error) {
 	}
 	return console.Start([]string{keeper}, c.Terminal, console.Options{
 		LogPath: c.Store.LogPath(id), MaxBytes: c.LogBytes, SocketPath: c.Store.SocketPath(id),
-		Claim: c.Store.ClaimPath(id), Warn: c.Warn, Ended: append(slices.Clone(c.Ended), id),
+		Devices: claimed, Claim: c.Store.ClaimPath(id), Warn: c.Warn, Ended: append(slices.Clone(c.Ended), id),
 	})
 }
 
@@ -328,6 +328,16 @@ func (c Consoles) Stop(ctx context.Context, id string, p proc.Process) error {
 // Guard is console.Guard.
 func (c Consoles) Guard(ctx context.Context, id string, p proc.Process, dir *os.File) (func(), error) {
 	return console.Guard(ctx, c.Store.SocketPath(id), p, dir)
+}
+
+// Claim is console.Claim.
+func (c Consoles) Claim(ctx context.Context, id string, p proc.Process, device string) error {
+	return console.Claim(ctx, c.Store.SocketPath(id), p, device)
+}
+
+// Unclaim is console.Unclaim.
+func (c Consoles) Unclaim(ctx context.Context, id string, p proc.Process, device string) error {
+	return console.Unclaim(ctx, c.Store.SocketPath(id), p, device)
 }
 
 // Alive is proc.Process.Alive.

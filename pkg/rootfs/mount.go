@@ -26,6 +26,9 @@ type MountOptions struct {
 	ReadOnly bool
 	IDMap    *IDMap // nil: ids as on the disk
 	DirectIO bool   // a loop device passes the page cache of its file by, where that can be
+	// Alone refuses a filesystem that is mounted already, where the kernel can tell (Linux
+	// 6.6): else it would be that one, with two users who do not know of each other.
+	Alone bool
 }
 
 // Mount mounts the filesystem that Probe found on device at target, a directory
@@ -53,7 +56,11 @@ func Mount(ctx context.Context, device string, fsys Filesystem, target string, o
 	if held != nil {
 		defer held.Close()
 	}
-	mnt, err := newMount(source, fsys, readOnly)
+	create := unix.FsconfigCreate
+	if o.Alone {
+		create = createAlone
+	}
+	mnt, err := newMountBy(source, fsys, readOnly, create)
 	if err != nil {
 		return fmt.Errorf("%w %s from %s: %w", ErrMount, article(fsys.Type), device, err)
 	}
@@ -161,7 +168,8 @@ func blockDevice(ctx context.Context, backing *os.File, fsys Filesystem, o loop.
 		return "", nil, err
 	}
 	if !info.Mode().IsRegular() && fsys.Partition == 0 {
-		return backing.Name(), nil, nil
+		node, err := filepath.EvalSymlinks(backing.Name()) // by which the kernel's log names it
+		return node, nil, err
 	}
 	o.Offset, o.Autoclear = fsys.Offset, true
 	if fsys.Partition != 0 {
@@ -173,6 +181,10 @@ func blockDevice(ctx context.Context, backing *os.File, fsys Filesystem, o loop.
 
 // newMount makes a mount of the filesystem that is not yet anywhere in the tree.
 func newMount(source string, fsys Filesystem, readOnly bool) (*os.File, error) {
+	return newMountBy(source, fsys, readOnly, unix.FsconfigCreate)
+}
+
+func newMountBy(source string, fsys Filesystem, readOnly bool, create func(fd int) error) (*os.File, error) {
 	fd, err := openType(fsys.Type)
 	if err != nil {
 		return nil, err
@@ -197,7 +209,7 @@ func newMount(source string, fsys Filesystem, readOnly bool) (*os.File, error) {
 			return nil, explain(fd, log, fsys, fmt.Errorf("option %s: %w", o.key, err))
 		}
 	}
-	if err := unix.FsconfigCreate(fd); err != nil {
+	if err := create(fd); err != nil {
 		return nil, explain(fd, log, fsys, err)
 	}
 	attr := unix.MOUNT_ATTR_NODEV
@@ -209,6 +221,19 @@ func newMount(source string, fsys Filesystem, readOnly bool) (*os.File, error) {
 		return nil, explain(fd, log, fsys, err)
 	}
 	return os.NewFile(uintptr(mnt), source), nil
+}
+
+// createAlone is FsconfigCreate that fails with EBUSY where the filesystem is mounted.
+func createAlone(fd int) error {
+	const createExcl = 8 // FSCONFIG_CMD_CREATE_EXCL
+	switch _, _, err := unix.Syscall6(unix.SYS_FSCONFIG, uintptr(fd), createExcl, 0, 0, 0, 0); err {
+	case 0:
+		return nil
+	case unix.EOPNOTSUPP, unix.EINVAL: // an older kernel
+		return unix.FsconfigCreate(fd)
+	default:
+		return err
+	}
 }
 
 // openType opens the driver of a type. That of ext4 reads ext2 and ext3 too, and

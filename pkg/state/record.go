@@ -207,6 +207,9 @@ type Volume struct {
 	// VolumeID is empty until the volume is made or was found.
 	VolumeID     string `json:"volume_id,omitempty"`
 	AttachmentID string `json:"attachment_id,omitempty"`
+	// Manage is the path of a device of this host that the boot makes a volume of: it is let
+	// go of with a boot that fails.
+	Manage string `json:"manage,omitempty"`
 	// Device is the path on this host, planned or connected.
 	Device *connector.Device `json:"device,omitempty"`
 	// Partition and Subvolume say where on the device the root is, where the default
@@ -228,6 +231,16 @@ type Volume struct {
 
 // Made says whether the boot made the volume, rather than its user.
 func (v *Volume) Made() bool { return v.Mapping.Source != bdm.SourceVolume }
+
+// Claims says that who runs the container keeps others of this host from the volume's
+// device: it is the host's own, and a loop device over it, unlike a mount, does not do that.
+func (v *Volume) Claims() bool {
+	if v.Device == nil || !v.Device.Hold {
+		return false
+	}
+	mounted := v.Mapping.Root() || v.Mapping.Upper || v.Mapping.MountPath != ""
+	return !mounted && v.Loop != nil || mounted && v.Filesystem != nil && v.Filesystem.Partition != 0
+}
 
 // Root is the record of the root volume: the mapping with boot index 0.
 func (r *Record) Root() *Volume {

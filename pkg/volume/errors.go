@@ -20,6 +20,8 @@ var (
 	ErrUnreachable = errors.New("service unreachable")
 	ErrAuth        = errors.New("not authorized")
 	ErrUnsupported = errors.New("not supported")
+	// ErrManaged is of what would change or destroy a device that is the host's own.
+	ErrManaged = errors.New("managed device")
 )
 
 // NotFoundError says that there is no such object.

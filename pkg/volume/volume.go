@@ -4,8 +4,10 @@
 package volume
 
 import (
+	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lxcboot/lxcboot/pkg/host"
@@ -79,6 +81,48 @@ type Volume struct {
 	Metadata    map[string]string `json:"metadata"`
 	Attachments []Attachment      `json:"attachments"`
 	CreatedAt   time.Time         `json:"created_at"`
+	Managed     *Managed          `json:"managed,omitempty"` // nil: the store made it
+}
+
+// Managed says what a volume is that its store did not make: a block device of a host, or
+// the file behind a loop device. It is known again by what stays of it when that restarts.
+type Managed struct {
+	// Path is where it was when it was managed, by a name that stays, if it has one; and of a
+	// file where that is.
+	Path  string `json:"path"`
+	Bytes int64  `json:"bytes"`
+	// IDs are what the hardware, LVM or a partition table call a block device, the best first.
+	IDs []string `json:"ids,omitempty"`
+	// Seen tells a block device that has no IDs until the host restarts.
+	Seen string `json:"seen,omitempty"`
+	// Content is the UUID of the filesystem that was last found on it; empty: none was.
+	Content string `json:"content,omitempty"`
+	// Inode is that of a file; 0: it is a block device. The volume is the part of the file that
+	// begins at Offset, and is as long as Limit says; 0: to the end.
+	Inode  uint64 `json:"inode,omitempty"`
+	Offset int64  `json:"offset,omitempty"`
+	Limit  int64  `json:"limit,omitempty"`
+}
+
+// String names it for people.
+func (m *Managed) String() string {
+	switch {
+	case m == nil:
+		return ""
+	case m.Offset != 0 || m.Limit != 0:
+		return fmt.Sprintf("%s (%d bytes from %d on)", m.Path, m.Bytes, m.Offset)
+	case m.Inode != 0:
+		return fmt.Sprintf("%s (file, %d bytes)", m.Path, m.Bytes)
+	}
+	return fmt.Sprintf("%s (%s)", m.Path, strings.Join(append(slices.Clone(m.IDs[:min(1, len(m.IDs))]), fmt.Sprint(m.Bytes, " bytes")), ", "))
+}
+
+// Bytes is the exact size: of a managed volume it need not be whole GiB, which Size is.
+func (v Volume) Bytes() int64 {
+	if v.Managed != nil {
+		return v.Managed.Bytes
+	}
+	return int64(v.Size) << 30
 }
 
 // Held says that somebody has the volume, or is about to.
@@ -178,6 +222,15 @@ type ExportVolume struct {
 	Copying    Copying
 	// Progress, when set, is told the bytes done and the bytes in all.
 	Progress func(done, total int64)
+}
+
+// ManageVolume asks that a block device of this host becomes a volume as it is.
+type ManageVolume struct {
+	Device   string // its path
+	Name     string
+	Bootable bool
+	ReadOnly bool
+	Metadata map[string]string
 }
 
 // UpdateVolume asks for changes of a volume; what is nil stays as it is.

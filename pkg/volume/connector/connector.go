@@ -64,16 +64,23 @@ type Request struct {
 
 // Device is a path on this host, planned or connected. It holds no secret.
 type Device struct {
-	Driver    string          `json:"driver"`    // driver_volume_type
-	Transport string          `json:"transport"` // Kernel or Userspace
-	Path      string          `json:"path"`      // block device or regular file of raw content; may be empty until connected
-	ReadOnly  bool            `json:"readonly"`
-	State     json.RawMessage `json:"state,omitempty"` // the driver's own notes
+	Driver    string `json:"driver"`    // driver_volume_type
+	Transport string `json:"transport"` // Kernel or Userspace
+	Path      string `json:"path"`      // block device or regular file of raw content; may be empty until connected
+	ReadOnly  bool   `json:"readonly"`
+	// Hold says that the block device is this host's own, where others could use it too: who
+	// uses it keeps them out.
+	Hold  bool            `json:"hold,omitempty"`
+	State json.RawMessage `json:"state,omitempty"` // the driver's own notes
 }
 
 // Acquires says whether Connect takes something on this host that Disconnect has to give
 // back: then the planned device has to be on disk before.
-func (d Device) Acquires() bool { return d.Driver != localType }
+func (d Device) Acquires() bool { return d.Driver != localType || len(d.State) > 0 }
+
+// Moves says that the path may be another device's once the host has restarted, and that
+// Connect alone tells where it is then.
+func (d Device) Moves() bool { return d.Driver == localType && (d.Hold || len(d.State) > 0) }
 
 // BusyError says that a device cannot be released because it is still used. It
 // is a volume.ErrInUse.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -284,6 +285,71 @@ func TestLocal(t *testing.T) {
 	os.Remove(dev.Path)
 	if err := h.Disconnect(t.Context(), dev); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLocalPart makes a loop device of a part of a file, once, and takes that one away, and
+// no other, also where what is known of it is its plan alone.
+func TestLocalPart(t *testing.T) {
+	h := newHost(t, Auto)
+	file := sparse(t, t.TempDir()+"/disk", 64*MiB)
+	user, f, err := loop.Attach(t.Context(), file, loop.Options{Offset: 16 * MiB, SizeLimit: 32 * MiB})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	t.Cleanup(func() { _ = loop.Detach(user) })
+	req := request("part1", "local", map[string]any{"device_path": file, "offset": int64(16 * MiB), "limit": int64(32 * MiB)})
+	plan, err := h.Prepare(t.Context(), req)
+	if err != nil || plan.Path != "" || !plan.Acquires() {
+		t.Fatalf("%+v, %v", plan, err)
+	}
+	dev, err := h.Connect(t.Context(), req, plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dev.Path == user.Path {
+		t.Error("it is the user's loop device")
+	}
+	if again, err := h.Connect(t.Context(), req, dev); err != nil || again.Path != dev.Path {
+		t.Errorf("connected again: %+v, %v", again, err)
+	}
+	if st, err := os.Stat(dev.Path); err != nil || st.Mode()&os.ModeDevice == 0 {
+		t.Errorf("%v, %v", st, err)
+	}
+	found, err := loop.Marked("part1")
+	if err != nil || len(found) != 1 || found[0].Offset != 16*MiB || found[0].SizeLimit != 32*MiB || found[0].Autoclear {
+		t.Errorf("%+v, %v", found, err)
+	}
+	if err := os.Rename(file, file+".away"); err != nil { // it is found all the same
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := h.Disconnect(t.Context(), plan); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, err := loop.Find(file + ".away"); err != nil || len(left) != 1 || left[0].Path != user.Path {
+		t.Errorf("left: %+v, %v", left, err)
+	}
+	if _, err := h.Connect(t.Context(), req, dev); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("without its file: %v", err)
+	}
+}
+
+// TestLocalHold: the path is the one that the volume has now, whatever is on record.
+func TestLocalHold(t *testing.T) {
+	h := newHost(t, Auto)
+	dir := t.TempDir()
+	a, b := losetup(t, sparse(t, dir+"/a", MiB)), losetup(t, sparse(t, dir+"/b", MiB))
+	req := request("h1", "local", map[string]any{"device_path": a, "hold": true})
+	dev := connect(t, h, req)
+	if dev.Path != a || !dev.Hold || dev.Acquires() {
+		t.Errorf("%+v", dev)
+	}
+	req.Connection.Data["device_path"] = b
+	if dev, err := h.Connect(t.Context(), req, dev); err != nil || dev.Path != b || !dev.Hold {
+		t.Errorf("%+v, %v", dev, err)
 	}
 }
 

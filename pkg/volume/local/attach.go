@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/google/uuid"
@@ -24,8 +22,10 @@ const (
 	attachAttached  = "attached"
 )
 
-// Driver is the Connection.Driver of the store's volumes. Their Data holds
-// device_path, the absolute path of a regular file, and format, which is raw.
+// Driver is the Connection.Driver of the store's volumes. Their Data holds device_path, the
+// absolute path of a regular file or block device, and format, which is raw; of a part of a
+// file offset and limit; and hold, where who uses the block device has to see to it that
+// nobody else of this host does.
 const Driver = "local"
 
 // heldStatus gives the status of a volume that works, from its attachments: that
@@ -74,11 +74,9 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 			return err
 		}
 		defer f.Close()
-		// What an interrupted extension added is not the volume's: repair would
-		// cut it off later, and what was written there with it.
-		if len(v.Attachments) == 0 && holds(f, int64(v.Size)<<30+1) == nil {
-			if err := f.Truncate(int64(v.Size) << 30); err != nil {
-				return fmt.Errorf("volume %s: %w", volumeID, err)
+		if len(v.Attachments) == 0 {
+			if err := s.backend(v).reserve(ctx, v); err != nil {
+				return err
 			}
 		}
 		v.Attachments = append(v.Attachments, volume.Attachment{
@@ -113,28 +111,15 @@ func (s *Store) AttachmentsOf(ctx context.Context, volumeID, instanceID string) 
 func (s *Store) Connect(ctx context.Context, attachmentID string) (volume.Connection, error) {
 	var conn volume.Connection
 	err := s.useAttachment(ctx, attachmentID, func(v *volume.Volume, a *volume.Attachment) error {
-		path := filepath.Join(s.volumes.path(v.ID), dataName)
-		if fi, err := os.Lstat(path); err != nil {
-			return fmt.Errorf("volume %s: %w: %w", v.ID, ErrDamaged, err)
-		} else if !fi.Mode().IsRegular() {
-			return fmt.Errorf("volume %s: %w: %s is not a regular file", v.ID, ErrDamaged, path)
-		} else if fi.Size() < int64(v.Size)<<30 {
-			return fmt.Errorf("volume %s: %w: %s has %d bytes and should have %d: restore it from a backup", v.ID, ErrDamaged, path, fi.Size(), int64(v.Size)<<30)
-		} else if fi.Size() > int64(v.Size)<<30 {
-			// As in Reserve. Of what runs, nobody knew of more before it was on record.
-			if err := os.Truncate(path, int64(v.Size)<<30); err != nil {
-				return fmt.Errorf("volume %s: %w", v.ID, err)
-			}
+		data, err := s.backend(v).connect(ctx, v)
+		if err != nil {
+			return err
 		}
 		if a.Status == attachReserved {
 			a.Status = attachAttaching
 		}
 		a.Host, a.HostID, a.BootID = s.o.Host.Name, s.o.Host.ID, s.o.Host.BootID
-		conn = volume.Connection{
-			Driver:   Driver,
-			Data:     map[string]any{"device_path": path, "format": formatRaw},
-			ReadOnly: a.ReadOnly,
-		}
+		conn = volume.Connection{Driver: Driver, Data: data, ReadOnly: a.ReadOnly}
 		return nil
 	})
 	if err != nil {
@@ -219,6 +204,9 @@ func (s *Store) changeAttachment(ctx context.Context, id string, change func(*vo
 		}
 		if v.Attachments[i].ID == "" {
 			v.Attachments = slices.Delete(v.Attachments, i, i+1)
+			if len(v.Attachments) == 0 {
+				s.backend(v).release(ctx, v)
+			}
 			rec.Former = append([]string{id}, rec.Former[:min(len(rec.Former), maxFormer-1)]...)
 		}
 		v.Status = heldStatus(v.Attachments)

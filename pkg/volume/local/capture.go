@@ -45,7 +45,7 @@ func (s *Store) CreateImage(ctx context.Context, req volume.CreateImage) (volume
 		return volume.Image{}, s.full(err, "image "+req.Name)
 	}
 	defer dst.Close()
-	err = s.capture(ctx, dst, src, from, req.Progress)
+	err = s.capture(ctx, dst, src.File, from, req.Progress)
 	if err == nil {
 		img, err = s.images.change(ctx, id, func(rec *record[volume.Image]) error {
 			rec.PID, rec.Object.Status = 0, volume.ImageActive
@@ -83,13 +83,13 @@ func (s *Store) capture(ctx context.Context, dst, src *os.File, from source, pro
 }
 
 // openCopied opens a volume that is to be copied, and says how.
-func (s *Store) openCopied(ctx context.Context, id string, how volume.Copying) (volume.Volume, source, *os.File, error) {
+func (s *Store) openCopied(ctx context.Context, id string, how volume.Copying) (volume.Volume, source, *opened, error) {
 	rec, err := s.volumes.get(ctx, id)
 	if err != nil {
 		return volume.Volume{}, source{}, nil, err
 	}
 	v := rec.Object
-	from := rawSource("volume", v.ID, v.Size)
+	from := rawSource("volume", v.ID, v.Bytes())
 	from.how = how
 	if from.inUse, err = s.copyable(v, how); err != nil {
 		return v, from, nil, err

@@ -25,9 +25,9 @@ type source struct {
 	room   int64 // bytes that a copy is certain to need; 0 when blocks are shared
 }
 
-// rawSource is a volume or snapshot of a size in GiB.
-func rawSource(kind, id string, size int) source {
-	return source{kind: kind, id: id, format: formatRaw, size: int64(size) << 30, bytes: int64(size) << 30}
+// rawSource is a volume or snapshot of a size in bytes.
+func rawSource(kind, id string, size int64) source {
+	return source{kind: kind, id: id, format: formatRaw, size: size, bytes: size}
 }
 
 // CheckCreate refuses what CreateVolume would refuse, in the order given, and
@@ -172,7 +172,7 @@ func (s *Store) planSnapshot(ctx context.Context, req volume.CreateVolume, v *vo
 		v.Bootable, v.MinDisk, v.MinRAM = o.Bootable, o.MinDisk, o.MinRAM
 		v.ImageProps = o.ImageProps
 	}
-	src := rawSource("snapshot", snap.ID, snap.Size)
+	src := rawSource("snapshot", snap.ID, int64(snap.Size)<<30)
 	src.room = s.copyRoom(s.snapshots.path(snap.ID))
 	return src, nil
 }
@@ -193,7 +193,7 @@ func (s *Store) planSource(ctx context.Context, req volume.CreateVolume, v *volu
 	v.Size = max(req.Size, from.Size)
 	v.Bootable, v.MinDisk, v.MinRAM = from.Bootable, from.MinDisk, from.MinRAM
 	v.ImageProps = from.ImageProps
-	src := rawSource("volume", from.ID, from.Size)
+	src := rawSource("volume", from.ID, from.Bytes())
 	src.how = req.Copying
 	src.inUse, src.room = inUse, s.copyRoom(s.volumes.path(from.ID))
 	return src, nil
@@ -210,6 +210,8 @@ func (s *Store) copyable(v volume.Volume, how volume.Copying) (inUse bool, err e
 		return false, failure.Of(volume.ErrConflict, "volume %s is not available, it is %q", v.ID, v.Status)
 	case how.Still:
 		return false, nil
+	case v.Managed != nil:
+		return false, fmt.Errorf("%w; it is %s, which can only be copied while nothing writes to it: stop the instance, or detach the volume; or copy a snapshot that its own storage makes of it (lvcreate --snapshot, zfs snapshot)", volume.InUse(v), v.Managed.Path)
 	case !s.mayShare():
 		return false, writtenTo(v)
 	}

@@ -30,7 +30,7 @@ func (s *Store) SaveImage(ctx context.Context, id string, to *os.File, progress 
 		return err
 	}
 	defer src.Close()
-	if err := copyOut(ctx, to, src, img.Size, progress); err != nil {
+	if err := copyOut(ctx, to, src.File, img.Size, progress); err != nil {
 		return fmt.Errorf("saving image %s: %w", img.ID, err)
 	}
 	return nil
@@ -48,13 +48,13 @@ func (s *Store) ExportVolume(ctx context.Context, req volume.ExportVolume) error
 		return err
 	}
 	defer src.Close()
-	content := src
+	content := src.File
 	if from.inUse { // what takes time is done with a copy of it
 		if content, err = nameless(s.volumes.dir); err != nil {
 			return s.full(err, "a copy of volume "+v.ID)
 		}
 		defer content.Close()
-		if err := s.copyVolume(ctx, content, src, from, from.size, nil); err != nil {
+		if err := s.copyVolume(ctx, content, src.File, from, from.size, nil); err != nil {
 			return s.full(fmt.Errorf("copying volume %s: %w", v.ID, err), "a copy of volume "+v.ID)
 		}
 	}

@@ -3,7 +3,6 @@ package local
 import (
 	"context"
 	"errors"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -13,7 +12,7 @@ import (
 )
 
 // Hold keeps a volume that nobody has from being given to anybody while a function works on
-// its file, as a copy of it is kept. That ends with this process, however it ends.
+// its file or device, as a copy of it is kept. That ends with this process, however it ends.
 func (s *Store) Hold(ctx context.Context, id string, do func(path string) error) error {
 	f, err := s.volumes.content(ctx, id, unix.LOCK_EX)
 	if errors.Is(err, lock.ErrHeld) {
@@ -32,5 +31,5 @@ func (s *Store) Hold(ctx context.Context, id string, do func(path string) error)
 	case v.Status != volume.StatusAvailable:
 		return failure.Of(volume.ErrConflict, "volume %s is not available, it is %q", id, v.Status)
 	}
-	return do(filepath.Join(s.volumes.path(id), dataName))
+	return s.backend(&rec.Object).use(ctx, &rec.Object, do)
 }

@@ -21,7 +21,7 @@ import (
 // wraps ErrDamaged comes with the rest.
 func (s *Store) Repair(ctx context.Context) ([]string, error) {
 	images, err1 := s.images.repair(ctx, func(i volume.Image) (string, error) { return s.repairRaw(ctx, i) })
-	volumes, err2 := s.volumes.repair(ctx, s.repairExtend)
+	volumes, err2 := s.volumes.repair(ctx, func(v volume.Volume) (string, error) { return s.backend(&v).mend(&v) })
 	snapshots, err3 := s.snapshots.repair(ctx, nil)
 	return slices.Concat(images, volumes, snapshots), errors.Join(err1, err2, err3)
 }
@@ -126,17 +126,4 @@ func (s *shelf[T]) repairObject(ctx context.Context, id string, more func(T) (st
 		return done, err
 	}
 	return done, nil
-}
-
-// repairExtend cuts a free volume whose data was made larger, and its record not.
-func (s *Store) repairExtend(v volume.Volume) (string, error) {
-	path := filepath.Join(s.volumes.path(v.ID), dataName)
-	fi, err := os.Lstat(path)
-	if err != nil || v.Status != volume.StatusAvailable || fi.Size() <= int64(v.Size)<<30 {
-		return "", err
-	}
-	if err := os.Truncate(path, int64(v.Size)<<30); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("volume %s was interrupted while it was extended: it has %d GiB as before", v.ID, v.Size), nil
 }

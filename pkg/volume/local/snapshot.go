@@ -51,7 +51,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (
 	}
 	defer dst.Close()
 	snap, err := func() (volume.Snapshot, error) {
-		err := s.copyVolume(ctx, dst, src, from, from.size, nil)
+		err := s.copyVolume(ctx, dst, src.File, from, int64(v.Size)<<30, nil)
 		if err == nil {
 			err = dst.Sync()
 		}

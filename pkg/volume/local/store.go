@@ -6,7 +6,8 @@
 //
 //	images/ID/     meta.json, data (the file as it was imported), raw (its raw form,
 //	               where it is not raw and a volume was made of it; see cache.go)
-//	volumes/ID/    meta.json, data (raw, sparse, exactly as large as the volume)
+//	volumes/ID/    meta.json, data (raw, sparse, exactly as large as the volume; of a
+//	               volume that is a device of the host: empty, and only for its lock)
 //	snapshots/ID/  meta.json, data (raw, a copy that shares nothing with its volume
 //	               but blocks, where the filesystem can; so either may be deleted)
 //
@@ -20,6 +21,7 @@
 //   - on an object's data: exclusive while the content is being made, shared while
 //     it is being read. An object that is said to be in the making while nobody
 //     holds this lock was interrupted: it shows as an error and can be deleted.
+//   - on the state directory: while a device of the host becomes a volume.
 //   - on images, volumes and snapshots themselves: shared while an object is put
 //     there or taken away, exclusive while left-overs are looked for.
 package local
@@ -37,6 +39,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/blockdev"
 	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
@@ -57,6 +60,11 @@ type Options struct {
 	Host host.Host
 	// Wait bounds each wait for another process; zero is 10 minutes.
 	Wait time.Duration
+	// Devices are the block devices of this host.
+	Devices blockdev.Host
+	// Content gives the UUID of the filesystem that is on a device or file; empty: there is
+	// none. nil: it is not looked at.
+	Content func(path string) string
 }
 
 // undoWait bounds what is done to tidy up when the caller's context has ended.

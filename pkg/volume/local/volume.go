@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -28,9 +29,15 @@ type job struct {
 // others are returned together with an error that wraps ErrDamaged.
 func (s *Store) Volumes(ctx context.Context) ([]volume.Volume, error) { return s.volumes.objects(ctx) }
 
-// Volume finds a volume by its id or name.
+// Volume finds a volume by its id or name, or a managed one by the path of its device.
 func (s *Store) Volume(ctx context.Context, ref string) (volume.Volume, error) {
-	return s.volumes.find(ctx, ref)
+	v, err := s.volumes.find(ctx, ref)
+	if errors.Is(err, volume.ErrNotFound) && strings.HasPrefix(ref, "/") {
+		if v, failed := s.byDevice(ctx, ref); !errors.Is(failed, failure.ErrInvalid) {
+			return v, failed
+		}
+	}
+	return v, err
 }
 
 // VolumesOf lists the volumes whose metadata says that they were created for the
@@ -66,7 +73,7 @@ func (s *Store) CreateVolume(ctx context.Context, req volume.CreateVolume) (volu
 		return err
 	})
 	if err != nil {
-		closeFile(src)
+		src.Close()
 		return volume.Volume{}, s.full(err, called(req))
 	}
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -76,7 +83,7 @@ func (s *Store) CreateVolume(ctx context.Context, req volume.CreateVolume) (volu
 	s.mu.Unlock()
 	run := func() {
 		s.fillVolume(work, v, dst, src, from)
-		closeFile(src)
+		src.Close()
 		cancel()
 		s.mu.Lock()
 		delete(s.jobs, v.ID)
@@ -95,8 +102,9 @@ func (s *Store) CreateVolume(ctx context.Context, req volume.CreateVolume) (volu
 // openSource opens and locks what a volume is made of. The lock is taken together
 // with a look at the source's status, so that nobody deletes it, or attaches and
 // writes to it, before the copy is done.
-func (s *Store) openSource(ctx context.Context, from source) (*os.File, error) {
+func (s *Store) openSource(ctx context.Context, from source) (*opened, error) {
 	var f *os.File
+	var own *volume.Volume // whose content is not where its lock is
 	var err error
 	switch from.kind {
 	case "":
@@ -121,6 +129,9 @@ func (s *Store) openSource(ctx context.Context, from source) (*os.File, error) {
 			return nil, volume.InUse(rec.Object)
 		}
 		f, err = s.volumes.content(ctx, from.id, unix.LOCK_SH)
+		if rec.Object.Managed != nil {
+			own = &rec.Object
+		}
 	}
 	if errors.Is(err, lock.ErrHeld) {
 		return nil, failure.Of(volume.ErrInUse, "%s %s is in use: it is being deleted", from.kind, from.id)
@@ -128,11 +139,35 @@ func (s *Store) openSource(ctx context.Context, from source) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := holds(f, from.bytes); err != nil {
-		f.Close()
+	o := &opened{File: f, lock: f}
+	if own != nil {
+		if o.File, err = s.backend(own).open(ctx, own); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
+	if err := holds(o.File, from.bytes); err != nil {
+		o.Close()
 		return nil, fmt.Errorf("%s %s: %w: %w", from.kind, from.id, ErrDamaged, err)
 	}
-	return f, nil
+	return o, nil
+}
+
+// opened is the content of something, and the file by which it is locked while it is read.
+type opened struct {
+	*os.File
+	lock *os.File
+}
+
+// Close lets go of both; of nil there is nothing.
+func (o *opened) Close() {
+	if o == nil {
+		return
+	}
+	o.File.Close()
+	if o.lock != o.File {
+		o.lock.Close()
+	}
 }
 
 func closeFile(f *os.File) {
@@ -143,7 +178,7 @@ func closeFile(f *os.File) {
 
 // fillVolume fills a new volume and puts on record what became of it. dst holds
 // the lock that says somebody is at it, and is closed at the end.
-func (s *Store) fillVolume(ctx context.Context, v volume.Volume, dst, src *os.File, from source) {
+func (s *Store) fillVolume(ctx context.Context, v volume.Volume, dst *os.File, src *opened, from source) {
 	defer dst.Close()
 	keep := true // the raw form of an image: not where the disk was full with it
 	err := s.roomy(ctx, func() error {
@@ -172,16 +207,16 @@ func (s *Store) fillVolume(ctx context.Context, v volume.Volume, dst, src *os.Fi
 
 // fillData makes the content of a volume, durably. keep says that an image may be
 // converted into a raw form that is kept.
-func (s *Store) fillData(ctx context.Context, v volume.Volume, dst, src *os.File, from source, keep bool) error {
+func (s *Store) fillData(ctx context.Context, v volume.Volume, dst *os.File, src *opened, from source, keep bool) error {
 	total := int64(v.Size) << 30
 	var err error
 	switch {
 	case src == nil:
 		err = dst.Truncate(total)
 	case from.kind == "volume":
-		err = s.copyVolume(ctx, dst, src, from, total, nil)
+		err = s.copyVolume(ctx, dst, src.File, from, total, nil)
 	case from.format == formatRaw:
-		err = fill(ctx, dst, src, from.size, total, nil)
+		err = fill(ctx, dst, src.File, from.size, total, nil)
 	default:
 		err = s.fillConverted(ctx, v, dst, from, keep)
 	}
@@ -279,20 +314,24 @@ func (s *Store) DeleteVolume(ctx context.Context, id string) error {
 		}
 	}
 	return s.volumes.delete(ctx, id, func(rec *record[volume.Volume]) error {
-		if v := rec.Object; len(v.Attachments) != 0 {
+		switch v := rec.Object; {
+		case len(v.Attachments) != 0:
 			return volume.InUse(v)
+		case v.Managed != nil:
+			return failure.Of(volume.ErrManaged, "volume %s is %s, which is this host's own and is not deleted: 'lxcboot volume unmanage %s' lets go of it, and leaves what is on it", id, v.Managed.Path, id)
 		}
 		return nil
 	}, "it is being copied")
 }
 
 // ExtendVolume makes a volume larger that is available, or that the caller alone holds, by
-// this attachment. The filesystem on it stays as large as it was.
+// this attachment. The filesystem on it stays as large as it was. A managed one has been made
+// larger already, where it was made: a size of 0 takes note of that.
 func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int, attachmentID string) (volume.Volume, error) {
 	return s.volumes.change(ctx, id, func(rec *record[volume.Volume]) error {
 		v := &rec.Object
 		switch {
-		case sizeGiB <= v.Size:
+		case v.Managed == nil && sizeGiB <= v.Size:
 			return failure.Invalid("volume %s has %d GiB and can only be made larger, not %d GiB", id, v.Size, sizeGiB)
 		case sizeGiB > MaxSize:
 			return failure.Invalid("volume %s: a size of %d GiB is more than %d", id, sizeGiB, MaxSize)
@@ -301,19 +340,9 @@ func (s *Store) ExtendVolume(ctx context.Context, id string, sizeGiB int, attach
 		case len(v.Attachments) == 0 && v.Status != volume.StatusAvailable:
 			return failure.Of(volume.ErrConflict, "volume %s is not available, it is %q", id, v.Status)
 		}
-		f, err := os.OpenFile(filepath.Join(s.volumes.path(id), dataName), os.O_WRONLY|unix.O_NOFOLLOW, 0)
-		if err != nil {
+		if err := s.backend(v).extend(ctx, v, sizeGiB); err != nil {
 			return fmt.Errorf("extending volume %s: %w", id, err)
 		}
-		defer f.Close()
-		if err := f.Truncate(int64(sizeGiB) << 30); err != nil {
-			return fmt.Errorf("extending volume %s: %w", id, err)
-		}
-		if err := f.Sync(); err != nil {
-			return fmt.Errorf("extending volume %s: %w", id, err)
-		}
-		fault.Point("local/extend-volume/after-data")
-		v.Size = sizeGiB
 		return nil
 	})
 }
