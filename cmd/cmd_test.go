@@ -251,6 +251,21 @@ func TestSettings(t *testing.T) {
 	if code, out, stderr := run(t, "flavor", "show", "nano", "--config", config, "-f", "value", "-c", "ram"); code != 0 || out != "64\n" {
 		t.Errorf("a flavor of the configuration: %d, %q, %s", code, out, stderr)
 	}
+	for text, want := range map[string]string{
+		"volume-group: vg0\n":                         "thin-pool is not",
+		"thin-pool: pool\n":                           "volume-group is not",
+		"volume-group: vg0/x\nthin-pool: pool\n":      "letters, digits",
+		"volume-group: vg0\nthin-pool: --extents=1\n": "letters, digits",
+	} {
+		write(text)
+		if code, _, stderr := run(t, "image", "list", "--config", config); code != exitUsage || !strings.Contains(stderr, want) {
+			t.Errorf("%q: %d, %s", text, code, stderr)
+		}
+	}
+	write("volume-group: nothere\nthin-pool: pool\nbackend: local\n")
+	if code, _, stderr := run(t, "volume", "create", "--size", "1", "x", "--config", config, "--state-dir", t.TempDir()); code != exitUsage || !strings.Contains(stderr, "there is no volume group nothere") {
+		t.Errorf("a group that is not there: %d, %s", code, stderr)
+	}
 	write("timeout: 1m\n\tbackend: local\n")
 	if got := value(); !strings.Contains(got, config+" is not valid YAML: line 2:") {
 		t.Errorf("no YAML: %s", got)

@@ -11,7 +11,9 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/doctor"
 	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
+	"github.com/lxcboot/lxcboot/pkg/volume/connector"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
+	"github.com/lxcboot/lxcboot/pkg/volume/lvm"
 )
 
 func (a *App) newDoctorCmd() *cobra.Command {
@@ -132,9 +134,25 @@ func checkBeside(name string, missing string) func(context.Context) (string, err
 	}
 }
 
+// checkPool looks at the thin pool that volumes are made in.
+func checkPool(ctx context.Context, name string) (string, error) {
+	used, err := lvm.Named(name, connector.Run).Usage(ctx)
+	if err != nil {
+		return "", &doctor.Problem{Status: doctor.Failed, Detail: err.Error(), Mend: "mend the settings volume-group and thin-pool"}
+	}
+	detail := fmt.Sprintf("local: %.0f %% of the data and %.0f %% of the metadata of the thin pool %s are in use", used.Data, used.Metadata, name)
+	if max(used.Data, used.Metadata) > lvm.FullAt {
+		return "", &doctor.Problem{Status: doctor.Warning, Detail: detail + ": nothing is made in it", Mend: "delete volumes, or make it larger with lvextend"}
+	}
+	return detail, nil
+}
+
 func (a *App) checkStore(ctx context.Context) (string, error) {
 	backend, why := a.choose()
 	if backend == "local" { // the state directory is all that it needs, and opening it would make it
+		if pool := a.settings.thinPool(); pool != "" {
+			return checkPool(ctx, pool)
+		}
 		return fmt.Sprintf("%s: %s", backend, why), nil
 	}
 	a.settings.NoTokens = true // whether signing in works is looked at, too

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,6 +32,8 @@ type Settings struct {
 	Cloud     string
 	Service   string
 	Transport string
+	Group     string
+	Pool      string
 	Connect   string
 	Timeout   time.Duration
 	StopTime  time.Duration
@@ -62,6 +65,8 @@ var settings = []setting{
 	{"os-cloud", "OS_CLOUD", "", "entry of clouds.yaml", func(s *Settings) any { return &s.Cloud }},
 	{"os-service-cloud", "LXCBOOT_OS_SERVICE_CLOUD", "", "", func(s *Settings) any { return &s.Service }},
 	{"transport", "LXCBOOT_TRANSPORT", "auto", "how volumes of a cloud are reached: auto, kernel or userspace", func(s *Settings) any { return &s.Transport }},
+	{"volume-group", "LXCBOOT_VOLUME_GROUP", "", "", func(s *Settings) any { return &s.Group }},
+	{"thin-pool", "LXCBOOT_THIN_POOL", "", "", func(s *Settings) any { return &s.Pool }},
 	{"connect", "LXCBOOT_CONNECT", lxc.DefaultURI, "libvirt to connect to", func(s *Settings) any { return &s.Connect }},
 	{"host-id", "LXCBOOT_HOST_ID", "", "what tells this host from others (default: its machine id)", func(s *Settings) any { return &s.HostID }},
 	{"host", "LXCBOOT_HOST", "", "", func(s *Settings) any { return &s.HostName }},
@@ -228,6 +233,17 @@ func assign(to, value any) error {
 	return nil
 }
 
+// lvmName is what LVM takes for a name.
+var lvmName = regexp.MustCompile(`^[A-Za-z0-9+_.][A-Za-z0-9+_.-]*$`)
+
+// thinPool is where volumes are made, as the store wants it; empty: they are files.
+func (s Settings) thinPool() string {
+	if s.Pool == "" {
+		return ""
+	}
+	return s.Group + "/" + s.Pool
+}
+
 // check holds the settings to what they can be.
 func (s Settings) check() error {
 	for name, value := range map[string]string{"backend": s.Backend, "transport": s.Transport, "seccomp": s.Seccomp, "direct-io": s.DirectIO} {
@@ -246,6 +262,12 @@ func (s Settings) check() error {
 		return failure.Invalid("timeout (or LXCBOOT_TIMEOUT) %v: it must be longer than nothing, as 90s or 10m", s.Timeout)
 	case s.StopTime <= 0:
 		return failure.Invalid("stop-timeout (or LXCBOOT_STOP_TIMEOUT) %v: it must be longer than nothing, as 90s or 10m", s.StopTime)
+	case s.Group != "" && s.Pool == "":
+		return failure.Invalid("volume-group %q (or LXCBOOT_VOLUME_GROUP) is set, and thin-pool is not: volumes are made in a thin pool only, since other logical volumes show what was on the disk before; name one of the group's, or make it with 'lvcreate --type thin-pool --extents 90%%FREE --name lxcboot %s'", s.Group, s.Group)
+	case s.Group == "" && s.Pool != "":
+		return failure.Invalid("thin-pool %q (or LXCBOOT_THIN_POOL) is set, and volume-group is not: name the volume group that it is in", s.Pool)
+	case s.Pool != "" && !(lvmName.MatchString(s.Group) && lvmName.MatchString(s.Pool)):
+		return failure.Invalid("volume-group %q and thin-pool %q: letters, digits and + _ . - are what names of LVM have", s.Group, s.Pool)
 	case s.LogBytes < 4096:
 		return failure.Invalid("console-log-bytes %d is less than 4096", s.LogBytes)
 	case s.IDBase != 0 && s.IDBase < minIDBase || s.IDBase > maxIDBase:

@@ -15,7 +15,7 @@ var volumes = kind[volume.Volume]{
 		return record{{"id", v.ID}, {"name", v.Name}, {"description", v.Description}, {"status", v.Status}, {"size", v.Size}, {"bootable", v.Bootable},
 			{"readonly", v.ReadOnly}, {"multiattach", v.Multiattach}, {"encrypted", v.Encrypted}, {"volume_type", v.Type}, {"image_id", v.ImageID},
 			{"snapshot_id", v.SnapshotID}, {"source_volid", v.SourceID}, {"metadata", v.Metadata}, {"attachments", v.Attachments}, {"created_at", v.CreatedAt},
-			{"bytes", v.Bytes()}, {"managed", managed(v)}}
+			{"bytes", v.Bytes()}, {"managed", managed(v)}, {"pool", v.Pool}}
 	},
 	columns: []string{"ID", "Name", "Status", "Size", "Bootable", "Attached to", "Managed"},
 	row: func(v volume.Volume) []any {

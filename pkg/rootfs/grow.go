@@ -213,9 +213,12 @@ func GrowRunning(device string, fsys Filesystem, dir *os.File) error {
 	if err != nil {
 		return fail(err)
 	}
+	var st unix.Stat_t
+	if err := unix.Stat(device, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && now.Partition == 0 {
+		devices = append(devices, st.Rdev) // which is mounted itself
+	}
 	// A container may have put something else in its place. All that is called for a btrfs
 	// is to fill its own device.
-	var st unix.Stat_t
 	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 		return fail(err)
 	}

@@ -82,6 +82,7 @@ type Volume struct {
 	Attachments []Attachment      `json:"attachments"`
 	CreatedAt   time.Time         `json:"created_at"`
 	Managed     *Managed          `json:"managed,omitempty"` // nil: the store made it
+	Pool        string            `json:"pool,omitempty"`    // GROUP/POOL of LVM's that it is in; empty: it is not
 }
 
 // Managed says what a volume is that its store did not make: a block device of a host, or
@@ -166,6 +167,7 @@ type Snapshot struct {
 	VolumeID  string            `json:"volume_id"`
 	Size      int               `json:"size"` // GiB
 	Metadata  map[string]string `json:"metadata"`
+	Pool      string            `json:"pool,omitempty"` // GROUP/POOL of LVM's that it is in; empty: it is not
 	CreatedAt time.Time         `json:"created_at"`
 }
 

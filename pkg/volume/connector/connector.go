@@ -117,7 +117,7 @@ func New(o Options) *Host {
 		o.Root = "/"
 	}
 	if o.Run == nil {
-		o.Run = runCommand
+		o.Run = Run
 	}
 	return &Host{o: o}
 }

@@ -48,7 +48,8 @@ func exitCode(err error) int {
 	return -1
 }
 
-func runCommand(ctx context.Context, argv ...string) (string, error) {
+// Run is the Runner of this host: a command has a minute, and speaks English.
+func Run(ctx context.Context, argv ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	path, err := findTool(argv[0])

@@ -27,7 +27,7 @@ func (f *fakeNFS) run(ctx context.Context, argv ...string) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if argv[0] == "sync" {
-		return runCommand(ctx, argv...)
+		return Run(ctx, argv...)
 	}
 	if f.fail != nil {
 		return "", f.fail
@@ -185,7 +185,7 @@ func TestNFSFailures(t *testing.T) {
 // TestMountCommand holds that mount(8) understands how it is called, and that its
 // refusal is an error: with or without a mount.nfs, nobody serves this export.
 func TestMountCommand(t *testing.T) {
-	out, err := runCommand(t.Context(), "mount", "-t", "nfs", "-o", "nosuid", "--", "127.0.0.1:/nonexistent-export", t.TempDir())
+	out, err := Run(t.Context(), "mount", "-t", "nfs", "-o", "nosuid", "--", "127.0.0.1:/nonexistent-export", t.TempDir())
 	if exitCode(err) != 32 || out != "" {
 		t.Errorf("got %q, %v", out, err)
 	}

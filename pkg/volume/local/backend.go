@@ -34,8 +34,11 @@ type backend interface {
 
 // backend is that of a volume.
 func (s *Store) backend(v *volume.Volume) backend {
-	if v.Managed != nil {
+	switch {
+	case v.Managed != nil:
 		return managed{s}
+	case v.Pool != "":
+		return lvs{s}
 	}
 	return files{s}
 }

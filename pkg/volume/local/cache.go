@@ -139,7 +139,13 @@ func (s *Store) PruneImages(ctx context.Context) (pruned []volume.Image, err err
 			pruned = append(pruned, img)
 			err = durable.SyncDir(dir)
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) {
+			var had bool
+			if had, err = s.removeImageLV(ctx, img.ID); had {
+				pruned = append(pruned, img)
+			}
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("the raw form of image %s: %w", img.ID, err))
 		}
 	}

@@ -28,7 +28,7 @@ func (s *Store) CreateImage(ctx context.Context, req volume.CreateImage) (volume
 	if req.DiskFormat != "" && req.DiskFormat != formatRaw {
 		return volume.Image{}, failure.Invalid("disk format %q: an image of a volume is raw in the local store; 'volume export' makes a qcow2 file of it", req.DiskFormat)
 	}
-	v, from, src, err := s.openCopied(ctx, req.VolumeID, req.Copying)
+	v, from, src, err := s.openCopied(ctx, req.VolumeID, req.Copying, false)
 	if err != nil {
 		return volume.Image{}, err
 	}
@@ -46,10 +46,14 @@ func (s *Store) CreateImage(ctx context.Context, req volume.CreateImage) (volume
 	}
 	defer dst.Close()
 	err = s.capture(ctx, dst, src.File, from, req.Progress)
+	hash := ""
+	if err == nil {
+		hash, err = checksum(ctx, dst, from.size)
+	}
 	if err == nil {
 		img, err = s.images.change(ctx, id, func(rec *record[volume.Image]) error {
 			rec.PID, rec.Object.Status = 0, volume.ImageActive
-			rec.Object.Size, rec.Object.VirtualSize = from.size, from.size
+			rec.Object.Size, rec.Object.VirtualSize, rec.Object.Checksum = from.size, from.size, hash
 			return nil
 		})
 	}
@@ -82,8 +86,9 @@ func (s *Store) capture(ctx context.Context, dst, src *os.File, from source, pro
 	return ctx.Err()
 }
 
-// openCopied opens a volume that is to be copied, and says how.
-func (s *Store) openCopied(ctx context.Context, id string, how volume.Copying) (volume.Volume, source, *opened, error) {
+// openCopied opens a volume that is to be copied, and says how; clone: what is in a pool its
+// pool may copy.
+func (s *Store) openCopied(ctx context.Context, id string, how volume.Copying, clone bool) (volume.Volume, source, *opened, error) {
 	rec, err := s.volumes.get(ctx, id)
 	if err != nil {
 		return volume.Volume{}, source{}, nil, err
@@ -94,6 +99,13 @@ func (s *Store) openCopied(ctx context.Context, id string, how volume.Copying) (
 	if from.inUse, err = s.copyable(v, how); err != nil {
 		return v, from, nil, err
 	}
+	from.pool, from.clone = v.Pool, v.Pool != "" && (clone || from.inUse)
 	src, err := s.openSource(ctx, from)
+	if err == nil && from.clone && !clone {
+		from.clone, from.inUse = false, false
+		if err = s.openMoment(ctx, v, src); err != nil {
+			src.Close()
+		}
+	}
 	return v, from, src, err
 }

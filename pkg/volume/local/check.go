@@ -22,7 +22,9 @@ type source struct {
 	bytes  int64  // of its data
 	inUse  bool   // it may be written to while it is read
 	how    volume.Copying
-	room   int64 // bytes that a copy is certain to need; 0 when blocks are shared
+	room   int64  // bytes that a copy is certain to need; 0 when blocks are shared
+	pool   string // that its data is in; empty: none
+	clone  bool   // its pool copies it, and it is not read
 }
 
 // rawSource is a volume or snapshot of a size in bytes.
@@ -43,6 +45,9 @@ func (s *Store) CheckCreate(ctx context.Context, reqs []volume.CreateVolume) err
 			return err
 		}
 		room += src.room
+	}
+	if s.o.Pool != "" {
+		return s.pool(s.o.Pool).Room(ctx)
 	}
 	if room == 0 {
 		return nil
@@ -66,7 +71,7 @@ func (s *Store) plan(ctx context.Context, req volume.CreateVolume) (volume.Volum
 		Name: req.Name, Description: req.Description, Size: req.Size, Status: volume.StatusCreating,
 		Multiattach: req.Multiattach, ReadOnly: req.ReadOnly, Metadata: maps.Clone(req.Metadata),
 		ImageID: req.ImageID, SnapshotID: req.SnapshotID, SourceID: req.SourceID,
-		Attachments: []volume.Attachment{}, CreatedAt: time.Now().UTC(),
+		Attachments: []volume.Attachment{}, CreatedAt: time.Now().UTC(), Pool: s.o.Pool,
 	}
 	var src source
 	fail := func(err error) (volume.Volume, source, error) { return volume.Volume{}, source{}, err }
@@ -173,7 +178,7 @@ func (s *Store) planSnapshot(ctx context.Context, req volume.CreateVolume, v *vo
 		v.ImageProps = o.ImageProps
 	}
 	src := rawSource("snapshot", snap.ID, int64(snap.Size)<<30)
-	src.room = s.copyRoom(s.snapshots.path(snap.ID))
+	src.room, src.pool, src.clone = s.copyRoom(s.snapshots.path(snap.ID)), snap.Pool, snap.Pool != "" && snap.Pool == v.Pool
 	return src, nil
 }
 
@@ -187,6 +192,8 @@ func (s *Store) planSource(ctx context.Context, req volume.CreateVolume, v *volu
 	switch {
 	case err != nil:
 		return source{}, err
+	case inUse && from.Pool != s.o.Pool:
+		return source{}, fmt.Errorf("%w; it can be copied at one moment within %s alone", volume.InUse(from), from.Pool)
 	case req.Size != 0 && req.Size < from.Size:
 		return source{}, failure.Invalid("the %d GiB of %s can not be smaller than source volume %s, %d GiB", req.Size, called(req), from.ID, from.Size)
 	}
@@ -196,6 +203,7 @@ func (s *Store) planSource(ctx context.Context, req volume.CreateVolume, v *volu
 	src := rawSource("volume", from.ID, from.Bytes())
 	src.how = req.Copying
 	src.inUse, src.room = inUse, s.copyRoom(s.volumes.path(from.ID))
+	src.pool, src.clone = from.Pool, from.Pool != "" && from.Pool == v.Pool
 	return src, nil
 }
 
@@ -212,6 +220,8 @@ func (s *Store) copyable(v volume.Volume, how volume.Copying) (inUse bool, err e
 		return false, nil
 	case v.Managed != nil:
 		return false, fmt.Errorf("%w; it is %s, which can only be copied while nothing writes to it: stop the instance, or detach the volume; or copy a snapshot that its own storage makes of it (lvcreate --snapshot, zfs snapshot)", volume.InUse(v), v.Managed.Path)
+	case v.Pool != "":
+		return true, nil
 	case !s.mayShare():
 		return false, writtenTo(v)
 	}

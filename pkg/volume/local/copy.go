@@ -101,6 +101,11 @@ func copyExtents(ctx context.Context, dst, src *os.File, size int64, progress fu
 	if err := dst.Truncate(size); err != nil {
 		return err
 	}
+	return copyInto(ctx, dst, src, size, progress)
+}
+
+// copyInto is copyExtents for what is as large as it should be, and all zeros.
+func copyInto(ctx context.Context, dst, src *os.File, size int64, progress func(int64)) error {
 	c := copier{dst: dst, src: src}
 	defer c.Close()
 	for pos := int64(0); pos < size; {

@@ -43,7 +43,7 @@ func (s *Store) ExportVolume(ctx context.Context, req volume.ExportVolume) error
 	if req.DiskFormat != formatRaw && req.DiskFormat != formatQcow2 {
 		return failure.Invalid("disk format %q is none that a volume can be exported as: %s or %s", req.DiskFormat, formatRaw, formatQcow2)
 	}
-	v, from, src, err := s.openCopied(ctx, req.VolumeID, req.Copying)
+	v, from, src, err := s.openCopied(ctx, req.VolumeID, req.Copying, false)
 	if err != nil {
 		return err
 	}

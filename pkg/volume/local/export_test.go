@@ -359,6 +359,9 @@ func TestCreateImage(t *testing.T) {
 		img.MinDisk != 2 || img.MinRAM != 64 || len(img.Properties) != 2 || img.Properties["os"] != "busybox" || img.Properties["a"] != "c" {
 		t.Errorf("the image is %+v, told %d", img, last)
 	}
+	if sum := command(t, "sha512sum", filepath.Join(s.images.path(img.ID), dataName))[:128]; img.Checksum != "sha512:"+sum {
+		t.Errorf("its checksum is %q", img.Checksum)
+	}
 	if n := allocated(t, filepath.Join(s.images.path(img.ID), dataName)); n > 9<<20 {
 		t.Errorf("it takes %d bytes", n)
 	}

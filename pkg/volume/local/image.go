@@ -183,8 +183,13 @@ func (s *Store) UpdateImage(ctx context.Context, id string, req volume.UpdateIma
 
 // DeleteImage deletes an image. One that a volume is being made of is in use.
 func (s *Store) DeleteImage(ctx context.Context, id string) error {
-	return s.images.delete(ctx, id, func(*record[volume.Image]) error { return nil },
+	pool := ""
+	err := s.images.delete(ctx, id, func(*record[volume.Image]) (err error) { pool, err = s.imagePool(id); return err },
 		"it is being imported, or a volume is being made of it")
+	if err == nil && pool != "" {
+		err = s.removeLV(context.WithoutCancel(ctx), pool, id)
+	}
+	return err
 }
 
 // delete deletes an object whose content nobody uses and that may be deleted.

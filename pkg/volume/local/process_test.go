@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/volume/volumetest"
 )
 
 // Several processes use one store: the test binary runs itself, with one of these
@@ -33,7 +34,22 @@ var roles = map[string]func(ctx context.Context, s *Store, args []string) error{
 	"scenario": roleScenario,
 }
 
-const roleEnv = "LXCBOOT_TEST_ROLE"
+const (
+	roleEnv = "LXCBOOT_TEST_ROLE"
+	poolEnv = "LXCBOOT_TEST_POOL" // the thin pool of the store; empty: it has none
+)
+
+// lvmRun runs a command of lvm2.
+func lvmRun(ctx context.Context, argv ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	var complaint bytes.Buffer
+	cmd.Stderr = &complaint
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, complaint.String())
+	}
+	return string(out), err
+}
 
 func TestMain(m *testing.M) {
 	role := strings.Split(os.Getenv(roleEnv), "\n")
@@ -41,15 +57,28 @@ func TestMain(m *testing.M) {
 	if !ok {
 		os.Exit(m.Run())
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	s, err := Open(role[1], Options{Host: here})
+	s, err := Open(role[1], Options{Host: here, Pool: os.Getenv(poolEnv), Run: lvmRun})
 	if err == nil {
 		err = run(ctx, s, role[2:])
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, role[0]+":", err)
 		os.Exit(1)
+	}
+}
+
+// readLV reads from a volume's logical volume.
+func readLV(t *testing.T, s volumetest.Store, v volume.Volume, p []byte, offset int64) {
+	t.Helper()
+	f, err := s.(*Store).backend(&v).open(t.Context(), &v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.ReadAt(p, offset); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -23,7 +23,8 @@ func (s *Store) Repair(ctx context.Context) ([]string, error) {
 	images, err1 := s.images.repair(ctx, func(i volume.Image) (string, error) { return s.repairRaw(ctx, i) })
 	volumes, err2 := s.volumes.repair(ctx, func(v volume.Volume) (string, error) { return s.backend(&v).mend(&v) })
 	snapshots, err3 := s.snapshots.repair(ctx, nil)
-	return slices.Concat(images, volumes, snapshots), errors.Join(err1, err2, err3)
+	lvs, err4 := s.repairLVs(ctx)
+	return slices.Concat(images, volumes, snapshots, lvs), errors.Join(err1, err2, err3, err4)
 }
 
 // repair removes the left-overs of one shelf. more is called for each whole object,

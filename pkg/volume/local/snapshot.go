@@ -32,7 +32,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (
 	if err := checkName("snapshot name", name); err != nil {
 		return volume.Snapshot{}, err
 	}
-	v, from, src, err := s.openCopied(ctx, req.VolumeID, req.Copying)
+	v, from, src, err := s.openCopied(ctx, req.VolumeID, req.Copying, true)
 	if err != nil {
 		return volume.Snapshot{}, err
 	}
@@ -41,7 +41,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (
 	var dst *os.File
 	err = s.roomy(ctx, func() error {
 		dst, err = s.snapshots.create(ctx, record[volume.Snapshot]{
-			Object: volume.Snapshot{ID: id, Name: name, Status: volume.StatusCreating, VolumeID: v.ID, Size: v.Size, CreatedAt: time.Now().UTC()},
+			Object: volume.Snapshot{ID: id, Name: name, Status: volume.StatusCreating, VolumeID: v.ID, Size: v.Size, CreatedAt: time.Now().UTC(), Pool: v.Pool},
 			Origin: &v,
 		})
 		return err
@@ -51,7 +51,11 @@ func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (
 	}
 	defer dst.Close()
 	snap, err := func() (volume.Snapshot, error) {
-		err := s.copyVolume(ctx, dst, src.File, from, int64(v.Size)<<30, nil)
+		if from.clone {
+			err = s.snapshotLV(ctx, v, id)
+		} else {
+			err = s.copyVolume(ctx, dst, src.File, from, int64(v.Size)<<30, nil)
+		}
 		if err == nil {
 			err = dst.Sync()
 		}
@@ -67,7 +71,11 @@ func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWait)
 		defer cancel()
-		if left := s.snapshots.remove(undo, id); left != nil {
+		left := s.snapshots.remove(undo, id)
+		if left == nil && v.Pool != "" {
+			left = s.removeLV(undo, v.Pool, id)
+		}
+		if left != nil {
 			err = fmt.Errorf("%w; and the failed snapshot %s is left behind: %w", err, id, left)
 		}
 		return volume.Snapshot{}, s.full(err, "snapshot "+name)
@@ -79,6 +87,11 @@ func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (
 // DeleteSnapshot deletes a snapshot. Volumes made of it share nothing with it. One
 // that a volume is being made of is in use.
 func (s *Store) DeleteSnapshot(ctx context.Context, id string) error {
-	return s.snapshots.delete(ctx, id, func(*record[volume.Snapshot]) error { return nil },
+	pool := ""
+	err := s.snapshots.delete(ctx, id, func(rec *record[volume.Snapshot]) error { pool = rec.Object.Pool; return nil },
 		"it is being made, or a volume is being made of it")
+	if err == nil && pool != "" {
+		err = s.removeLV(context.WithoutCancel(ctx), pool, id)
+	}
+	return err
 }

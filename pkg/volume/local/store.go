@@ -60,6 +60,11 @@ type Options struct {
 	Host host.Host
 	// Wait bounds each wait for another process; zero is 10 minutes.
 	Wait time.Duration
+	// Pool is the thin pool of LVM's, GROUP/POOL, in which volumes and snapshots are made;
+	// empty: they are files. What is somewhere else already stays there.
+	Pool string
+	// Run runs the commands of lvm2, as lvm.Pool has it; not needed without volumes in a pool.
+	Run func(ctx context.Context, argv ...string) (string, error)
 	// Devices are the block devices of this host.
 	Devices blockdev.Host
 	// Content gives the UUID of the filesystem that is on a device or file; empty: there is

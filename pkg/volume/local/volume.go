@@ -113,6 +113,9 @@ func (s *Store) openSource(ctx context.Context, from source) (*opened, error) {
 		f, err = s.images.content(ctx, from.id, unix.LOCK_SH)
 	case "snapshot":
 		f, err = s.snapshots.content(ctx, from.id, unix.LOCK_SH)
+		if from.pool != "" {
+			own = &volume.Volume{ID: from.id, Pool: from.pool}
+		}
 	case "volume":
 		unlock, lerr := s.volumes.lock(ctx, from.id)
 		if lerr != nil {
@@ -129,7 +132,7 @@ func (s *Store) openSource(ctx context.Context, from source) (*opened, error) {
 			return nil, volume.InUse(rec.Object)
 		}
 		f, err = s.volumes.content(ctx, from.id, unix.LOCK_SH)
-		if rec.Object.Managed != nil {
+		if rec.Object.Managed != nil || from.pool != "" {
 			own = &rec.Object
 		}
 	}
@@ -140,10 +143,16 @@ func (s *Store) openSource(ctx context.Context, from source) (*opened, error) {
 		return nil, err
 	}
 	o := &opened{File: f, lock: f}
+	if from.clone {
+		return o, nil
+	}
 	if own != nil {
 		if o.File, err = s.backend(own).open(ctx, own); err != nil {
 			f.Close()
 			return nil, err
+		}
+		if len(own.Attachments) == 0 {
+			o.release = func() { s.backend(own).release(context.WithoutCancel(ctx), own) }
 		}
 	}
 	if err := holds(o.File, from.bytes); err != nil {
@@ -156,7 +165,8 @@ func (s *Store) openSource(ctx context.Context, from source) (*opened, error) {
 // opened is the content of something, and the file by which it is locked while it is read.
 type opened struct {
 	*os.File
-	lock *os.File
+	lock    *os.File
+	release func() // of what was made for it to be read; nil: nothing
 }
 
 // Close lets go of both; of nil there is nothing.
@@ -165,6 +175,9 @@ func (o *opened) Close() {
 		return
 	}
 	o.File.Close()
+	if o.release != nil {
+		o.release()
+	}
 	if o.lock != o.File {
 		o.lock.Close()
 	}
@@ -211,6 +224,8 @@ func (s *Store) fillData(ctx context.Context, v volume.Volume, dst *os.File, src
 	total := int64(v.Size) << 30
 	var err error
 	switch {
+	case v.Pool != "":
+		err = s.fillLV(ctx, v, src, from)
 	case src == nil:
 		err = dst.Truncate(total)
 	case from.kind == "volume":
@@ -313,7 +328,9 @@ func (s *Store) DeleteVolume(ctx context.Context, id string) error {
 			return ctx.Err()
 		}
 	}
-	return s.volumes.delete(ctx, id, func(rec *record[volume.Volume]) error {
+	pool := ""
+	err := s.volumes.delete(ctx, id, func(rec *record[volume.Volume]) error {
+		pool = rec.Object.Pool
 		switch v := rec.Object; {
 		case len(v.Attachments) != 0:
 			return volume.InUse(v)
@@ -322,6 +339,10 @@ func (s *Store) DeleteVolume(ctx context.Context, id string) error {
 		}
 		return nil
 	}, "it is being copied")
+	if err == nil && pool != "" {
+		err = s.removeLV(context.WithoutCancel(ctx), pool, id)
+	}
+	return err
 }
 
 // ExtendVolume makes a volume larger that is available, or that the caller alone holds, by

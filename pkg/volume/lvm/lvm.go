@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -22,9 +23,9 @@ const Ours = "lxcboot"
 // ErrFull says that a thin pool has too little room for another volume.
 var ErrFull = errors.New("the thin pool is nearly full")
 
-// fullAt is the part of a pool's data or metadata, in percent, from which on nothing is made
+// FullAt is the part of a pool's data or metadata, in percent, from which on nothing is made
 // in it: a pool that is full fails the writes of all that is in it.
-const fullAt = 90
+const FullAt = 90
 
 // Pool is a thin pool.
 type Pool struct {
@@ -32,6 +33,12 @@ type Pool struct {
 	Name  string // of the pool in it
 	// Run runs a command of lvm2 and gives what it wrote to stdout.
 	Run func(ctx context.Context, argv ...string) (string, error)
+}
+
+// Named gives a pool by its name, GROUP/POOL.
+func Named(name string, run func(ctx context.Context, argv ...string) (string, error)) Pool {
+	group, pool, _ := strings.Cut(name, "/")
+	return Pool{Group: group, Name: pool, Run: run}
 }
 
 // LV is a logical volume in a pool.
@@ -86,15 +93,15 @@ func (p Pool) Usage(ctx context.Context) (Usage, error) {
 
 func (p Pool) String() string { return p.Group + "/" + p.Name }
 
-// room refuses what would be made in a pool that is nearly full.
-func (p Pool) room(ctx context.Context) error {
+// Room refuses what would be made in a pool that is nearly full.
+func (p Pool) Room(ctx context.Context) error {
 	u, err := p.Usage(ctx)
 	if err != nil {
 		return err
 	}
 	for what, percent := range map[string]float64{"data": u.Data, "metadata": u.Metadata} {
-		if percent > fullAt {
-			return failure.Of(ErrFull, "%.0f %% of the %s of the thin pool %s is in use, and nothing is made above %d: delete volumes, or make it larger with lvextend", percent, what, p, fullAt)
+		if percent > FullAt {
+			return failure.Of(ErrFull, "%.0f %% of the %s of the thin pool %s is in use, and nothing is made above %d: delete volumes, or make it larger with lvextend", percent, what, p, FullAt)
 		}
 	}
 	return nil
@@ -139,7 +146,7 @@ func (p Pool) Find(ctx context.Context, tag string) (LV, error) {
 // Create makes a logical volume of zeros, which is active. Its size in bytes is rounded up
 // to whole extents of the group.
 func (p Pool) Create(ctx context.Context, name string, size int64, tags ...string) (LV, error) {
-	if err := p.room(ctx); err != nil {
+	if err := p.Room(ctx); err != nil {
 		return LV{}, err
 	}
 	argv := []string{"lvcreate", "--type", "thin", "--thinpool", p.String(), "--virtualsize", inBytes(size), "--wipesignatures", "n"}
@@ -149,7 +156,7 @@ func (p Pool) Create(ctx context.Context, name string, size int64, tags ...strin
 // Snapshot makes a logical volume with the content that another has at this moment, which is
 // not active. What is mounted from that one is complete in it.
 func (p Pool) Snapshot(ctx context.Context, of LV, name string, tags ...string) (LV, error) {
-	if err := p.room(ctx); err != nil {
+	if err := p.Room(ctx); err != nil {
 		return LV{}, err
 	}
 	// As another than its maker might do, it is activated like any.
@@ -167,11 +174,11 @@ func (p Pool) make(ctx context.Context, argv []string, name string, tags []strin
 	if argv[1] == "--type" {
 		argv = append(argv, p.Group)
 	}
-	if _, err := p.Run(ctx, argv...); err != nil {
+	if err := p.change(ctx, argv...); err != nil {
 		return LV{}, err
 	}
 	// lvcreate has the option for other kinds only.
-	if _, err := p.Run(ctx, "lvchange", "--quiet", "--setautoactivation", "n", p.Group+"/"+name); err != nil {
+	if err := p.change(ctx, "lvchange", "--quiet", "--setautoactivation", "n", p.Group+"/"+name); err != nil {
 		return LV{}, err
 	}
 	all, err := p.List(ctx)
@@ -188,11 +195,10 @@ func (p Pool) make(ctx context.Context, argv []string, name string, tags []strin
 
 // Extend makes one larger, to this many bytes; it may be in use.
 func (p Pool) Extend(ctx context.Context, lv LV, size int64) error {
-	if err := p.room(ctx); err != nil {
+	if err := p.Room(ctx); err != nil {
 		return err
 	}
-	_, err := p.Run(ctx, "lvextend", "--quiet", "--size", inBytes(size), p.Group+"/"+lv.Name)
-	return err
+	return p.change(ctx, "lvextend", "--quiet", "--size", inBytes(size), p.Group+"/"+lv.Name)
 }
 
 // Activate makes its node.
@@ -202,8 +208,7 @@ func (p Pool) Activate(ctx context.Context, lv LV) error { return p.activation(c
 func (p Pool) Deactivate(ctx context.Context, lv LV) error { return p.activation(ctx, lv, "n") }
 
 func (p Pool) activation(ctx context.Context, lv LV, to string) error {
-	_, err := p.Run(ctx, "lvchange", "--quiet", "--activate", to, p.Group+"/"+lv.Name)
-	return err
+	return p.change(ctx, "lvchange", "--quiet", "--activate", to, p.Group+"/"+lv.Name)
 }
 
 // Tag gives one a tag, or takes one away.
@@ -215,14 +220,19 @@ func (p Pool) Tag(ctx context.Context, lv LV, add, remove string) error {
 	if remove != "" {
 		argv = append(argv, "--deltag", remove)
 	}
-	_, err := p.Run(ctx, append(argv, p.Group+"/"+lv.Name)...)
-	return err
+	return p.change(ctx, append(argv, p.Group+"/"+lv.Name)...)
 }
 
 // Remove removes one, by its UUID and only if it is ours still: a name may be another's by
 // now. One that is not there is removed.
 func (p Pool) Remove(ctx context.Context, lv LV) error {
-	_, err := p.Run(ctx, "lvremove", "--quiet", "--yes", "--select", "lv_uuid="+lv.UUID+" && lv_tags={"+Ours+"}", p.Group)
+	return p.change(ctx, "lvremove", "--quiet", "--yes", "--select", "lv_uuid="+lv.UUID+" && lv_tags={"+Ours+"}", p.Group)
+}
+
+// change runs a command that changes something.
+func (p Pool) change(ctx context.Context, argv ...string) error {
+	_, err := p.Run(ctx, argv...)
+	fault.Point("lvm/" + argv[0])
 	return err
 }
 
