@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/volume"
-	"github.com/lxcboot/lxcboot/pkg/volume/volumetest"
 )
 
 // Several processes use one store: the test binary runs itself, with one of these
@@ -66,19 +65,6 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, role[0]+":", err)
 		os.Exit(1)
-	}
-}
-
-// readLV reads from a volume's logical volume.
-func readLV(t *testing.T, s volumetest.Store, v volume.Volume, p []byte, offset int64) {
-	t.Helper()
-	f, err := s.(*Store).backend(&v).open(t.Context(), &v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := f.ReadAt(p, offset); err != nil {
-		t.Fatal(err)
 	}
 }
 
