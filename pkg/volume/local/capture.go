@@ -94,6 +94,11 @@ func (s *Store) openCopied(ctx context.Context, id string, how volume.Copying, c
 		return volume.Volume{}, source{}, nil, err
 	}
 	v := rec.Object
+	if clone && v.Managed != nil {
+		if p, _, err := (managed{s}).thin(ctx, &v); err == nil {
+			v.Pool = p.String()
+		}
+	}
 	from := rawSource("volume", v.ID, v.Bytes())
 	from.how = how
 	if from.inUse, err = s.copyable(v, how); err != nil {

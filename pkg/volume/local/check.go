@@ -218,10 +218,10 @@ func (s *Store) copyable(v volume.Volume, how volume.Copying) (inUse bool, err e
 		return false, failure.Of(volume.ErrConflict, "volume %s is not available, it is %q", v.ID, v.Status)
 	case how.Still:
 		return false, nil
-	case v.Managed != nil:
-		return false, fmt.Errorf("%w; it is %s, which can only be copied while nothing writes to it: stop the instance, or detach the volume; or copy a snapshot that its own storage makes of it (lvcreate --snapshot, zfs snapshot)", volume.InUse(v), v.Managed.Path)
 	case v.Pool != "":
 		return true, nil
+	case v.Managed != nil:
+		return false, fmt.Errorf("%w; it is %s, which can only be copied while nothing writes to it: stop the instance, or detach the volume; or copy a snapshot that its own storage makes of it (lvcreate --snapshot, zfs snapshot)", volume.InUse(v), v.Managed.Path)
 	case !s.mayShare():
 		return false, writtenTo(v)
 	}

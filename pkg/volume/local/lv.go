@@ -153,6 +153,9 @@ func openLV(ctx context.Context, p lvm.Pool, lv lvm.LV, flag int) (*os.File, err
 // fillLV makes the content of a volume that is in a thin pool, and the logical volume.
 func (s *Store) fillLV(ctx context.Context, v volume.Volume, src *opened, from source) error {
 	p := s.pool(v.Pool)
+	if err := s.usePool(p); err != nil {
+		return err
+	}
 	size := int64(v.Size) << 30
 	var origin lvm.LV
 	var err error
@@ -187,11 +190,52 @@ func (s *Store) fillLV(ctx context.Context, v volume.Volume, src *opened, from s
 // snapshotLV makes the logical volume of a snapshot. What is mounted from the volume's is
 // complete in it: the kernel holds it still for the moment.
 func (s *Store) snapshotLV(ctx context.Context, v volume.Volume, id string) error {
-	p, origin, err := lvs{s}.find(ctx, &v)
-	if err == nil {
-		_, err = p.Snapshot(ctx, origin, lvName(id), s.tags(id)...)
+	find := lvs{s}.find
+	if v.Managed != nil {
+		find = managed{s}.thin
+	}
+	p, origin, err := find(ctx, &v)
+	if err != nil {
+		return err
+	}
+	if err := s.usePool(p); err != nil {
+		return err
+	}
+	lv, err := p.Snapshot(ctx, origin, lvName(id), s.tags(id)...)
+	if size := int64(v.Size) << 30; err == nil && lv.Size < size { // a managed one has what bytes it likes
+		err = p.Extend(ctx, lv, size)
 	}
 	return err
+}
+
+// poolsDir is where the store keeps which pools it ever made something in: repair looks there.
+const poolsDir = "pools"
+
+// usePool puts a pool on record in which something is to be made.
+func (s *Store) usePool(p lvm.Pool) error {
+	dir := filepath.Join(s.dir, poolsDir)
+	path := filepath.Join(dir, p.Group+","+p.Name)
+	if _, err := os.Lstat(path); err == nil {
+		return nil
+	}
+	if err := MakeDir(dir); err != nil {
+		return err
+	}
+	return durable.WriteFile(path, nil, 0o600)
+}
+
+// pools are those that this store has made something in.
+func (s *Store) pools() (names []string, err error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, poolsDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	for _, e := range entries {
+		if group, pool, is := strings.Cut(e.Name(), ","); is {
+			names = append(names, group+"/"+pool)
+		}
+	}
+	return names, err
 }
 
 // imageLV is the logical volume with an image's disk, which is made where it is not there.
@@ -327,10 +371,19 @@ func (s *Store) openMoment(ctx context.Context, v volume.Volume, o *opened) erro
 // repairLVs removes the logical volumes of this store whose object is not there, and images'
 // whose making was cut short.
 func (s *Store) repairLVs(ctx context.Context) (done []string, err error) {
-	if s.o.Pool == "" {
-		return nil, nil
+	names, err := s.pools()
+	errs := []error{err}
+	for _, name := range names {
+		did, err := s.repairPool(ctx, s.pool(name))
+		if err != nil {
+			err = fmt.Errorf("looking for left-overs in the thin pool %s: %w; if it is gone for good, remove %s", name, err, filepath.Join(s.dir, poolsDir, strings.Replace(name, "/", ",", 1)))
+		}
+		done, errs = append(done, did...), append(errs, err)
 	}
-	p := s.pool(s.o.Pool)
+	return done, errors.Join(errs...)
+}
+
+func (s *Store) repairPool(ctx context.Context, p lvm.Pool) (done []string, err error) {
 	all, err := p.List(ctx)
 	if err != nil {
 		return nil, err

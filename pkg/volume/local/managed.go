@@ -17,6 +17,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/inuse"
 	"github.com/lxcboot/lxcboot/pkg/loop"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/volume/lvm"
 )
 
 // freeWait is how long a device that is to be taken may be open: udev looks at each that
@@ -119,6 +120,20 @@ func (b managed) open(ctx context.Context, v *volume.Volume) (*os.File, error) {
 	}
 	_, f, err := loop.Attach(ctx, d.Path, loop.Options{Offset: d.Offset, SizeLimit: d.Limit, ReadOnly: true, Autoclear: true})
 	return f, err
+}
+
+// thin is the thin pool that a managed device is in, and its logical volume there.
+func (b managed) thin(ctx context.Context, v *volume.Volume) (lvm.Pool, lvm.LV, error) {
+	d, err := b.s.find(v)
+	if err != nil {
+		return lvm.Pool{}, lvm.LV{}, err
+	}
+	for _, id := range d.IDs {
+		if uuid, is := strings.CutPrefix(id, "dm-uuid-"); is {
+			return lvm.Behind(ctx, uuid, b.s.o.Run)
+		}
+	}
+	return lvm.Pool{}, lvm.LV{}, failure.Of(volume.ErrNotFound, "%s is no logical volume", d.Path)
 }
 
 // use looks that nobody of this host uses the device.

@@ -126,6 +126,9 @@ func (s *Store) openSource(ctx context.Context, from source) (*opened, error) {
 		if lerr != nil {
 			return nil, lerr
 		}
+		if from.clone {
+			rec.Object.Pool = from.pool
+		}
 		if inUse, lerr := s.copyable(rec.Object, from.how); lerr != nil {
 			return nil, lerr
 		} else if inUse && !from.inUse {

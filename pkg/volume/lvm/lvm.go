@@ -62,7 +62,7 @@ func (p Pool) Usage(ctx context.Context) (Usage, error) {
 	if _, err := p.Run(ctx, "vgs", "--noheadings", "--options", "vg_name", p.Group); err != nil {
 		return Usage{}, failure.Invalid("there is no volume group %s: make it with vgcreate, or name another (volume-group); %w", p.Group, err)
 	}
-	all, err := p.report(ctx)
+	all, err := p.report(ctx, p.Group)
 	if err != nil {
 		return Usage{}, err
 	}
@@ -109,22 +109,49 @@ func (p Pool) Room(ctx context.Context) error {
 
 // List gives the logical volumes of the pool that are ours.
 func (p Pool) List(ctx context.Context) ([]LV, error) {
-	all, err := p.report(ctx)
+	all, err := p.report(ctx, p.Group)
 	if err != nil {
 		return nil, err
 	}
 	var ours []LV
 	for _, r := range all {
-		lv := LV{UUID: r.UUID, Name: r.Name, Path: "/dev/" + p.Group + "/" + r.Name, Tags: strings.Split(r.Tags, ","), Active: r.Active == "active"}
-		if r.Pool != p.Name || !slices.Contains(lv.Tags, Ours) {
+		if r.Pool != p.Name || !slices.Contains(strings.Split(r.Tags, ","), Ours) {
 			continue
 		}
-		if lv.Size, err = strconv.ParseInt(r.Size, 10, 64); err != nil {
-			return nil, fmt.Errorf("lvs says of %s/%s: %w", p.Group, r.Name, err)
+		lv, err := r.lv()
+		if err != nil {
+			return nil, err
 		}
 		ours = append(ours, lv)
 	}
 	return ours, nil
+}
+
+// deviceUUID begins the UUID that device-mapper has of a logical volume: those of its group
+// and of itself follow, without their hyphens.
+const deviceUUID = "LVM-"
+
+// Behind gives the thin volume whose device has this UUID of device-mapper's, and its pool.
+// That it is none is volume.ErrNotFound. It need not be ours.
+func Behind(ctx context.Context, device string, run func(ctx context.Context, argv ...string) (string, error)) (Pool, LV, error) {
+	uuid, is := strings.CutPrefix(device, deviceUUID)
+	if !is || len(uuid) != 64 {
+		return Pool{}, LV{}, failure.Of(volume.ErrNotFound, "%q is no logical volume", device)
+	}
+	uuid = uuid[32:]
+	parts := []string{uuid[:6]}
+	for at := 6; at < 26; at += 4 {
+		parts = append(parts, uuid[at:at+4])
+	}
+	all, err := Pool{Run: run}.report(ctx, "--select", "lv_uuid="+strings.Join(append(parts, uuid[26:]), "-"))
+	switch {
+	case err != nil:
+		return Pool{}, LV{}, err
+	case len(all) != 1 || all[0].Pool == "":
+		return Pool{}, LV{}, failure.Of(volume.ErrNotFound, "%q is in no thin pool", device)
+	}
+	lv, err := all[0].lv()
+	return Pool{Group: all[0].Group, Name: all[0].Pool, Run: run}, lv, err
 }
 
 // Find gives the one that has a tag. Without any the error is volume.ErrNotFound.
@@ -238,6 +265,7 @@ func (p Pool) change(ctx context.Context, argv ...string) error {
 
 // row is a logical volume in the report of lvs.
 type row struct {
+	Group    string `json:"vg_name"`
 	UUID     string `json:"lv_uuid"`
 	Name     string `json:"lv_name"`
 	Size     string `json:"lv_size"`
@@ -249,9 +277,18 @@ type row struct {
 	Metadata string `json:"metadata_percent"`
 }
 
-func (p Pool) report(ctx context.Context) ([]row, error) {
-	out, err := p.Run(ctx, "lvs", "--reportformat", "json", "--units", "b", "--nosuffix",
-		"--options", "lv_uuid,lv_name,lv_size,lv_tags,pool_lv,lv_active,lv_layout,data_percent,metadata_percent", p.Group)
+func (r row) lv() (LV, error) {
+	size, err := strconv.ParseInt(r.Size, 10, 64)
+	if err != nil {
+		err = fmt.Errorf("lvs says of %s/%s: %w", r.Group, r.Name, err)
+	}
+	return LV{UUID: r.UUID, Name: r.Name, Path: "/dev/" + r.Group + "/" + r.Name, Size: size, Tags: strings.Split(r.Tags, ","), Active: r.Active == "active"}, err
+}
+
+// report is what lvs says of those that are asked for.
+func (p Pool) report(ctx context.Context, which ...string) ([]row, error) {
+	out, err := p.Run(ctx, append([]string{"lvs", "--reportformat", "json", "--units", "b", "--nosuffix",
+		"--options", "vg_name,lv_uuid,lv_name,lv_size,lv_tags,pool_lv,lv_active,lv_layout,data_percent,metadata_percent"}, which...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -261,7 +298,7 @@ func (p Pool) report(ctx context.Context) ([]row, error) {
 		} `json:"report"`
 	}
 	if err := json.Unmarshal([]byte(out), &all); err != nil {
-		return nil, fmt.Errorf("what lvs says of %s cannot be read: %w", p.Group, err)
+		return nil, fmt.Errorf("what lvs says cannot be read: %w", err)
 	}
 	var rows []row
 	for _, r := range all.Report {

@@ -27,6 +27,7 @@ type said struct {
 // recording is a run of the real lvm2, which is replayed where there is no device-mapper.
 type recording struct {
 	Version string            `json:"version"` // of lvm2
+	Device  string            `json:"device"`  // the UUID that device-mapper had of a volume
 	Said    map[string][]said `json:"said"`    // by test, in order
 }
 
@@ -160,6 +161,16 @@ func TestLife(t *testing.T) {
 	if b.Size != 1<<30 || !b.Active || !slices.Contains(b.Tags, "more") || slices.Contains(b.Tags, "other") {
 		t.Errorf("it became %+v", b)
 	}
+	if record != "" {
+		out, err := exec.Command("dmsetup", "info", "--columns", "--noheadings", "--options", "uuid", b.Path).Output()
+		ok(t, err)
+		recorded.Device = strings.TrimSpace(string(out))
+	}
+	pool, found, err := Behind(ctx, recorded.Device, p.Run)
+	ok(t, err)
+	if pool.String() != p.String() || found.UUID != b.UUID || found.Path != b.Path || found.Size != b.Size {
+		t.Errorf("behind %s there are %s and %+v", recorded.Device, pool, found)
+	}
 	ok(t, p.Deactivate(ctx, b))
 	ok(t, p.Remove(ctx, a))
 	ok(t, p.Remove(ctx, a))
@@ -218,6 +229,11 @@ func TestWrongPool(t *testing.T) {
 	for _, wrong := range []Pool{{"nothere", "pool", p.Run}, {p.Group, "nothere", p.Run}, {p.Group, "thick", p.Run}} {
 		if _, err := wrong.Usage(ctx); !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), wrong.Name) && !strings.Contains(err.Error(), wrong.Group) {
 			t.Errorf("%s: %v", wrong, err)
+		}
+	}
+	for _, device := range []string{"", "mpath-3600", "LVM-short"} {
+		if _, _, err := Behind(ctx, device, p.Run); !errors.Is(err, volume.ErrNotFound) {
+			t.Errorf("behind %q: %v", device, err)
 		}
 	}
 	sh(t, `lvchange -q --activate n lxcboot-test/pool`)
