@@ -76,7 +76,7 @@ func testPool(t *testing.T) Pool {
 		p.Run = func(_ context.Context, argv ...string) (string, error) {
 			t.Helper()
 			if len(left) == 0 || !slices.Equal(left[0].Argv, argv) {
-				t.Fatalf("%q is not what was recorded next: record it anew (docs/testing.md)", argv)
+				t.Fatalf("%q is not what was recorded next: record it anew (docs/lvm.md)", argv)
 			}
 			now := left[0]
 			left = left[1:]
