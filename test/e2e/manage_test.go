@@ -123,6 +123,7 @@ func TestManagedDevice(t *testing.T) {
 	w := newStoreWorld(t, "manage", count)
 	disk := partitioned(t)
 	whole, part, more := ramDisk(t, large(t)), ramDisk(t, disk), ramDisk(t, "/dev/null")
+	count.faults.Add(3)
 	boot := []string{"boot", "-q", "--flavor", "m1.tiny", "--nic", "none"}
 
 	refused := func(what string, args ...string) {
@@ -224,6 +225,7 @@ func TestManagedRunning(t *testing.T) {
 	w := newStoreWorld(t, "manage-running", count)
 	w.must(smallArgs...)
 	disk := ramDisk(t, partitioned(t))
+	count.fault()
 	w.must("volume", "manage", "-q", disk, "--name", "disk")
 	for range 2 {
 		w.must("volume", "attach", "-q", "--mount", "/srv", "NAME", "disk")

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -95,8 +96,12 @@ func (s *Store) openCopied(ctx context.Context, id string, how volume.Copying, c
 	}
 	v := rec.Object
 	if clone && v.Managed != nil {
-		if p, _, err := (managed{s}).thin(ctx, &v); err == nil {
+		p, _, err := managed{s}.thin(ctx, &v)
+		switch {
+		case err == nil:
 			v.Pool = p.String()
+		case !errors.Is(err, volume.ErrNotFound) && !errors.Is(err, volume.ErrUnsupported):
+			return v, source{}, nil, err
 		}
 	}
 	from := rawSource("volume", v.ID, v.Bytes())

@@ -354,13 +354,25 @@ func (s *Store) imagePool(id string) (string, error) {
 }
 
 // openMoment opens a volume's content as it is at one moment, on a logical volume that goes
-// when it is closed; that of a process that was killed is removed by repair.
+// when it is closed; that of a process that was killed is removed by repair. No object tells
+// that it is needed: a lock of the pools does, as long as it is there.
 func (s *Store) openMoment(ctx context.Context, v volume.Volume, o *opened) error {
+	if err := s.usePool(s.pool(v.Pool)); err != nil {
+		return err
+	}
+	dir := filepath.Join(s.dir, poolsDir)
+	held, err := lockFile(ctx, dir, os.O_RDONLY, unix.LOCK_SH, s.o.Wait)
+	if err != nil {
+		return s.volumes.waited(dir, dir, err)
+	}
 	id := uuid.NewString()
+	o.release = func() {
+		_ = s.removeLV(context.WithoutCancel(ctx), v.Pool, id)
+		held.Close()
+	}
 	if err := s.snapshotLV(ctx, v, id); err != nil {
 		return err
 	}
-	o.release = func() { _ = s.removeLV(context.WithoutCancel(ctx), v.Pool, id) }
 	f, err := lvs{s}.open(ctx, &volume.Volume{ID: id, Pool: v.Pool})
 	if err == nil {
 		o.File = f
@@ -372,7 +384,18 @@ func (s *Store) openMoment(ctx context.Context, v volume.Volume, o *opened) erro
 // whose making was cut short.
 func (s *Store) repairLVs(ctx context.Context) (done []string, err error) {
 	names, err := s.pools()
-	errs := []error{err}
+	if len(names) == 0 {
+		return nil, err
+	}
+	held, err := lockFile(ctx, filepath.Join(s.dir, poolsDir), os.O_RDONLY, unix.LOCK_EX, 0)
+	if errors.Is(err, lock.ErrHeld) {
+		return nil, nil // somebody reads one that belongs to no object
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer held.Close()
+	var errs []error
 	for _, name := range names {
 		did, err := s.repairPool(ctx, s.pool(name))
 		if err != nil {

@@ -5,6 +5,7 @@ package local
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -122,6 +123,28 @@ func TestLVM(t *testing.T) {
 	}
 	if _, err := out.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("what was exported has another content, %v", err)
+	}
+	// What is being read so is no left-over.
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.ExportVolume(ctx, volume.ExportVolume{VolumeID: second.ID, DiskFormat: formatRaw, To: w})
+		w.Close()
+	}()
+	if _, err := io.ReadFull(r, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if did, err := s.Repair(ctx); err != nil || len(did) != 0 {
+		t.Errorf("repair beside an export: %q, %v", did, err)
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 	if err := s.Detach(ctx, held); err != nil {
 		t.Fatal(err)

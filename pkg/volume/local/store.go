@@ -40,6 +40,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxcboot/lxcboot/pkg/blockdev"
+	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
@@ -103,6 +104,11 @@ func Open(stateDir string, o Options) (*Store, error) {
 	if o.Host.ID == "" {
 		if o.Host, err = host.Here("", ""); err != nil {
 			return nil, err
+		}
+	}
+	if o.Run == nil {
+		o.Run = func(_ context.Context, argv ...string) (string, error) {
+			return "", failure.Of(volume.ErrUnsupported, "there is nothing to run %s with", argv[0])
 		}
 	}
 	if o.Wait == 0 {
