@@ -15,7 +15,7 @@ TAGS = libvirt_without_lxc,libvirt_without_qemu
 export GOFLAGS := -buildvcs=false -tags=$(TAGS) $(GOFLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit e2e guests test-openstack test-stockvm torture lint fuzz bench docs install host-packages clean
+.PHONY: help run build test unit e2e guests test-cluster test-openstack test-stockvm torture lint fuzz bench docs install host-packages clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,8 @@ build: ## Build bin/lxcboot, and what it starts: lxcboot-console, lxcboot-copy a
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/lxcboot-copy ./cmd/lxcboot-copy
 	cmd/lxcboot-init/build "$(CURDIR)/bin/lxcboot-init"
 
-test: ## Install what is missing; unit tests with the race detector, end to end, some real systems
-	@test/run unit e2e guests
+test: ## Install what is missing; unit tests with the race detector, end to end, some real systems, a cluster
+	@test/run unit e2e guests cluster
 
 unit: ## The first part of make test: `make unit ARGS='./pkg/bdm -run Spec'`
 	@test/run unit $(ARGS)
@@ -41,6 +41,9 @@ e2e: ## The second part: `make e2e ARGS='-run TestScripts/mainjob'`
 
 guests: ## Real operating systems, all: `make guests ARGS='-run TestGuests/debian13'`
 	@test/run guests $(ARGS)
+
+test-cluster: ## Hosts made of namespaces, with real Slurm and Pacemaker; without what takes long
+	@test/run cluster -short $(ARGS)
 
 test-openstack: ## Boot from a real Keystone, Glance and Cinder, installed and started for it
 	@test/setup/install test

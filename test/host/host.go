@@ -25,6 +25,7 @@ type State []string
 var watched = []string{
 	"lxcboot", "libvirt_lxc", "qemu-storage-da", "qemu-img", "qemu-nbd", "fuse2fs", "squashfuse", "erofsfuse",
 	"mount.ceph", "rbd", "iscsiadm", "virsh", "udhcpd", "dnsmasq", "lxcfs",
+	"munged", "slurm", "corosync", "pacemaker",
 }
 
 // Look takes the state of the host. What cannot be read is an error: a state
