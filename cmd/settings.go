@@ -119,6 +119,9 @@ func (a *App) bindSettings(root *cobra.Command) {
 	}
 }
 
+// noSetting is the annotation of a flag that has a setting's name, and is another thing.
+const noSetting = "no setting"
+
 // load reads the settings.
 func (a *App) load(c *cobra.Command) error {
 	path := os.Getenv(configEnv)
@@ -146,7 +149,7 @@ func (a *App) load(c *cobra.Command) error {
 	for _, x := range settings {
 		// The flags of this command: several may have one of the same name, and the
 		// hidden ones of nova boot are no settings.
-		if f := c.Flag(x.key); f != nil && !f.Hidden {
+		if f := c.Flag(x.key); f != nil && !f.Hidden && f.Annotations[noSetting] == nil {
 			a.v.SetDefault(x.key, f.DefValue)
 			_ = a.v.BindPFlag(x.key, f)
 		}

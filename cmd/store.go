@@ -25,7 +25,6 @@ type Store interface {
 	// PruneImages removes what is kept of images only to be quick, and gives those that had
 	// something.
 	PruneImages(ctx context.Context) ([]volume.Image, error)
-	Volumes(ctx context.Context) ([]volume.Volume, error)
 	ExportVolume(ctx context.Context, req volume.ExportVolume) error
 	Snapshots(ctx context.Context) ([]volume.Snapshot, error)
 	CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (volume.Snapshot, error)

@@ -48,5 +48,5 @@ func gibs(v volume.Volume) any {
 }
 
 func (a *App) newVolumeCmd() *cobra.Command {
-	return newKindCmd(a, volumes, a.newVolumeCreateCmd(), a.newVolumeExtendCmd(), a.newVolumeSetCmd(), a.newVolumeAttachCmd(), a.newVolumeDetachCmd(), a.newVolumeExportCmd(), a.newVolumeTrimCmd(), a.newVolumeManageCmd(), a.newVolumeUnmanageCmd())
+	return newKindCmd(a, volumes, a.newVolumeCreateCmd(), a.newVolumeExtendCmd(), a.newVolumeSetCmd(), a.newVolumeAttachCmd(), a.newVolumeDetachCmd(), a.newVolumeReleaseCmd(), a.newVolumeExportCmd(), a.newVolumeTrimCmd(), a.newVolumeManageCmd(), a.newVolumeUnmanageCmd())
 }

@@ -25,6 +25,8 @@ type Volumes interface {
 	Images(ctx context.Context) ([]volume.Image, error)
 	Image(ctx context.Context, ref string) (volume.Image, error)
 	Volume(ctx context.Context, ref string) (volume.Volume, error)
+	// Volumes lists them all; those that can be read also beside an error.
+	Volumes(ctx context.Context) ([]volume.Volume, error)
 	Snapshot(ctx context.Context, ref string) (volume.Snapshot, error)
 	CheckCreate(ctx context.Context, reqs []volume.CreateVolume) error
 	CreateVolume(ctx context.Context, req volume.CreateVolume) (volume.Volume, error)

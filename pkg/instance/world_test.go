@@ -210,6 +210,13 @@ func (w volumesFake) Volume(_ context.Context, ref string) (volume.Volume, error
 	return volume.Volume{}, fmt.Errorf("volume %q: %w", ref, volume.ErrNotFound)
 }
 
+func (w volumesFake) Volumes(context.Context) (all []volume.Volume, err error) {
+	for _, v := range w.volumes {
+		all = append(all, *v)
+	}
+	return all, nil
+}
+
 func (w volumesFake) Snapshot(_ context.Context, ref string) (volume.Snapshot, error) {
 	if s, ok := w.snaps[ref]; ok {
 		return s, nil
@@ -317,7 +324,7 @@ func (w volumesFake) AttachmentsOf(ctx context.Context, id, instance string) (fo
 
 func (w volumesFake) attached(att string) *volume.Volume {
 	for _, v := range w.volumes {
-		if len(v.Attachments) > 0 && v.Attachments[0].ID == att {
+		if slices.ContainsFunc(v.Attachments, func(a volume.Attachment) bool { return a.ID == att }) {
 			return v
 		}
 	}
@@ -351,7 +358,10 @@ func (w volumesFake) Detach(ctx context.Context, att string) error {
 		if w.devices[att] {
 			return errors.New("detached under its device")
 		}
-		v.Attachments, v.Status = nil, volume.StatusAvailable
+		v.Attachments = slices.DeleteFunc(v.Attachments, func(a volume.Attachment) bool { return a.ID == att })
+		if len(v.Attachments) == 0 {
+			v.Attachments, v.Status = nil, volume.StatusAvailable
+		}
 		return nil
 	})
 }
