@@ -17,21 +17,36 @@ import (
 
 func (a *App) newBootCmd() *cobra.Command {
 	o := &bootOptions{}
+	var from string
 	c := &cobra.Command{
-		Use: "boot NAME", Short: "Boot an instance from a volume", Args: nameArg,
+		Use: "boot NAME", Short: "Boot an instance from a volume",
+		Args: func(c *cobra.Command, args []string) error {
+			if from != "" && len(args) == 0 {
+				return nil
+			}
+			return nameArg(c, args)
+		},
 		Long: `Boot an LXC container from a block device volume, with the semantics of nova boot:
 make the volume where one is to be made, attach it to this host, find the root
 filesystem (the whole device, or its first partition), mount it, start the
 container, and remove the host's mount again. When a step fails, all that was done
 is undone.
 
-The keys of --block-device are described in docs/bdm.md.`,
+The keys of --block-device are described in docs/bdm.md. --from boots what
+'lxcboot show --definition' has printed, here or on another host.`,
 		Example: `  lxcboot boot --flavor m1.small --block-device source=image,id=ID,dest=volume,size=4,shutdown=PRESERVE,bootindex=0 NAME
   lxcboot boot --flavor m1.small --block-device source=volume,id=ID,dest=volume,size=4,shutdown=preserve,bootindex=0 NAME
-  lxcboot boot --flavor m1.tiny --image busybox NAME`,
-		RunE: func(c *cobra.Command, args []string) error { return a.boot(c.Context(), o, args[0]) },
+  lxcboot boot --flavor m1.tiny --image busybox NAME
+  lxcboot boot --from FILE`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if from != "" {
+				return a.bootFrom(c.Context(), c, from, o.dryRun, args)
+			}
+			return a.boot(c.Context(), o, args[0])
+		},
 	}
 	a.bootFlags(c, o)
+	c.Flags().StringVar(&from, "from", "", "file with the definition of an instance, as show --definition prints it; -: standard input. A NAME takes the place of the one in it")
 	return c
 }
 

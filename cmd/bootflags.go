@@ -19,6 +19,7 @@ type bootOptions struct {
 	grow, noGrow                           bool
 	meta, tags, env, files, nics, initArgs []string
 	description, hostname, keyName, sshKey string
+	called                                 string // the host name, which a root that has one keeps beside it
 	userData, configDrive, init            string
 	ignoreUnsupported                      bool
 	changed                                func(string) bool

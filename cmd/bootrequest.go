@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,7 +56,7 @@ func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (ins
 	if s.Tags, err = instanceTags(o.tags); err != nil {
 		return req, err
 	}
-	s.Hostname, s.Description = o.hostname, o.description
+	s.Hostname, s.Description = cmp.Or(o.hostname, o.called), o.description
 	s.Init, s.InitArgs, s.Privileged, s.Fsck = o.init, o.initArgs, o.privileged, o.fsck
 	switch {
 	case o.grow && o.noGrow:

@@ -13,9 +13,13 @@ import (
 )
 
 func (a *App) newDeleteCmd() *cobra.Command {
-	var force bool
+	var force, keep bool
 	c := a.eachInstance("delete", "Delete instances, whatever state they are in", a.storeManager, func(ctx context.Context, m *instance.Manager, ref string) error {
-		rec, err := m.Delete(ctx, ref)
+		remove := m.Delete
+		if keep {
+			remove = m.DeleteKeeping
+		}
+		rec, err := remove(ctx, ref)
 		if err == nil || errors.Is(err, state.ErrNotFound) && force {
 			return nil
 		}
@@ -25,5 +29,6 @@ func (a *App) newDeleteCmd() *cobra.Command {
 shutdown=remove go with it; the others stay. A delete that failed or was interrupted
 can be called again, and so can one after an interrupted boot.`
 	c.Flags().BoolVar(&force, "force", false, "an instance that is not there is no error")
+	c.Flags().BoolVar(&keep, "keep-volumes", false, "keep the volumes that are marked shutdown=remove, too; local disks go")
 	return c
 }

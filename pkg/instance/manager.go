@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/host"
@@ -195,6 +196,22 @@ func (m *Manager) Delete(ctx context.Context, ref string) (state.Record, error) 
 		return state.Record{}, err
 	}
 	defer m.close(ctx, h)
+	return h.Record, m.delete(ctx, h)
+}
+
+// DeleteKeeping is Delete that keeps the volumes which were marked to go with the instance,
+// so that it can be booted from them elsewhere. Local disks go.
+func (m *Manager) DeleteKeeping(ctx context.Context, ref string) (state.Record, error) {
+	h, err := m.open(ctx, ref, state.OpDelete)
+	if err != nil {
+		return state.Record{}, err
+	}
+	defer m.close(ctx, h)
+	for i := range h.Volumes {
+		if mp := &h.Volumes[i].Mapping; mp.Dest == bdm.DestVolume {
+			mp.DeleteOnTermination = false
+		}
+	}
 	return h.Record, m.delete(ctx, h)
 }
 

@@ -321,7 +321,7 @@ func (p Plan) record() state.Record {
 		CreatedAt: time.Now().UTC().Truncate(time.Second),
 		Spec:      p.Spec, Meta: p.Meta, Caller: p.Caller,
 	}
-	rec.Spec.Seed = seed.Seed{} // it has a file of its own
+	rec.Spec.Seed = seed.Seed{Bare: p.Spec.Seed.Bare} // the rest has a file of its own
 	// Libvirt would choose another address at each start.
 	rec.Spec.NICs = slices.Clone(p.Spec.NICs)
 	for i := range rec.Spec.NICs {

@@ -100,6 +100,35 @@ func ParseInterface(text string) (Interface, error) {
 	return n, nil
 }
 
+// Words is the interface as ParseInterface reads it.
+func (n Interface) Words() string {
+	var words []string
+	add := func(key, value string) {
+		if value != "" {
+			words = append(words, key+"="+value)
+		}
+	}
+	if n.Network != "" {
+		add("net-name", n.Network)
+	} else {
+		add("bridge", n.Bridge)
+	}
+	add("mac", n.MAC)
+	for _, a := range n.Addresses {
+		if netip.MustParsePrefix(a).Addr().Is6() { // checked
+			add("v6-fixed-ip", a)
+		} else {
+			add("v4-fixed-ip", a)
+		}
+	}
+	add("gateway", n.Gateway)
+	add("v6-gateway", n.Gateway6)
+	for _, s := range n.DNS {
+		add("dns", s)
+	}
+	return strings.Join(words, ",")
+}
+
 // fixedAddress reads an address of a card, with a prefix or with the usual one.
 func fixedAddress(text string, six bool) (netip.Prefix, error) {
 	cidr, family := text, "IPv4"

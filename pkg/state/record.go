@@ -82,7 +82,7 @@ type Spec struct {
 	NICs        []lxc.Interface   `json:"nics,omitempty"`
 	SwapMiB     int               `json:"swap,omitempty"`    // that the memory's limit has beyond the flavor's
 	Restart     string            `json:"restart,omitempty"` // restart policy; empty: none
-	Seed        seed.Seed         `json:"seed,omitzero"`     // of a plan; a record has it in a file of its own
+	Seed        seed.Seed         `json:"seed,omitzero"`     // of a plan; a record has all but Bare in a file of its own
 }
 
 // Growth says which filesystems are made as large as their volumes before the container
