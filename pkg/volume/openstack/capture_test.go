@@ -19,6 +19,9 @@ func TestCreateImage(t *testing.T) {
 	if err != nil || img.Name != "golden" || img.Status != volume.ImageActive || img.Properties["a"] != "b" {
 		t.Errorf("%+v, %v", img, err)
 	}
+	if _, kept := img.Properties["signature_verified"]; kept {
+		t.Error("Cinder makes no volume of an image that says of itself what was said of another")
+	}
 	if body := c.bodyOf("POST", "/volumes/"+free+"/action"); strings.Contains(body, "force") {
 		t.Errorf("asked with %s", body)
 	}
@@ -39,6 +42,22 @@ func TestCreateImage(t *testing.T) {
 	if body := c.bodyOf("POST", "/volumes/"+held+"/action"); !strings.Contains(body, `"force":true`) {
 		t.Errorf("asked with %s", body)
 	}
+	// Where Cinder reads no volume in use, it reads a copy, which goes again.
+	c.locked(func() { c.noForce = true })
+	if img, err := s.CreateImage(t.Context(), volume.CreateImage{Name: "copied", VolumeID: held, Copying: still}); err != nil || img.Status != volume.ImageActive {
+		t.Errorf("of a copy: %+v, %v", img, err)
+	}
+	if body := c.bodyOf("POST", "/volumes"); !strings.Contains(body, `"source_volid":"`+held+`"`) {
+		t.Errorf("copied with %s", body)
+	}
+	c.fail("POST", "/volumes", 2, status(400, "badRequest", "no")) // the image, and the copy
+	if _, err := s.CreateImage(t.Context(), volume.CreateImage{Name: "x", VolumeID: held, Copying: still}); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "delete the instance") {
+		t.Errorf("in use, and no copy: %v", err)
+	}
+	if all, err := s.Volumes(t.Context()); err != nil || len(all) != 2 {
+		t.Errorf("volumes: %+v, %v", all, err)
+	}
+	c.locked(func() { c.noForce = false })
 	// One that comes to nothing is not left behind.
 	c.locked(func() { c.uploads = "killed" })
 	if _, err := s.CreateImage(t.Context(), volume.CreateImage{Name: "failed", VolumeID: free}); err == nil {

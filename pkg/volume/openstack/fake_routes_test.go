@@ -98,12 +98,12 @@ func (c *cloud) routes(mux *http.ServeMux) {
 			v["size"] = size
 		}
 		if up := body["os-volume_upload_image"]; up != nil {
-			if v["status"] != "available" && up["force"] != true {
+			if v["status"] != "available" && (c.noForce || up["force"] != true) {
 				refuse(w, 400, "badRequest", "Invalid volume: Volume status must be available, but current status is: "+v["status"].(string)+".")
 				return
 			}
 			id := uuid.NewString()
-			c.images[id] = map[string]any{"id": id, "name": up["image_name"], "status": cmp.Or(c.uploads, "active"), "disk_format": "raw", "created_at": "2026-01-01T00:00:00Z"}
+			c.images[id] = map[string]any{"id": id, "name": up["image_name"], "status": cmp.Or(c.uploads, "active"), "disk_format": "raw", "created_at": "2026-01-01T00:00:00Z", "signature_verified": "False"}
 			answer(w, 202, map[string]any{"os-volume_upload_image": map[string]any{"id": v["id"], "image_id": id, "image_name": up["image_name"], "status": "uploading"}})
 			return
 		}
@@ -235,7 +235,11 @@ func (c *cloud) imageRoutes(mux *http.ServeMux) {
 		json.NewDecoder(r.Body).Decode(&patch)
 		img := c.images[r.PathValue("id")]
 		for _, p := range patch {
-			img[strings.TrimPrefix(p.Path, "/")] = p.Value
+			if name := strings.TrimPrefix(p.Path, "/"); p.Op == "remove" {
+				delete(img, name)
+			} else {
+				img[name] = p.Value
+			}
 		}
 		answer(w, 200, img)
 	})

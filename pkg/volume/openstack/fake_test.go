@@ -41,6 +41,7 @@ type cloud struct {
 	catalog                                 map[string]string // type and path of each service
 
 	uploads string // what images of volumes become; empty: active
+	noForce bool   // no image is made of a volume in use, as without enable_force_upload
 	faults  []*mishap
 	log     []string // "METHOD path" of each request but those for tokens
 	service []string // the service tokens that came

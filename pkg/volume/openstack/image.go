@@ -274,9 +274,18 @@ func (s *Store) UpdateImage(ctx context.Context, id string, req volume.UpdateIma
 		}
 		patch = append(patch, images.ReplaceImageName{NewName: *req.Name})
 	}
-	for k, v := range req.Properties { // Glance takes it for one that is there as well
+	return s.patchImage(ctx, id, append(patch, withProperties(req.Properties)...))
+}
+
+// withProperties are changes that set properties.
+func withProperties(all map[string]string) (patch images.UpdateOpts) {
+	for k, v := range all { // Glance takes it for one that is there as well
 		patch = append(patch, images.UpdateImageProperty{Op: images.AddOp, Name: pointer.Replace(k), Value: v})
 	}
+	return patch
+}
+
+func (s *Store) patchImage(ctx context.Context, id string, patch images.UpdateOpts) (volume.Image, error) {
 	img, err := retry(ctx, s, "glance", "changing image "+id, func(error) (volume.Image, error) {
 		img, err := images.Update(ctx, s.glance, id, patch).Extract()
 		if err != nil {
