@@ -4,6 +4,7 @@ VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>
 LDFLAGS = -s -w -X github.com/lxcboot/lxcboot/cmd.Version=$(VERSION)
 PREFIX  ?= /usr/local
 DESTDIR ?=
+OCF     = /usr/lib/ocf/resource.d/lxcboot
 COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
 FUZZTIME ?= 60s
 
@@ -15,7 +16,7 @@ TAGS = libvirt_without_lxc,libvirt_without_qemu
 export GOFLAGS := -buildvcs=false -tags=$(TAGS) $(GOFLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit e2e guests test-cluster test-openstack test-stockvm torture lint fuzz bench docs install host-packages clean
+.PHONY: help run build test unit e2e guests test-cluster test-openstack test-stockvm torture lint fuzz bench docs install uninstall host-packages clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,7 +85,19 @@ install: build ## Install below DESTDIR and PREFIX (/usr/local): the programs, m
 	bin/lxcboot completion bash >'$(DESTDIR)$(PREFIX)/share/bash-completion/completions/lxcboot'
 	bin/lxcboot completion zsh >'$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lxcboot'
 	bin/lxcboot completion fish >'$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lxcboot.fish'
+	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/lxcboot/pacemaker' share/lxcboot/pacemaker/*
+	install -d '$(DESTDIR)$(OCF)'
+	sed 's#@BIN@#$(PREFIX)/bin#' share/ocf/instance >'$(DESTDIR)$(OCF)/instance'
+	chmod 755 '$(DESTDIR)$(OCF)/instance'
 	@echo "As root, 'lxcboot setup' adds libvirt's hook and the systemd unit."
+
+uninstall: ## Remove what make install made; 'lxcboot setup --remove' before it
+	rm -f $(addprefix '$(DESTDIR)$(PREFIX)/bin/,$(addsuffix ',lxcboot lxcboot-console lxcboot-copy lxcboot-init))
+	rm -f '$(DESTDIR)$(PREFIX)'/share/man/man1/lxcboot.1 '$(DESTDIR)$(PREFIX)'/share/man/man1/lxcboot-*.1
+	rm -f '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/lxcboot' '$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lxcboot' '$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lxcboot.fish'
+	rm -rf '$(DESTDIR)$(PREFIX)/share/lxcboot'
+	rm -f '$(DESTDIR)$(OCF)/instance'
+	if [ -d '$(DESTDIR)$(OCF)' ]; then rmdir '$(DESTDIR)$(OCF)'; fi
 
 host-packages:
 	@test/setup/install host

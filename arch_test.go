@@ -42,6 +42,7 @@ func TestImports(t *testing.T) {
 		"pkg/wait":              nil,
 		"pkg/fault":             nil,
 		"pkg/bdm":               {"pkg/volume"},
+		"pkg/pacemaker":         nil,
 		"pkg/report":            {"pkg/tty"},
 		"pkg/flavor":            nil,
 		"pkg/volume":            {"pkg/host"},

@@ -13,11 +13,11 @@ import (
 )
 
 // Autostart starts every instance of this host that was up when it went down, but for
-// those that are the business of who called `run`. Each that fails is in the error, and
+// those that are the business of whoever booted them: of `run`, and of an engine. Each that fails is in the error, and
 // the others are started all the same.
 func (m *Manager) Autostart(ctx context.Context) (started []string, err error) {
 	return m.each(func(r state.Record) (string, error) {
-		if !m.mine(&r) || r.Phase != state.Built || r.Want != state.Up || r.Caller.Name == state.CallerRun {
+		if !m.mine(&r) || r.Phase != state.Built || r.Want != state.Up || r.Caller.Name != "" {
 			return "", nil
 		}
 		h, err := m.open(ctx, r.ID, state.OpStart)

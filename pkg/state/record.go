@@ -104,8 +104,11 @@ type Caller struct {
 	BootID string       `json:"boot_id,omitempty"`
 }
 
-// CallerRun is the Caller of an instance that `run` booted: it is never autostarted.
-const CallerRun = "run"
+// Who can be a Caller. An instance that has one is never autostarted.
+const (
+	CallerRun       = "run"
+	CallerPacemaker = "pacemaker" // which alone knows where it is to run
+)
 
 // CallerRunning is the Caller of a `run` in this process.
 func CallerRunning(remove bool) (Caller, error) {
