@@ -86,6 +86,9 @@ install: build ## Install below DESTDIR and PREFIX (/usr/local): the programs, m
 	bin/lxcboot completion zsh >'$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lxcboot'
 	bin/lxcboot completion fish >'$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lxcboot.fish'
 	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/lxcboot/pacemaker' share/lxcboot/pacemaker/*
+	install -D -m 755 -t '$(DESTDIR)$(PREFIX)/share/lxcboot/slurm' $(addprefix share/lxcboot/slurm/,smoke.sh prolog epilog)
+	install -m 644 -t '$(DESTDIR)$(PREFIX)/share/lxcboot/slurm' share/lxcboot/slurm/*.conf
+	sed -i 's#/usr/local#$(PREFIX)#g' '$(DESTDIR)$(PREFIX)'/share/lxcboot/slurm/*
 	install -d '$(DESTDIR)$(OCF)'
 	sed 's#@BIN@#$(PREFIX)/bin#' share/ocf/instance >'$(DESTDIR)$(OCF)/instance'
 	chmod 755 '$(DESTDIR)$(OCF)/instance'

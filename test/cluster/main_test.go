@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -63,9 +64,8 @@ func outer() (code int, err error) {
 	if err := os.Chmod(work, 0o755); err != nil {
 		return 0, err
 	}
-	install := exec.Command("make", "-s", "-C", "../..", "install", "DESTDIR="+filepath.Join(work, "install"), "PREFIX=/usr/local")
-	if out, err := install.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("make install: %w\n%s", err, out)
+	if err := makeTarget("install"); err != nil {
+		return 0, err
 	}
 	// Who ends this by a key has ended the tests with it.
 	signal.Ignore(unix.SIGINT, unix.SIGQUIT)
@@ -76,10 +76,35 @@ func outer() (code int, err error) {
 		return 0, err
 	}
 	err = tests.Wait()
+	if err == nil {
+		return 0, uninstall()
+	}
 	if _, failed := errors.AsType[*exec.ExitError](err); failed {
 		return max(tests.ProcessState.ExitCode(), 1), nil
 	}
 	return 0, err
+}
+
+// makeTarget makes install or uninstall, below the directory of the run.
+func makeTarget(target string) error {
+	out, err := exec.Command("make", "-s", "-C", "../..", target, "DESTDIR="+filepath.Join(work, "install"), "PREFIX=/usr/local").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("make %s: %w\n%s", target, err, out)
+	}
+	return nil
+}
+
+// uninstall sees that make uninstall removes all that make install has installed.
+func uninstall() error {
+	if err := makeTarget("uninstall"); err != nil {
+		return err
+	}
+	return filepath.WalkDir(filepath.Join(work, "install"), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			err = fmt.Errorf("make uninstall leaves %s", path)
+		}
+		return err
+	})
 }
 
 // cleanUp takes away what tests that were cut short have left, and compares the machine
