@@ -201,8 +201,14 @@ func (h *Host) Console() string {
 }
 
 // Wait looks again and again until what is so, and fails the test when it is not within
-// the limit. saw is what to say then.
+// what a moment may take. saw is what to say then.
 func (c *Cluster) Wait(what string, is func() (ok bool, saw string)) {
+	c.t.Helper()
+	c.WaitFor(limit, what, is)
+}
+
+// WaitFor is Wait with a limit of its own.
+func (c *Cluster) WaitFor(limit time.Duration, what string, is func() (ok bool, saw string)) {
 	c.t.Helper()
 	var saw string
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {

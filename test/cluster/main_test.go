@@ -79,10 +79,10 @@ func outer() (code int, err error) {
 	if err == nil {
 		return 0, uninstall()
 	}
-	if _, failed := errors.AsType[*exec.ExitError](err); failed {
-		return max(tests.ProcessState.ExitCode(), 1), nil
+	if code := tests.ProcessState.ExitCode(); code > 0 {
+		return code, nil // they have said why
 	}
-	return 0, err
+	return 0, fmt.Errorf("the tests ended by themselves: %w", err)
 }
 
 // makeTarget makes install or uninstall, below the directory of the run.

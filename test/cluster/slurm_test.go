@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,7 +35,7 @@ func slurm(t *testing.T) *farm {
 		if t.Failed() {
 			for _, h := range f.Hosts {
 				if h.IsOn() {
-					_, log := h.Run(t.Context(), "sh", "-c", "tail -n 60 /var/log/slurm/*")
+					_, log := h.Run(context.WithoutCancel(t.Context()), "sh", "-c", "tail -n 60 /var/log/slurm/*")
 					t.Logf("Slurm on %s:\n%s", h.Name, log)
 				}
 			}

@@ -16,6 +16,8 @@ if [[ ${1:-} == --job ]]; then
   flavor=${2:?} name=slurm-$SLURM_JOB_ID
   shift 2
   if ((${SLURM_NTASKS:-1} > 1)); then name+=-$SLURM_PROCID; fi
+  # Slurm passes over the prolog of a job that it knows on this host, after slurmd was killed.
+  if ((${SLURM_RESTART_COUNT:-0})); then lxcboot --quiet delete --force "$name"; fi
   # Less than Slurm's KillWait, or it kills this while the container still ends.
   exec lxcboot --quiet run --rm --stop-timeout 20s --flavor "$flavor" "$@" "$name"
 fi
