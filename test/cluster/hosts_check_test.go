@@ -49,7 +49,12 @@ func TestHosts(t *testing.T) {
 
 	wasMachine, wasBoot := id(b, machine), id(b, boot)
 	b.Write("/var/lib/kept", "kept\n", 0o600)
+	// A plug loses what was not flushed, and only that.
+	b.Must("lxcboot", "exec", "one", "--", "sh", "-c", "echo yes >/flushed; sync; echo yes >/unwritten; sed -i s/yes/no/ /flushed")
 	b.Off()
+	if loops, err := loopsOn(c.dir); len(loops) != 0 {
+		t.Errorf("a host without power has loop devices: %v %v", loops, err)
+	}
 	if code, out := b.Run(t.Context(), "true"); code != -1 || !strings.Contains(out, "n2 is off") {
 		t.Errorf("a host without power runs a program: %d %s", code, out)
 	}
@@ -58,6 +63,9 @@ func TestHosts(t *testing.T) {
 		t.Error("a host that came back is not itself, started anew")
 	}
 	c.Wait("n1 reaches n2 again", reach)
+	if got := b.Must("lxcboot", "exec", "one", "--", "sh", "-c", "cat /flushed; ls /"); !strings.HasPrefix(got, "yes\n") || strings.Contains(got, "unwritten") {
+		t.Errorf("what was flushed before the plug, and what is there: %s", got)
+	}
 	if got := b.Must("lxcboot", "list", "-f", "value", "-c", "Name", "-c", "Status"); got != "one ACTIVE" {
 		t.Errorf("after its host came back the container is %q\n%s", got, b.Console())
 	}

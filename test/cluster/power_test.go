@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -17,8 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Off pulls the host's plug: SIGKILL for all that runs on it, its containers too. It
-// returns when they are gone. A host that is off stays off.
+// Off pulls the host's plug: what it has written to a filesystem of its containers and not
+// flushed is lost, and all that runs on it gets SIGKILL, its containers too. It returns when
+// they are gone. A host that is off stays off.
 func (h *Host) Off() {
 	h.c.t.Helper()
 	if err := h.off(); err != nil {
@@ -94,14 +96,15 @@ func (h *Host) off() error {
 	if h.init == nil {
 		return nil
 	}
-	err := h.init.Process.Kill()
-	_ = h.init.Wait() // which is over once no process of its namespace is left
+	err := h.loseWrites()
+	err = errors.Join(err, h.init.Process.Kill(), h.freeze("THAWED")) // what was frozen dies as it wakes
+	_ = h.init.Wait()                                                 // which is over once no process of its namespace is left
 	h.init = nil
 	// With the namespace the cable goes by itself, but later.
 	if e := h.c.ip("link", "del", h.port()); e != nil && !strings.Contains(e.Error(), "Cannot find device") {
 		err = errors.Join(err, e)
 	}
-	return errors.Join(err, detachLoops(h.path()), h.tell("off"))
+	return errors.Join(err, h.dropLoops(), h.tell("off"))
 }
 
 // servePower does what hosts ask for at /run/power/req, as a host's management board does:
@@ -151,9 +154,46 @@ func (h *Host) tell(state string) error {
 	return os.Rename(path+".new", path)
 }
 
+// dropLoops detaches the loop devices that the host's records name: they are the kernel's, and
+// outlive the host.
+func (h *Host) dropLoops() error {
+	records, err := filepath.Glob(h.path("state/instances/*/record.json"))
+	var all []byte
+	for _, record := range records {
+		data, e := os.ReadFile(record)
+		all, err = append(all, data...), errors.Join(err, e)
+	}
+	loops, e := loopsOn(h.c.dir)
+	for number := range loops {
+		if !bytes.Contains(all, []byte(`"`+node(number)+`"`)) {
+			delete(loops, number)
+		}
+	}
+	return errors.Join(err, e, detach(loops))
+}
+
 // detachLoops detaches the loop devices on files below a directory of this machine: they
 // outlive the host that attached them.
 func detachLoops(dir string) error {
+	loops, err := loopsOn(dir)
+	return errors.Join(err, detach(loops))
+}
+
+func detach(loops map[string]bool) (err error) {
+	for number := range loops {
+		if f, e := os.Open(node(number)); e == nil {
+			err = errors.Join(err, wrap("detaching "+node(number), unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0)))
+			f.Close()
+		}
+	}
+	return err
+}
+
+// node is the path of a loop device.
+func node(number string) string { return "/dev/loop" + strings.TrimPrefix(number, "7:") }
+
+// loopsOn are the loop devices on files below a directory, by their numbers, as "7:0".
+func loopsOn(dir string) (map[string]bool, error) {
 	type file struct{ dev, inode uint64 }
 	below := map[file]bool{}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -165,16 +205,17 @@ func detachLoops(dir string) error {
 	})
 	nodes, e := filepath.Glob("/sys/block/loop*/loop")
 	err = errors.Join(err, e)
+	loops := map[string]bool{}
 	for _, sys := range nodes {
-		node := "/dev/" + filepath.Base(filepath.Dir(sys))
-		if f, e := os.Open(node); e == nil {
+		node := filepath.Base(filepath.Dir(sys))
+		if f, e := os.Open("/dev/" + node); e == nil {
 			if info, e := unix.IoctlLoopGetStatus64(int(f.Fd())); e == nil && below[file{info.Device, info.Inode}] {
-				err = errors.Join(err, wrap("detaching "+node, unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0)))
+				loops["7:"+strings.TrimPrefix(node, "loop")] = true
 			}
 			f.Close()
 		}
 	}
-	return err
+	return loops, err
 }
 
 // wrap says what failed; one that is gone meanwhile is done.
@@ -183,4 +224,90 @@ func wrap(what string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// shutdown is EXT4_IOC_SHUTDOWN, and XFS_IOC_GOINGDOWN too: with 2 nothing more is written to
+// the filesystem's device, as of a machine without power.
+const shutdown = 0x8004587d
+
+// loseWrites stops all that runs on the host, and gives up the filesystems that its processes
+// have mounted from volumes: the kernel, which all hosts share, would else write what a host
+// that dies has in its memory alone.
+func (h *Host) loseWrites() error {
+	loops, err := loopsOn(h.c.dir)
+	if err != nil || len(loops) == 0 {
+		return err
+	}
+	if err := h.freeze("FROZEN"); err != nil {
+		return err
+	}
+	pids, err := h.processes()
+	for _, pid := range pids {
+		mounts, e := os.ReadFile("/proc/" + pid + "/mountinfo")
+		if e != nil {
+			continue // a zombie
+		}
+		for line := range strings.Lines(string(mounts)) {
+			// 36 35 7:1 / /mnt …; no path of ours has what is escaped there.
+			if words := strings.Fields(line); len(words) > 4 && loops[words[2]] {
+				delete(loops, words[2])
+				err = errors.Join(err, giveUp("/proc/"+pid+"/root"+words[4]))
+			}
+		}
+	}
+	return err
+}
+
+func giveUp(mountpoint string) error {
+	f, err := os.Open(mountpoint)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return wrap("giving up "+mountpoint, unix.IoctlSetPointerInt(int(f.Fd()), shutdown, 2))
+}
+
+// freezer is the host's group in the hierarchy that stops processes.
+func (h *Host) freezer() (string, error) {
+	groups, err := os.ReadFile(h.path("groups"))
+	for dir := range strings.Lines(string(groups)) {
+		if dir = strings.TrimSpace(dir); strings.Contains(dir, "/freezer/") {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("%s is in no group of the freezer: %w", h.Name, err)
+}
+
+// freeze waits until the host is FROZEN or THAWED.
+func (h *Host) freeze(state string) error {
+	dir, err := h.freezer()
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "freezer.state")
+	if err := os.WriteFile(file, []byte(state), 0); err != nil {
+		return err
+	}
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if now, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(now)) == state {
+			return err
+		}
+	}
+	return fmt.Errorf("%s is not %s after %v", h.Name, state, limit)
+}
+
+// processes are all that run on the host, also in its containers, by their numbers here.
+func (h *Host) processes() (pids []string, err error) {
+	dir, err := h.freezer()
+	if err != nil {
+		return nil, err
+	}
+	return pids, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			var list []byte
+			list, err = os.ReadFile(filepath.Join(path, "cgroup.procs"))
+			pids = append(pids, strings.Fields(string(list))...)
+		}
+		return err
+	})
 }
