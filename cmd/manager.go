@@ -85,11 +85,11 @@ func (a *App) dialingManager(ctx context.Context) (*instance.Manager, error) {
 		return nil, err
 	}
 	domains := a.dialDomains(ctx)
-	store, err := a.openStore(ctx)
+	m, err := a.offlineManager() // makes the state directory, where tokens of the cloud are kept
 	if err != nil {
 		return nil, err
 	}
-	m, err := a.offlineManager()
+	store, err := a.openStore(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -37,7 +37,7 @@ type Volumes interface {
 	// by this attachment.
 	ExtendVolume(ctx context.Context, id string, sizeGiB int, attachmentID string) (volume.Volume, error)
 	VolumesOf(ctx context.Context, instanceID string) ([]volume.Volume, error)
-	Reserve(ctx context.Context, volumeID, instanceID string, readOnly bool) (string, error)
+	Reserve(ctx context.Context, volumeID string, by volume.Instance, readOnly bool) (string, error)
 	AttachmentsOf(ctx context.Context, volumeID, instanceID string) ([]volume.Attachment, error)
 	Connect(ctx context.Context, attachmentID string) (volume.Connection, error)
 	Complete(ctx context.Context, attachmentID string) error
@@ -53,11 +53,21 @@ type Managing interface {
 	UnmanageVolume(ctx context.Context, id string) error
 }
 
+// Reaching is what a store can besides whose volumes reach hosts over a network.
+type Reaching interface {
+	// ConnectionOf says how the host that made an attachment reaches the volume; it has no
+	// driver where that host was never told.
+	ConnectionOf(ctx context.Context, attachmentID string) (volume.Connection, error)
+}
+
 // Devices makes a connection into a path on this host, and undoes it.
 type Devices interface {
 	Prepare(ctx context.Context, req connector.Request) (connector.Device, error)
 	Connect(ctx context.Context, req connector.Request, dev connector.Device) (connector.Device, error)
 	Disconnect(ctx context.Context, dev connector.Device) error
+	// Fence keeps those who have a volume open now from writing to it, where its storage can
+	// do that, and names them.
+	Fence(ctx context.Context, req connector.Request) (clients []string, err error)
 }
 
 // Roots finds, mounts and releases filesystems on this host.

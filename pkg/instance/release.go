@@ -12,6 +12,7 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/state"
 	"github.com/lxcboot/lxcboot/pkg/volume"
+	"github.com/lxcboot/lxcboot/pkg/volume/connector"
 )
 
 // Holding is what one host has of a volume, as the volume's store shows it.
@@ -22,6 +23,9 @@ type Holding struct {
 	// Over says that all of it is of an earlier start of this host: nothing can use the
 	// volume by it any more.
 	Over bool
+	// shared says that others have the volume too, whose users its storage cannot tell from
+	// that host's.
+	shared bool
 }
 
 // Release takes a volume from a host that is known to be gone, by the name or the id of
@@ -43,12 +47,33 @@ func (m *Manager) Release(ctx context.Context, ref, hostRef string, ask func(Hol
 			return h, err
 		}
 	}
+	if !h.Over && !h.shared {
+		m.fence(ctx, h)
+	}
 	for _, a := range h.Attachments {
 		if err := ignore(m.Volumes.Detach(ctx, a.ID), volume.ErrNotFound); err != nil {
 			return h, fmt.Errorf("volume %s is left attached (attachment %s): %w", h.Volume.ID, a.ID, err)
 		}
 	}
 	return h, nil
+}
+
+// fence has the volume's storage keep out who has it open. Where that cannot be had, who
+// fenced the host has to have done so.
+func (m *Manager) fence(ctx context.Context, h Holding) {
+	store, ok := m.Volumes.(Reaching)
+	if !ok {
+		return
+	}
+	for _, a := range h.Attachments {
+		conn, err := store.ConnectionOf(ctx, a.ID)
+		if err == nil && conn.Driver != "" {
+			_, err = m.Devices.Fence(ctx, connector.Request{AttachmentID: a.ID, VolumeID: a.VolumeID, Connection: conn})
+		}
+		if ignore(err, volume.ErrNotFound) != nil {
+			m.warn("what still has volume %s open was not kept from it by its storage, so that host must be off: %v", a.VolumeID, err)
+		}
+	}
 }
 
 // holding finds what a host has of a volume, and refuses what is not to be taken from it.
@@ -80,7 +105,7 @@ func (m *Manager) holding(ctx context.Context, ref, hostRef string) (Holding, er
 	if err := m.oneHost(ctx, hostRef, h.Attachments); err != nil {
 		return h, err
 	}
-	h.Over = true
+	h.Over, h.shared = true, len(others) > 0
 	for _, a := range h.Attachments {
 		h.Host.ID, h.Host.Name = a.HostID, a.Host
 		over := m.earlier(a)

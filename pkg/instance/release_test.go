@@ -1,7 +1,9 @@
 package instance
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -108,5 +110,40 @@ func TestReleaseOwn(t *testing.T) {
 		if _, err := m.Release(t.Context(), "mine", "here", nil); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// reaching is a store that says how volumes are reached.
+type reaching struct{ volumesFake }
+
+func (reaching) ConnectionOf(context.Context, string) (volume.Connection, error) {
+	return volume.Connection{Driver: "rbd"}, nil
+}
+
+// TestReleaseFences has the storage keep a host out before its attachment is deleted. Where
+// it cannot, that is told, and no more.
+func TestReleaseFences(t *testing.T) {
+	for name, fails := range map[string]bool{"it can": false, "it cannot": true} {
+		t.Run(name, func(t *testing.T) {
+			w, m := booted(t)
+			m.Volumes = reaching{volumesFake{w}}
+			w.volumes["more"].Status = volume.StatusInUse
+			w.volumes["more"].Attachments = []volume.Attachment{{ID: "a", VolumeID: "more", InstanceID: "i", Host: "n1", HostID: "id-of-n1"}}
+			fenced, warned := false, ""
+			m.Warn = func(format string, args ...any) { warned += fmt.Sprintf(format, args...) }
+			w.fault = func(_ int, op string, _ bool) error {
+				fenced = fenced || op == "fence"
+				if op == "fence" && fails {
+					return errInjected
+				}
+				return nil
+			}
+			if _, err := m.Release(t.Context(), "more", "n1", nil); err != nil || !fenced || len(w.volumes["more"].Attachments) != 0 {
+				t.Errorf("%v; fenced %v, left %+v", err, fenced, w.volumes["more"].Attachments)
+			}
+			if strings.Contains(warned, "must be off") != fails {
+				t.Errorf("warned %q", warned)
+			}
+		})
 	}
 }

@@ -158,7 +158,7 @@ func (m *Manager) attachVolumes(ctx context.Context, h *Handle) error {
 // device: one that was lost in between is found by the ids of volume and instance.
 func (m *Manager) attachVolume(ctx context.Context, h *Handle, v *state.Volume) error {
 	if v.AttachmentID == "" {
-		id, err := m.Volumes.Reserve(ctx, v.VolumeID, h.ID, v.Mapping.ReadOnly)
+		id, err := m.Volumes.Reserve(ctx, v.VolumeID, volume.Instance{ID: h.ID, Name: h.Name}, v.Mapping.ReadOnly)
 		if err != nil {
 			return err
 		}

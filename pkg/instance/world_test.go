@@ -298,7 +298,7 @@ func (w volumesFake) StoreID() string { return "fake" }
 
 func (w volumesFake) Remote() bool { return false }
 
-func (w volumesFake) Reserve(ctx context.Context, id, instance string, ro bool) (att string, err error) {
+func (w volumesFake) Reserve(ctx context.Context, id string, by volume.Instance, ro bool) (att string, err error) {
 	err = w.do(ctx, "reserve", func() error {
 		v := w.volumes[id]
 		if v.Status != volume.StatusAvailable {
@@ -306,7 +306,7 @@ func (w volumesFake) Reserve(ctx context.Context, id, instance string, ro bool) 
 		}
 		att = w.id("att")
 		v.Status = volume.StatusReserved
-		v.Attachments = []volume.Attachment{{ID: att, VolumeID: id, InstanceID: instance}}
+		v.Attachments = []volume.Attachment{{ID: att, VolumeID: id, InstanceID: by.ID}}
 		return nil
 	})
 	return att, err
@@ -399,6 +399,15 @@ func (w devicesFake) Disconnect(ctx context.Context, dev connector.Device) error
 			}
 		}
 		delete(w.devices, filepath.Base(dev.Path))
+		return nil
+	})
+}
+
+func (w devicesFake) Fence(ctx context.Context, req connector.Request) ([]string, error) {
+	return nil, w.do(ctx, "fence", func() error {
+		if volumesFake(w).attached(req.AttachmentID) == nil {
+			return errors.New("fenced after it was let go of")
+		}
 		return nil
 	})
 }

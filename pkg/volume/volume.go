@@ -137,16 +137,32 @@ func (v Volume) Copy() bool {
 	return v.ImageID+v.SnapshotID+v.SourceID != "" && v.Metadata[MetaInstance] == ""
 }
 
+// Instance is who has a volume reserved.
+type Instance struct {
+	ID   string
+	Name string // for people
+}
+
 // Attachment binds a volume to an instance on a host.
 type Attachment struct {
-	ID         string `json:"id"`
-	VolumeID   string `json:"volume_id"`
-	InstanceID string `json:"instance_id"`
-	Host       string `json:"host"`    // its name: for people
-	HostID     string `json:"host_id"` // host.Host's; empty when an older lxcboot made it, or another program
-	BootID     string `json:"boot_id"` // of the host, when it was last connected there
-	Status     string `json:"status"`  // reserved, attaching, attached
-	ReadOnly   bool   `json:"readonly"`
+	ID           string    `json:"id"`
+	VolumeID     string    `json:"volume_id"`
+	InstanceID   string    `json:"instance_id"`
+	InstanceName string    `json:"instance_name"`  // when it was reserved; empty when an older lxcboot made it
+	Host         string    `json:"host"`           // its name: for people
+	HostID       string    `json:"host_id"`        // host.Host's; empty when an older lxcboot made it, or another program
+	BootID       string    `json:"boot_id"`        // of the host, when it was last connected there
+	Since        time.Time `json:"since,omitzero"` // when it was reserved, in whole seconds of UTC
+	Status       string    `json:"status"`         // reserved, attaching, attached
+	ReadOnly     bool      `json:"readonly"`
+}
+
+// Reserved is what an attachment says that is made now.
+func (i Instance) Reserved(volumeID string, on host.Host) Attachment {
+	return Attachment{
+		VolumeID: volumeID, InstanceID: i.ID, InstanceName: i.Name, Since: time.Now().UTC().Truncate(time.Second),
+		Host: on.Name, HostID: on.ID, BootID: on.BootID,
+	}
 }
 
 // Elsewhere says that the attachment was made by another host than h: by its id, and

@@ -45,6 +45,7 @@ type cli struct {
 	*testing.T
 	binary, state string
 	host          string          // its name; empty: this host's
+	hostID        string          // empty: this host's
 	ids           map[string]bool // of the instances
 }
 
@@ -66,7 +67,11 @@ func (c *cli) hostname() string {
 func (c *cli) run(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
-	argv := append([]string{c.binary, "--state-dir", c.state, "--backend", "openstack"}, args...)
+	argv := []string{c.binary, "--state-dir", c.state, "--backend", "openstack"}
+	if c.hostID != "" {
+		argv = append(argv, "--host-id", c.hostID)
+	}
+	argv = append(argv, args...)
 	if c.host != "" {
 		argv = append([]string{"unshare", "--uts", "sh", "-c", `hostname "$0" && exec "$@"`, c.host}, argv...)
 	}

@@ -59,7 +59,7 @@ func TestErrorStates(t *testing.T) {
 				t.Fatalf("%v", err)
 			}
 			t.Log(err)
-			if _, err := s.Reserve(ctx, v.ID, uuid.NewString(), false); !errors.Is(err, volume.ErrConflict) {
+			if _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: uuid.NewString()}, false); !errors.Is(err, volume.ErrConflict) {
 				t.Errorf("reserving it: %v", err)
 			}
 		})
@@ -124,7 +124,7 @@ func TestWhoHoldsIt(t *testing.T) {
 				t.Fatal(err)
 			}
 			instance := uuid.NewString()
-			id, err := s.Reserve(ctx, v.ID, instance, false)
+			id, err := s.Reserve(ctx, v.ID, volume.Instance{ID: instance}, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -142,7 +142,7 @@ func TestWhoHoldsIt(t *testing.T) {
 			if a.HostName != hostname || seen.Metadata["lxcboot_attached_"+instance] != id+" on "+hostname || service && a.ServerID != instance || !service && a.ServerID != "" {
 				t.Errorf("the administrator sees %+v, %v", a, seen.Metadata)
 			}
-			_, err = s.Reserve(ctx, v.ID, uuid.NewString(), false)
+			_, err = s.Reserve(ctx, v.ID, volume.Instance{ID: uuid.NewString()}, false)
 			if !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), instance+" on "+hostname) {
 				t.Errorf("the second is told: %v", err)
 			}
@@ -179,17 +179,10 @@ func TestLostReservation(t *testing.T) {
 		t.Fatal(err)
 	}
 	instance := uuid.NewString()
-	post := func(path string, body any) {
-		t.Helper()
-		resp, err := cinder.Post(ctx, cinder.ServiceURL(path), body, nil, &gophercloud.RequestOpts{OkCodes: []int{200, 202}})
-		if _, _, err = gophercloud.ParseResponse(resp, err); err != nil {
-			t.Fatal(err)
-		}
-	}
-	post("volumes/"+v.ID+"/metadata", map[string]any{"metadata": map[string]string{
+	post(t, cinder, "volumes/"+v.ID+"/metadata", map[string]any{"metadata": map[string]string{
 		"lxcboot_attached_" + instance: "reserving since " + time.Now().UTC().Format(time.RFC3339),
 	}})
-	post("attachments", map[string]any{"attachment": map[string]any{"volume_uuid": v.ID}})
+	post(t, cinder, "attachments", map[string]any{"attachment": map[string]any{"volume_uuid": v.ID}})
 	all, err := s.AttachmentsOf(ctx, v.ID, instance)
 	if err != nil || len(all) != 1 {
 		t.Fatalf("%+v, %v", all, err)
@@ -198,12 +191,21 @@ func TestLostReservation(t *testing.T) {
 		t.Fatal(err)
 	}
 	next := uuid.NewString()
-	id, err := s.Reserve(ctx, v.ID, next, false)
+	id, err := s.Reserve(ctx, v.ID, volume.Instance{ID: next}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Detach(ctx, id); err != nil {
 		t.Error(err)
+	}
+}
+
+// post sends a request to Cinder as it is.
+func post(t *testing.T, cinder *gophercloud.ServiceClient, path string, body any) {
+	t.Helper()
+	resp, err := cinder.Post(t.Context(), cinder.ServiceURL(path), body, nil, &gophercloud.RequestOpts{OkCodes: []int{200, 202}})
+	if _, _, err = gophercloud.ParseResponse(resp, err); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -238,7 +240,7 @@ func TestReadOnlyVolume(t *testing.T) {
 	if v, err = s.WaitVolume(ctx, v.ID); err != nil || !v.ReadOnly {
 		t.Fatalf("%+v, %v", v, err)
 	}
-	id, err := s.Reserve(ctx, v.ID, uuid.NewString(), false)
+	id, err := s.Reserve(ctx, v.ID, volume.Instance{ID: uuid.NewString()}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

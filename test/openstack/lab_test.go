@@ -226,7 +226,7 @@ func connected(t *testing.T, s volumetest.Store, h *connector.Host, volumeID str
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	id, err := s.Reserve(ctx, volumeID, uuid.NewString(), false)
+	id, err := s.Reserve(ctx, volumeID, volume.Instance{ID: uuid.NewString()}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

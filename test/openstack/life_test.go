@@ -159,23 +159,7 @@ func TestDaemonKilled(t *testing.T) {
 	v := c.holding(open(t, nil), one)
 	write := []string{"exec", one, "--", "/bin/sh", "-c", "busybox dd if=/dev/zero of=/root/zeros bs=64k count=16 conv=fsync 2>&1"}
 	c.must(write...)
-	killed := 0
-	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, file := range files {
-		args, err := os.ReadFile(file)
-		if err != nil || !strings.HasPrefix(string(args), "qemu-storage-daemon\x00") && !strings.Contains(string(args), "/qemu-storage-daemon\x00") || !strings.Contains(string(args), c.state) {
-			continue
-		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		killed++
-	}
-	if killed != 1 {
+	if killed := c.killDaemons(); killed != 1 {
 		t.Fatalf("%d daemons were there for one volume", killed)
 	}
 	if out, err := c.run(write...); exitCode(err) == 0 {
@@ -189,4 +173,25 @@ func TestDaemonKilled(t *testing.T) {
 		t.Errorf("the volume is still there: %v", err)
 	}
 	c.must("image", "delete", image)
+}
+
+// killDaemons kills what serves volumes to a host, as its power switch would, and counts it.
+func (c *cli) killDaemons() (killed int) {
+	c.Helper()
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		args, err := os.ReadFile(file)
+		if err != nil || !strings.HasPrefix(string(args), "qemu-storage-daemon\x00") && !strings.Contains(string(args), "/qemu-storage-daemon\x00") || !strings.Contains(string(args), c.state) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			c.Fatal(err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			c.Fatal(err)
+		}
+		killed++
+	}
+	return killed
 }

@@ -47,7 +47,7 @@ func TestRestart(t *testing.T) {
 	if _, err := s.WaitVolume(ctx, v.ID); err != nil {
 		t.Fatal(err)
 	}
-	id, err := s.Reserve(ctx, v.ID, uuid.NewString(), false)
+	id, err := s.Reserve(ctx, v.ID, volume.Instance{ID: uuid.NewString()}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

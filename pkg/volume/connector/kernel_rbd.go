@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
 )
@@ -50,29 +50,13 @@ func (k kernelRBD) connect(ctx context.Context, req Request, dev Device) (Device
 		return Device{}, err
 	}
 	defer k.clean(st) // the key is not needed once it is mapped
-	argv := []string{"rbd", "map", "--pool", v.pool, "--image", v.image}
-	if v.namespace != "" {
-		argv = append(argv, "--namespace", v.namespace)
-	}
-	if v.conf != "" {
-		argv = append(argv, "--conf", v.conf)
-	} else {
-		conf := filepath.Join(dir, "conf")
-		if err := os.WriteFile(conf, nil, 0o600); err != nil {
+	conf, key := filepath.Join(dir, "conf"), filepath.Join(dir, "key")
+	for path, text := range map[string]string{conf: "", key: v.key} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			return Device{}, err
 		}
-		argv = append(argv, "--conf", conf)
 	}
-	if len(v.monitors) > 0 {
-		argv = append(argv, "--mon_host", strings.Join(v.monitors, ","))
-	}
-	if v.user != "" {
-		key := filepath.Join(dir, "key")
-		if err := os.WriteFile(key, []byte(v.key), 0o600); err != nil {
-			return Device{}, err
-		}
-		argv = append(argv, "--id", v.user, "--keyfile", key)
-	}
+	argv := slices.Concat([]string{"rbd", "map"}, v.named(), v.client(conf, key))
 	if dev.ReadOnly {
 		argv = append(argv, "--read-only")
 	}

@@ -1,6 +1,7 @@
 package connector
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -22,6 +23,28 @@ type rbdVolume struct {
 	key                    string
 	conf                   string   // ceph.conf, empty when there is none
 	monitors               []string // host:port
+}
+
+// named names the image to Ceph's tools.
+func (v rbdVolume) named() []string {
+	argv := []string{"--pool", v.pool, "--image", v.image}
+	if v.namespace != "" {
+		argv = append(argv, "--namespace", v.namespace)
+	}
+	return argv
+}
+
+// client tells Ceph's tools where the cluster is, and as whom they speak to it: by the
+// configuration there is, or by an empty one, and a file that the key is in.
+func (v rbdVolume) client(empty, key string) []string {
+	argv := []string{"--conf", cmp.Or(v.conf, empty)}
+	if len(v.monitors) > 0 {
+		argv = append(argv, "--mon_host", strings.Join(v.monitors, ","))
+	}
+	if v.user != "" {
+		argv = append(argv, "--id", v.user, "--keyfile", key)
+	}
+	return argv
 }
 
 // cephName is what a pool, image, user or cluster may be called here; none can be

@@ -48,14 +48,19 @@ func heldStatus(all []volume.Attachment) string {
 // Reserve takes an available volume for an instance, in one atomic step. Who comes
 // second gets volume.InUse. A multiattach volume can be held by several instances, but
 // by each only once. A read-only volume is always held read-only.
-func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOnly bool) (string, error) {
+func (s *Store) Reserve(ctx context.Context, volumeID string, by volume.Instance, readOnly bool) (string, error) {
+	instanceID := by.ID
 	if err := checkName("instance id", instanceID); err != nil {
 		return "", err
 	}
 	if instanceID == "" {
 		return "", failure.Invalid("volume %s can not be reserved for nobody", volumeID)
 	}
-	id := uuid.NewString()
+	if err := checkName("instance name", by.Name); err != nil {
+		return "", err
+	}
+	made := by.Reserved(volumeID, s.o.Host)
+	made.ID, made.Status = uuid.NewString(), attachReserved
 	_, err := s.volumes.change(ctx, volumeID, func(rec *record[volume.Volume]) error {
 		v := &rec.Object
 		mine := slices.ContainsFunc(v.Attachments, func(a volume.Attachment) bool { return a.InstanceID == instanceID })
@@ -79,10 +84,8 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 				return err
 			}
 		}
-		v.Attachments = append(v.Attachments, volume.Attachment{
-			ID: id, VolumeID: volumeID, InstanceID: instanceID, Host: s.o.Host.Name, HostID: s.o.Host.ID, BootID: s.o.Host.BootID,
-			Status: attachReserved, ReadOnly: readOnly || v.ReadOnly,
-		})
+		made.ReadOnly = readOnly || v.ReadOnly
+		v.Attachments = append(v.Attachments, made)
 		v.Status = heldStatus(v.Attachments)
 		return nil
 	})
@@ -90,7 +93,7 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 		return "", err
 	}
 	fault.Point("local/reserve/after-save")
-	return id, nil
+	return made.ID, nil
 }
 
 // AttachmentsOf lists the attachments that bind a volume to an instance, or to any

@@ -21,7 +21,7 @@ import (
 func TestCopyOfVolumeInUse(t *testing.T) {
 	s, ctx := newStore(t), testCtx(t)
 	v := blank(t, s)
-	a, err := s.Reserve(ctx, v.ID, "web1", false)
+	a, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func TestCopyOfVolumeInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for doing, call := range map[string]func() error{
-		"reserve": func() error { _, err := s.Reserve(ctx, v.ID, "web1", false); return err },
+		"reserve": func() error { _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false); return err },
 		"delete":  func() error { return s.DeleteVolume(ctx, v.ID) },
 	} {
 		if err := call(); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("in use by process %d (", os.Getpid())) || !strings.Contains(err.Error(), "copied") {
@@ -61,14 +61,14 @@ func TestCopyOfVolumeInUse(t *testing.T) {
 func TestAttachmentRules(t *testing.T) {
 	s, ctx := newStore(t), testCtx(t)
 	v := blank(t, s)
-	a, err := s.Reserve(ctx, v.ID, "web1", false)
+	a, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Complete(ctx, a); !errors.Is(err, volume.ErrConflict) {
 		t.Errorf("completing what was not connected: %v", err)
 	}
-	if _, err := s.Reserve(ctx, v.ID, "web1", false); !errors.Is(err, volume.ErrInUse) {
+	if _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false); !errors.Is(err, volume.ErrInUse) {
 		t.Errorf("reserving twice for the same instance: %v", err)
 	}
 	conn, err := s.Connect(ctx, a)
@@ -94,7 +94,7 @@ func TestAttachmentRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, instance := range []string{"web1", "web2"} {
-		a, err := s.Reserve(ctx, ro.ID, instance, false)
+		a, err := s.Reserve(ctx, ro.ID, volume.Instance{ID: instance}, false)
 		if err != nil {
 			t.Fatalf("%s: %v", instance, err)
 		}
@@ -102,7 +102,7 @@ func TestAttachmentRules(t *testing.T) {
 			t.Errorf("a read-only volume: %+v, %v", conn, err)
 		}
 	}
-	if _, err := s.Reserve(ctx, v.ID, "", false); !errors.Is(err, failure.ErrInvalid) {
+	if _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: ""}, false); !errors.Is(err, failure.ErrInvalid) {
 		t.Errorf("reserving for nobody: %v", err)
 	}
 }
@@ -143,7 +143,7 @@ func TestFormer(t *testing.T) {
 	v := blank(t, s)
 	var last string
 	for range maxFormer + 3 {
-		a, err := s.Reserve(ctx, v.ID, "web1", false)
+		a, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false)
 		if err == nil {
 			err = s.Detach(ctx, a)
 		}
@@ -173,7 +173,7 @@ func TestReserveAfterInterruptedExtension(t *testing.T) {
 	if err := os.Truncate(s.dataOf(v.ID), 2<<30); err != nil {
 		t.Fatal(err)
 	}
-	a, err := s.Reserve(ctx, v.ID, "web1", false)
+	a, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func TestReserveAfterInterruptedExtension(t *testing.T) {
 func TestExtendHeld(t *testing.T) {
 	s, ctx := newStore(t), testCtx(t)
 	v := blank(t, s)
-	id, err := s.Reserve(ctx, v.ID, "instance", false)
+	id, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "instance"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -201,7 +201,7 @@ func TestExportVolume(t *testing.T) {
 func TestExportVolumeInUse(t *testing.T) {
 	s, ctx := newStore(t), testCtx(t)
 	v, disk := partly(t, s)
-	attachment, err := s.Reserve(ctx, v.ID, "web1", false)
+	attachment, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func TestExportVolumeInUse(t *testing.T) {
 	if _, err := io.ReadFull(r, make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Reserve(ctx, v.ID, "web2", false); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "being copied") {
+	if _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web2"}, false); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "being copied") {
 		t.Errorf("reserved while it is exported: %v", err)
 	}
 	if err := s.DeleteVolume(ctx, v.ID); !errors.Is(err, volume.ErrInUse) {
@@ -251,7 +251,7 @@ func TestMoment(t *testing.T) {
 	fs := filesystem(t, "btrfs", 512, "-q")
 	s, ctx := open(t, filepath.Join(fs, "state")), testCtx(t)
 	v := volumeOf(t, s, volume.CreateVolume{Size: 1, ImageID: importRaw(t, s, fullFile(t, 8<<20)).ID})
-	if _, err := s.Reserve(ctx, v.ID, "web1", false); err != nil {
+	if _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false); err != nil {
 		t.Fatal(err)
 	}
 	write := func(text string) {
@@ -410,7 +410,7 @@ func TestCreateImage(t *testing.T) {
 		t.Errorf("a volume of it is %+v", again)
 	}
 	// In use, and not known to be still.
-	if _, err := s.Reserve(ctx, again.ID, "web1", false); err != nil {
+	if _, err := s.Reserve(ctx, again.ID, volume.Instance{ID: "web1"}, false); err != nil {
 		t.Fatal(err)
 	}
 	for what, c := range map[string]struct {
@@ -442,7 +442,7 @@ func TestCreateImage(t *testing.T) {
 func TestStillMultiattach(t *testing.T) {
 	s, ctx := newStore(t), testCtx(t)
 	v := volumeOf(t, s, volume.CreateVolume{Size: 1, Multiattach: true})
-	if _, err := s.Reserve(ctx, v.ID, "web1", false); err != nil {
+	if _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false); err != nil {
 		t.Fatal(err)
 	}
 	r, w, err := os.Pipe()
@@ -457,7 +457,7 @@ func TestStillMultiattach(t *testing.T) {
 	if _, err := io.ReadFull(r, make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Reserve(ctx, v.ID, "web2", false); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "being copied") {
+	if _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web2"}, false); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "being copied") {
 		t.Errorf("reserved while it is copied: %v", err)
 	}
 	if _, err := io.Copy(io.Discard, r); err != nil {
@@ -466,7 +466,7 @@ func TestStillMultiattach(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if _, err := s.Reserve(ctx, v.ID, "web2", false); err != nil {
+	if _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web2"}, false); err != nil {
 		t.Error(err)
 	}
 }

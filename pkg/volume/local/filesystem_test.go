@@ -115,7 +115,7 @@ func TestReflink(t *testing.T) {
 				}
 			}
 			// Also of a volume that is in use, as it is at this moment.
-			if _, err := s.Reserve(ctx, v.ID, "web1", false); err != nil {
+			if _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false); err != nil {
 				t.Fatal(err)
 			}
 			inUse := volumeOf(t, s, volume.CreateVolume{SourceID: v.ID})
@@ -278,7 +278,7 @@ func TestNoSpace(t *testing.T) {
 	}
 	for what, call := range map[string]func() error{
 		"create":  func() error { _, err := s.CreateVolume(ctx, volume.CreateVolume{Size: 1}); return err },
-		"reserve": func() error { _, err := s.Reserve(ctx, v.ID, "web1", false); return err },
+		"reserve": func() error { _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false); return err },
 		"import": func() error {
 			_, err := s.ImportImage(ctx, volume.ImportImage{Path: rawFile(t, 1<<20)})
 			return err

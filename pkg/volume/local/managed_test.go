@@ -62,7 +62,7 @@ func refusal(t *testing.T, err error, kind error, words string) {
 // connected gives the connection of a volume, as an instance that takes it has it.
 func connected(t *testing.T, s *Store, v volume.Volume) volume.Connection {
 	t.Helper()
-	a, err := s.Reserve(testCtx(t), v.ID, "web1", false)
+	a, err := s.Reserve(testCtx(t), v.ID, volume.Instance{ID: "web1"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,15 +137,15 @@ func TestManageLoop(t *testing.T) {
 	if err := os.Truncate(file, 1<<20); err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Reserve(ctx, v.ID, "web1", false)
+	_, err = s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false)
 	refusal(t, err, volume.ErrConflict, "has 1048576 bytes, and should have 5242880")
 	if err := os.Rename(file, file+".away"); err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Reserve(ctx, v.ID, "web1", false)
+	_, err = s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false)
 	refusal(t, err, volume.ErrNotFound, "no such file")
 	write(t, file, bytes.Repeat([]byte{1}, 5<<20))
-	_, err = s.Reserve(ctx, v.ID, "web1", false)
+	_, err = s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false)
 	refusal(t, err, volume.ErrConflict, "another file by now")
 	if err := s.UnmanageVolume(ctx, v.ID); err != nil {
 		t.Error(err)
@@ -341,7 +341,7 @@ func TestManageDevice(t *testing.T) {
 	}
 	// And what was made otherwise is not what was there.
 	content[filepath.Base(b)] = "fs-3"
-	_, err := s.Reserve(ctx, v.ID, "web1", false)
+	_, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false)
 	refusal(t, err, volume.ErrConflict, "its UUID was fs-2")
 	content[filepath.Base(b)] = "fs-2"
 
@@ -350,14 +350,14 @@ func TestManageDevice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Reserve(ctx, v.ID, "web1", false)
+	_, err = s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false)
 	refusal(t, err, volume.ErrInUse, "for itself alone")
 	f.Close()
 	named(t, s, map[string]string{a: "LVM-one", b: "LVM-one"})
-	_, err = s.Reserve(ctx, v.ID, "web1", false)
+	_, err = s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false)
 	refusal(t, err, volume.ErrConflict, "several that are called so")
 	named(t, s, map[string]string{a: "LVM-three"})
-	_, err = s.Reserve(ctx, v.ID, "web1", false)
+	_, err = s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false)
 	refusal(t, err, volume.ErrNotFound, "(dm-uuid-LVM-one), and this host has no such device now")
 	if err := s.UnmanageVolume(ctx, v.ID); err != nil {
 		t.Error(err)

@@ -108,7 +108,7 @@ func roleReserve(ctx context.Context, s *Store, args []string) error {
 	id, marker := args[0], args[1]
 	me := uuid.NewString()
 	for won := 0; won < raceRounds; {
-		a, err := s.Reserve(ctx, id, me, false)
+		a, err := s.Reserve(ctx, id, volume.Instance{ID: me}, false)
 		if errors.Is(err, volume.ErrInUse) {
 			continue
 		}
@@ -408,7 +408,7 @@ func roleScenario(ctx context.Context, s *Store, args []string) error {
 		return err
 	}
 	fmt.Println("extended", v.ID)
-	a, err := s.Reserve(ctx, v.ID, "web1", false)
+	a, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "web1"}, false)
 	if err != nil {
 		return err
 	}

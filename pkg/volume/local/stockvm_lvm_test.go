@@ -109,7 +109,7 @@ func TestLVM(t *testing.T) {
 		t.Errorf("back in the pool: %+v", back)
 	}
 	// Of one that an instance writes to the content of one moment is exported.
-	held, err := s.Reserve(ctx, second.ID, "instance", false)
+	held, err := s.Reserve(ctx, second.ID, volume.Instance{ID: "instance"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

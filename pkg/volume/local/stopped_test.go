@@ -48,7 +48,7 @@ func TestStoppedHolder(t *testing.T) {
 	for what, calls := range map[string]map[string]func(ctx context.Context, s *Store, id, attachment string) error{
 		"record": {
 			"Reserve": func(ctx context.Context, s *Store, id, _ string) error {
-				_, err := s.Reserve(ctx, id, "web2", false)
+				_, err := s.Reserve(ctx, id, volume.Instance{ID: "web2"}, false)
 				return err
 			},
 			"Connect":  func(ctx context.Context, s *Store, _, a string) error { _, err := s.Connect(ctx, a); return err },
@@ -82,7 +82,7 @@ func TestStoppedHolder(t *testing.T) {
 			if what != "making" {
 				id = blank(t, s).ID
 				var err error
-				if attachment, err = s.Reserve(ctx, id, "web1", false); err != nil {
+				if attachment, err = s.Reserve(ctx, id, volume.Instance{ID: "web1"}, false); err != nil {
 					t.Fatal(err)
 				}
 			}

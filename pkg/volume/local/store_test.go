@@ -135,7 +135,7 @@ func allocated(t testing.TB, path string) int64 {
 func TestDamagedRecord(t *testing.T) {
 	s, ctx := newStore(t), testCtx(t)
 	good, bad := blank(t, s), blank(t, s)
-	attachment, err := s.Reserve(ctx, good.ID, "instance", false)
+	attachment, err := s.Reserve(ctx, good.ID, volume.Instance{ID: "instance"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestDamagedRecord(t *testing.T) {
 		for doing, call := range map[string]func() error{
 			"show":                   func() error { _, err := s.Volume(ctx, bad.ID); return err },
 			"delete":                 func() error { return s.DeleteVolume(ctx, bad.ID) },
-			"reserve":                func() error { _, err := s.Reserve(ctx, bad.ID, "i", false); return err },
+			"reserve":                func() error { _, err := s.Reserve(ctx, bad.ID, volume.Instance{ID: "i"}, false); return err },
 			"attachments":            func() error { _, err := s.AttachmentsOf(ctx, bad.ID, "i"); return err },
 			"wait":                   func() error { _, err := s.WaitVolume(ctx, bad.ID); return err },
 			"detach something":       func() error { return s.Detach(ctx, uuid.NewString()) },
@@ -220,7 +220,7 @@ func TestFailedCopy(t *testing.T) {
 	if n := allocated(t, s.dataOf(v.ID)); n != 0 {
 		t.Errorf("it takes %d bytes", n)
 	}
-	if _, err := s.Reserve(ctx, v.ID, "i", false); !errors.Is(err, volume.ErrConflict) {
+	if _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "i"}, false); !errors.Is(err, volume.ErrConflict) {
 		t.Errorf("reserving it: %v", err)
 	}
 	if err := s.DeleteVolume(ctx, v.ID); err != nil {
@@ -234,7 +234,7 @@ func TestTruncatedData(t *testing.T) {
 	s, ctx := newStore(t), testCtx(t)
 	img := importRaw(t, s, rawFile(t, 8<<20))
 	v := blank(t, s)
-	a, err := s.Reserve(ctx, v.ID, "i", false)
+	a, err := s.Reserve(ctx, v.ID, volume.Instance{ID: "i"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -378,7 +378,7 @@ func TestBadNames(t *testing.T) {
 				_, err := s.ImportImage(ctx, volume.ImportImage{Name: name, Path: "/dev/null"})
 				return err
 			},
-			"instance": func() error { _, err := s.Reserve(ctx, v.ID, name, false); return err },
+			"instance": func() error { _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: name}, false); return err },
 		} {
 			if err := call(); !errors.Is(err, failure.ErrInvalid) || strings.ContainsAny(err.Error(), "\n\x1b\x00") {
 				t.Errorf("%s %q: %v", what, name, err)
@@ -441,7 +441,7 @@ func TestWaitFromElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unlock()
-	if _, err := other.Reserve(short, v.ID, "i", false); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := other.Reserve(short, v.ID, volume.Instance{ID: "i"}, false); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("waiting for a lock: %v", err)
 	}
 }

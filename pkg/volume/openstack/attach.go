@@ -36,11 +36,16 @@ func (r reservation) ToAttachmentCreateMap() (map[string]any, error) {
 // Cinder's. Who comes second gets volume.InUse. A multiattach volume can be held by
 // several instances, but by each only once. A read-only volume is always held
 // read-only.
-func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOnly bool) (string, error) {
+func (s *Store) Reserve(ctx context.Context, volumeID string, by volume.Instance, readOnly bool) (string, error) {
+	instanceID := by.ID
 	if instanceID == "" {
 		return "", failure.Invalid("volume %s can not be reserved for nobody", volumeID)
 	}
 	if err := checkText("instance id", claimPrefix+instanceID); err != nil {
+		return "", err
+	}
+	mine := reserving(by, s.o.Host)
+	if err := checkTexts("what is noted of instance "+by.Name, mine.entries()); err != nil {
 		return "", err
 	}
 	ctx, cancel := s.limit(ctx)
@@ -53,7 +58,7 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 		err = s.dropStale(ctx, v)
 	}
 	if err == nil {
-		err = s.setClaim(ctx, volumeID, reserving(instanceID, s.o.Host))
+		err = s.setClaim(ctx, volumeID, mine)
 	}
 	if errors.Is(err, volume.ErrInUse) {
 		err = s.inUse(ctx, v)
@@ -65,7 +70,8 @@ func (s *Store) Reserve(ctx context.Context, volumeID, instanceID string, readOn
 	id, err := s.reserve(ctx, volumeID, instanceID, readOnly || v.ReadOnly)
 	fault.Point("openstack/reserve/after-create")
 	if err == nil {
-		err = s.setClaim(ctx, volumeID, claim{instance: instanceID, attachment: id, host: s.o.Host})
+		mine.attachment = id
+		err = s.setClaim(ctx, volumeID, mine)
 	}
 	if err == nil {
 		return id, nil
@@ -290,7 +296,9 @@ func (s *Store) connect(ctx context.Context, attachmentID string) (volume.Connec
 	properties["mode"] = a.AttachMode
 	properties["instance"] = mine.InstanceID
 	if mine.InstanceID != "" {
-		if err := s.setClaim(ctx, a.VolumeID, claim{instance: mine.InstanceID, attachment: attachmentID, host: s.o.Host}); err != nil {
+		c := claimOf(v.Metadata, attachmentID)
+		c.instance, c.attachment, c.host = mine.InstanceID, attachmentID, s.o.Host
+		if err := s.setClaim(ctx, a.VolumeID, c); err != nil {
 			return volume.Connection{}, err
 		}
 	}
@@ -310,6 +318,16 @@ func (s *Store) connect(ctx context.Context, attachmentID string) (volume.Connec
 	// The answer to the update may lack what reading the attachment adds, such as the
 	// format that a file is known to have.
 	if a, err = s.attachment(ctx, a.ID); err != nil {
+		return volume.Connection{}, err
+	}
+	return connectionOf(a)
+}
+
+// ConnectionOf says how the host that made an attachment reaches the volume. It has no
+// driver where Cinder has not told that host yet.
+func (s *Store) ConnectionOf(ctx context.Context, attachmentID string) (volume.Connection, error) {
+	a, err := s.attachment(ctx, attachmentID)
+	if err != nil || a.ConnectionInfo["driver_volume_type"] == nil {
 		return volume.Connection{}, err
 	}
 	return connectionOf(a)

@@ -25,6 +25,8 @@ func TestClaims(t *testing.T) {
 		{instance: "i", attachment: "a"},
 		{instance: "i", attachment: "a", host: host.Host{Name: "host with spaces on it"}},
 		{instance: "i", attachment: "a", host: host.Host{ID: "id", Name: "host with spaces on it", BootID: "boot"}},
+		{instance: "i", name: "web1", since: now, host: host.Host{ID: "id", Name: "host with spaces on it", BootID: "boot"}},
+		{instance: "i", name: "web1", since: now, attachment: "a", host: host.Host{ID: "id", Name: "host with spaces on it", BootID: "boot"}},
 	} {
 		meta := c.entries()
 		if got := claims(meta); len(got) != 1 || got[0] != c {
@@ -32,7 +34,7 @@ func TestClaims(t *testing.T) {
 		}
 		// An older lxcboot reads the first entry alone, and what follows ' on ' as the
 		// name; and it changes that entry alone.
-		if _, name, _ := strings.Cut(meta[claimPrefix+"i"], " on "); name != c.host.Name {
+		if _, name, _ := strings.Cut(meta[claimPrefix+"i"], " on "); c.attachment != "" && name != c.host.Name {
 			t.Errorf("an older lxcboot reads the host %q of %v", name, meta)
 		}
 		meta[claimPrefix+"i"] = "b on elsewhere"
@@ -40,12 +42,20 @@ func TestClaims(t *testing.T) {
 			t.Errorf("%v becomes %+v", meta, got)
 		}
 	}
-	longest := claim{instance: uuid.NewString(), attachment: uuid.NewString(), host: host.Host{ID: strings.Repeat("x", 64), Name: strings.Repeat("y", 64), BootID: uuid.NewString()}}
+	longest := claim{instance: uuid.NewString(), name: strings.Repeat("n", 63), since: now, attachment: uuid.NewString(), host: host.Host{ID: strings.Repeat("x", 64), Name: strings.Repeat("y", 64), BootID: uuid.NewString()}}
 	if err := checkTexts("metadata", longest.entries()); err != nil {
 		t.Error(err)
 	}
-	me, you := reserving("me", host.Host{ID: "id"}), reserving("you", host.Host{ID: "id"})
+	me, you := reserving(volume.Instance{ID: "me"}, host.Host{ID: "id"}), reserving(volume.Instance{ID: "you"}, host.Host{ID: "id"})
 	old := claim{instance: "dead", since: now.Add(-time.Hour)}
+	// Two that have just begun are waited for; one that did not say a minute later which
+	// attachment it made was left by a host that died.
+	if _, unclear := beginner("reserved", "", []claim{me, you}); !unclear {
+		t.Error("nobody waits for who has just begun")
+	}
+	if _, unclear := beginner("reserved", "", []claim{{instance: "me", since: now.Add(-time.Minute)}, {instance: "you", since: now.Add(-time.Minute)}}); unclear {
+		t.Error("who looks waits for hosts that are gone")
+	}
 	for _, test := range []struct {
 		what   string
 		status string
@@ -75,8 +85,8 @@ func TestLostAttachment(t *testing.T) {
 		claim string // the note; ID stands for the attachment
 		found bool
 	}{
-		{"before the attachment", false, reserving(instance, host.Host{}).value(), false},
-		{"before the note", true, reserving(instance, host.Host{}).value(), true},
+		{"before the attachment", false, reserving(volume.Instance{ID: instance}, host.Host{}).value(), false},
+		{"before the note", true, reserving(volume.Instance{ID: instance}, host.Host{}).value(), true},
 		{"after the note", true, "ID", true},
 		{"after connecting", true, "ID on here", true},
 		{"without a note: somebody else's", true, "", false},
@@ -115,7 +125,7 @@ func TestLostAttachment(t *testing.T) {
 			}
 			// The volume is free for another, and what is left of the first goes.
 			next := uuid.NewString()
-			next2, err := s.Reserve(t.Context(), vol, next, false)
+			next2, err := s.Reserve(t.Context(), vol, volume.Instance{ID: next}, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -123,7 +133,7 @@ func TestLostAttachment(t *testing.T) {
 			if err != nil || len(v.Attachments) != 1 || v.Attachments[0].InstanceID != next {
 				t.Errorf("%+v, %v", v.Attachments, err)
 			}
-			if _, err := s.Reserve(t.Context(), vol, instance, false); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), next) {
+			if _, err := s.Reserve(t.Context(), vol, volume.Instance{ID: instance}, false); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), next) {
 				t.Errorf("the second: %v", err)
 			}
 			if err := s.Detach(t.Context(), next2); err != nil {
@@ -138,7 +148,7 @@ func TestTwoHosts(t *testing.T) {
 	c := newCloud(t)
 	s := c.open(t, nil)
 	vol, instance := c.add("available", nil), uuid.NewString()
-	id, err := s.Reserve(t.Context(), vol, instance, false)
+	id, err := s.Reserve(t.Context(), vol, volume.Instance{ID: instance}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +175,7 @@ func TestHostIDs(t *testing.T) {
 		return c.open(t, func(o *Options) { o.Host = host.Host{ID: id, Name: name, BootID: "boot"} })
 	}
 	vol, instance := c.add("available", nil), uuid.NewString()
-	id, err := as("one", "web").Reserve(t.Context(), vol, instance, false)
+	id, err := as("one", "web").Reserve(t.Context(), vol, volume.Instance{ID: instance}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +212,7 @@ func TestStaleClaims(t *testing.T) {
 	vol := c.add("available", map[string]any{hostPrefix + "older": "x y z", "colour": "blue"})
 	var ids []string
 	for range maxFormer + 2 {
-		id, err := s.Reserve(t.Context(), vol, uuid.NewString(), false)
+		id, err := s.Reserve(t.Context(), vol, volume.Instance{ID: uuid.NewString()}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -223,7 +233,7 @@ func TestStaleClaims(t *testing.T) {
 		t.Errorf("completing what went long ago: %v", err)
 	}
 	instance := uuid.NewString()
-	id, err := s.Reserve(t.Context(), vol, instance, false)
+	id, err := s.Reserve(t.Context(), vol, volume.Instance{ID: instance}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +260,7 @@ func TestTakenAway(t *testing.T) {
 		c := newCloud(t)
 		s := c.open(t, nil)
 		vol := c.add("available", map[string]any{"colour": "blue"})
-		id, err := s.Reserve(t.Context(), vol, uuid.NewString(), false)
+		id, err := s.Reserve(t.Context(), vol, volume.Instance{ID: uuid.NewString()}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -273,7 +283,7 @@ func TestTakenAway(t *testing.T) {
 func TestUnnamedHolder(t *testing.T) {
 	c := newCloud(t)
 	s := c.open(t, nil)
-	winner, other := reserving(uuid.NewString(), host.Host{ID: "id-of-there"}), reserving(uuid.NewString(), host.Host{ID: "id-of-there"})
+	winner, other := reserving(volume.Instance{ID: uuid.NewString()}, host.Host{ID: "id-of-there"}), reserving(volume.Instance{ID: uuid.NewString()}, host.Host{ID: "id-of-there"})
 	meta := map[string]any{claimPrefix + winner.instance: winner.value(), claimPrefix + other.instance: other.value()}
 	vol, id := c.add("reserved", meta), uuid.NewString()
 	c.locked(func() {
@@ -285,7 +295,7 @@ func TestUnnamedHolder(t *testing.T) {
 		w.Write(rec.Body.Bytes())
 		c.locked(func() { meta[claimPrefix+winner.instance] = id + " on there" })
 	})
-	if _, err := s.Reserve(t.Context(), vol, uuid.NewString(), false); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), winner.instance+" on there") {
+	if _, err := s.Reserve(t.Context(), vol, volume.Instance{ID: uuid.NewString()}, false); !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), winner.instance+" on there") {
 		t.Errorf("%v", err)
 	}
 }
@@ -306,7 +316,7 @@ func TestForeignHolder(t *testing.T) {
 	})
 	_, err := s.Connect(t.Context(), old.attachment)
 	_, extend := s.ExtendVolume(t.Context(), vol, 2, "")
-	_, reserve := s.Reserve(t.Context(), vol, uuid.NewString(), false)
+	_, reserve := s.Reserve(t.Context(), vol, volume.Instance{ID: uuid.NewString()}, false)
 	for doing, err := range map[string]error{"connect": err, "delete": s.DeleteVolume(t.Context(), vol), "extend": extend, "reserve": reserve} {
 		if !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), server) || strings.Contains(err.Error(), old.instance) {
 			t.Errorf("%s: %v", doing, err)

@@ -2,6 +2,7 @@ package openstack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -14,15 +15,18 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
-// Who holds a volume is kept in the volume's metadata, two entries per instance:
+// Who holds a volume is kept in the volume's metadata, three entries per instance:
 //
 //	lxcboot_attached_INSTANCE = reserving since TIME
 //	lxcboot_attached_INSTANCE = ATTACHMENT on HOST
 //	lxcboot_host_INSTANCE     = HOST-ID BOOT-ID ATTACHMENT on HOST
+//	lxcboot_name_INSTANCE     = NAME since TIME on HOST
 //
 // The first is as it always was: whoever reads it takes what follows " on " for the
 // host's name. An older lxcboot changes and removes the first alone, so the second
-// repeats it after the ids, which count only while the two agree.
+// repeats it after the ids, which count only while the two agree. The third has the name
+// of the instance, and when it reserved the volume; it counts while it names the same host,
+// or the same time.
 //
 // Cinder's own field for it, instance_uuid, is meant for Nova: Cinder asks Nova
 // before it lets a user delete such an attachment once it is connected. And the
@@ -31,6 +35,7 @@ import (
 const (
 	claimPrefix = "lxcboot_attached_"
 	hostPrefix  = "lxcboot_host_"
+	namePrefix  = "lxcboot_name_"
 )
 
 // metaFormer is the entry with the attachments that were taken from the host that made
@@ -45,17 +50,22 @@ const (
 // "reserving" for longer was left by a crash.
 const claimLife = 15 * time.Minute
 
+// noteLife is how long after its beginning a reservation may still be about to note which
+// attachment it made.
+const noteLife = 10 * time.Second
+
 // claim is one entry.
 type claim struct {
 	instance   string
+	name       string    // the instance's; older ones lack it
 	attachment string    // empty while reserving
-	host       host.Host // without a name while reserving; older ones lack the ids, and all of it until connected
-	since      time.Time // while reserving
+	host       host.Host // older ones lack the ids, and all of it until connected
+	since      time.Time // older ones lack it once they have an attachment
 }
 
 // reserving is the claim of an instance that is about to reserve a volume.
-func reserving(instance string, on host.Host) claim {
-	return claim{instance: instance, host: host.Host{ID: on.ID, BootID: on.BootID}, since: time.Now().UTC()}
+func reserving(by volume.Instance, on host.Host) claim {
+	return claim{instance: by.ID, name: by.Name, host: on, since: time.Now().UTC().Truncate(time.Second)}
 }
 
 func (c claim) value() string {
@@ -70,15 +80,20 @@ func (c claim) value() string {
 
 // entries are those of the volume's metadata.
 func (c claim) entries() map[string]string {
-	return map[string]string{
+	all := map[string]string{
 		claimPrefix + c.instance: c.value(),
 		hostPrefix + c.instance:  c.host.ID + " " + c.host.BootID + " " + c.value(),
 	}
+	if c.name != "" {
+		all[namePrefix+c.instance] = c.name + " since " + c.since.Format(time.RFC3339) + " on " + c.host.Name
+	}
+	return all
 }
 
 // of makes an attachment the claim's.
 func (c claim) of(a volume.Attachment) volume.Attachment {
-	a.InstanceID, a.Host, a.HostID, a.BootID = c.instance, c.host.Name, c.host.ID, c.host.BootID
+	a.InstanceID, a.InstanceName, a.Host, a.HostID, a.BootID = c.instance, c.name, c.host.Name, c.host.ID, c.host.BootID
+	a.Since = c.since
 	return a
 }
 
@@ -101,6 +116,12 @@ func claims(meta map[string]string) []claim {
 		}
 		if ids := strings.SplitN(meta[hostPrefix+instance], " ", 3); len(ids) == 3 && ids[2] == value {
 			c.host.ID, c.host.BootID = ids[0], ids[1]
+		}
+		name, rest, _ := strings.Cut(meta[namePrefix+instance], " since ")
+		at, on, ok := strings.Cut(rest, " on ")
+		since, err := time.Parse(time.RFC3339, at)
+		if ok && err == nil && (c.attachment == "" && since.Equal(c.since) || c.attachment != "" && on == c.host.Name) {
+			c.name, c.since, c.host.Name = name, since, on
 		}
 		all = append(all, c)
 	}
@@ -128,18 +149,21 @@ func (s *Store) setClaim(ctx context.Context, volumeID string, c claim) error {
 // dropClaim removes the entries of a claim, what tells its reader most at last; one
 // that is not there is done.
 func (s *Store) dropClaim(ctx context.Context, volumeID, instanceID string) error {
-	for _, prefix := range []string{hostPrefix, claimPrefix} {
-		err := call(ctx, s, "cinder", fmt.Sprintf("noting on volume %s that instance %s holds it no longer", volumeID, instanceID), func(error) error {
+	drop := func(prefix string) error {
+		return call(ctx, s, "cinder", fmt.Sprintf("noting on volume %s that instance %s holds it no longer", volumeID, instanceID), func(error) error {
 			resp, err := s.cinder.Delete(ctx, s.cinder.ServiceURL("volumes", volumeID, "metadata", prefix+instanceID),
 				&gophercloud.RequestOpts{OkCodes: []int{http.StatusOK, http.StatusNotFound}})
 			_, _, err = gophercloud.ParseResponse(resp, err)
 			return err
 		})
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	// Two at once, as each takes Cinder a while.
+	named := make(chan error, 1)
+	go func() { named <- drop(namePrefix) }()
+	if err := errors.Join(drop(hostPrefix), <-named); err != nil {
+		return err
+	}
+	return drop(claimPrefix)
 }
 
 // dropStale removes the claims on a volume that nobody holds but those that have just
@@ -156,8 +180,11 @@ func (s *Store) dropStale(ctx context.Context, v volume.Volume) error {
 		}
 	}
 	for key := range v.Metadata { // what an older lxcboot left of a claim
-		if instance, ok := strings.CutPrefix(key, hostPrefix); ok && v.Metadata[claimPrefix+instance] == "" {
-			stale = append(stale, instance)
+		for _, prefix := range []string{hostPrefix, namePrefix} {
+			instance, ok := strings.CutPrefix(key, prefix)
+			if ok && v.Metadata[claimPrefix+instance] == "" && !slices.Contains(stale, instance) {
+				stale = append(stale, instance)
+			}
 		}
 	}
 	err := s.noteFormer(ctx, v, former...)
@@ -187,8 +214,8 @@ func formerOf(v volume.Volume) []string { return strings.Fields(v.Metadata[metaF
 
 // beginner is the claim whose attachment one without a name on it must be: the only
 // one that can have made it. An attachment that was ever connected always has a name on
-// it. With an instance it is that one's claim or none; of several it cannot be told
-// yet, and unclear.
+// it. With an instance it is that one's claim or none; of several it cannot be told, and is
+// unclear while one of them may be about to say so.
 func beginner(status, instanceID string, all []claim) (c claim, unclear bool) {
 	if status != volume.StatusReserved {
 		return claim{}, false
@@ -202,5 +229,5 @@ func beginner(status, instanceID string, all []claim) (c claim, unclear bool) {
 	if len(began) == 1 {
 		return began[0], false
 	}
-	return claim{}, len(began) > 1
+	return claim{}, len(began) > 1 && slices.ContainsFunc(began, func(c claim) bool { return time.Since(c.since) < noteLife })
 }

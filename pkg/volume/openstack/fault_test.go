@@ -230,7 +230,7 @@ func TestCreatedOnce(t *testing.T) {
 				s := c.open(t, nil)
 				vol, instance := c.add("available", nil), uuid.NewString()
 				c.fail("POST", "/attachments", 1, spoil)
-				id, err := s.Reserve(t.Context(), vol, instance, false)
+				id, err := s.Reserve(t.Context(), vol, volume.Instance{ID: instance}, false)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -277,7 +277,7 @@ func TestDoneOnce(t *testing.T) {
 				}
 			}
 			ctx := t.Context()
-			id, err := s.Reserve(ctx, vol, instance, true)
+			id, err := s.Reserve(ctx, vol, volume.Instance{ID: instance}, true)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -336,7 +336,7 @@ func TestCancelledCreateLeavesNothing(t *testing.T) {
 		cancel()
 		time.Sleep(200 * time.Millisecond)
 	})
-	if _, err := s.Reserve(ctx, vol, uuid.NewString(), false); !errors.Is(err, context.Canceled) {
+	if _, err := s.Reserve(ctx, vol, volume.Instance{ID: uuid.NewString()}, false); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	c.locked(func() {

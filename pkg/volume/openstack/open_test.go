@@ -65,7 +65,7 @@ func TestServiceUser(t *testing.T) {
 	}
 	c.expire()
 	vol, instance := c.add("available", nil), uuid.NewString()
-	id, err := s.Reserve(t.Context(), vol, instance, false)
+	id, err := s.Reserve(t.Context(), vol, volume.Instance{ID: instance}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
@@ -80,6 +81,9 @@ func (s *suite) attachment(volumeID, instanceID, id, status string) volume.Attac
 	if a.Host == "" || a.HostID == "" || a.BootID == "" {
 		s.Errorf("an attachment does not say which host made it: %+v", a)
 	}
+	if a.InstanceName != instanceName || time.Since(a.Since) > time.Hour || time.Until(a.Since) > time.Minute {
+		s.Errorf("an attachment does not say whose it is and since when: %+v", a)
+	}
 	return a
 }
 
@@ -132,7 +136,7 @@ func (s *suite) reserveIsAtomic() {
 	var wg sync.WaitGroup
 	for i := range n {
 		instances[i] = newID()
-		wg.Go(func() { ids[i], errs[i] = s.Reserve(ctx, v.ID, instances[i], false) })
+		wg.Go(func() { ids[i], errs[i] = s.Reserve(ctx, v.ID, volume.Instance{ID: instances[i]}, false) })
 	}
 	wg.Wait()
 	winner := ""
@@ -161,7 +165,7 @@ func (s *suite) reserveIsAtomic() {
 			s.namesHolder(err, all[0], "losing the race for a volume")
 		}
 	}
-	_, err = s.Reserve(s.ctx(), v.ID, newID(), false)
+	_, err = s.Reserve(s.ctx(), v.ID, volume.Instance{ID: newID()}, false)
 	s.namesHolder(err, all[0], "reserving a reserved volume")
 }
 
@@ -185,7 +189,7 @@ func (s *suite) held() {
 		s.namesHolder(s.DeleteVolume(s.ctx(), v.ID), a, "deleting a volume that is "+status)
 		_, err := s.ExtendVolume(s.ctx(), v.ID, 2, "")
 		s.namesHolder(err, a, "extending a volume that is "+status)
-		_, err = s.Reserve(s.ctx(), v.ID, newID(), false)
+		_, err = s.Reserve(s.ctx(), v.ID, volume.Instance{ID: newID()}, false)
 		s.namesHolder(err, a, "reserving a volume that is "+status)
 	}
 	refused("reserved")
@@ -227,7 +231,7 @@ func (s *suite) hosts() {
 		}
 		_, err := other.Connect(s.ctx(), id)
 		s.namesHolder(err, a, "connecting what another host has "+status)
-		_, err = other.Reserve(s.ctx(), v.ID, newID(), false)
+		_, err = other.Reserve(s.ctx(), v.ID, volume.Instance{ID: newID()}, false)
 		s.namesHolder(err, a, "reserving what another host has "+status)
 	}
 	check("reserved")
@@ -293,6 +297,48 @@ func (s *suite) takenAway() {
 	refused("attached")
 }
 
+// released has another host find in a list who has a volume, however far the attachment
+// came, and take it: nothing is noted of it then.
+func (s *suite) released() {
+	other := s.elsewhere()
+	v := s.blank()
+	for _, status := range []string{"reserved", "attaching", "attached"} {
+		instance := newID()
+		id := s.reserve(v.ID, instance, false)
+		if status != "reserved" {
+			if _, err := s.Connect(s.ctx(), id); err != nil {
+				s.Fatalf("connecting: %v", err)
+			}
+		}
+		if status == "attached" {
+			if err := s.Complete(s.ctx(), id); err != nil {
+				s.Fatalf("completing: %v", err)
+			}
+		}
+		a := other.attachment(v.ID, instance, id, status)
+		all, err := other.Volumes(s.ctx())
+		if err != nil {
+			s.Fatalf("listing volumes: %v", err)
+		}
+		listed, _ := find(all, v.ID, volumeID)
+		if len(listed.Attachments) != 1 || listed.Attachments[0] != a {
+			s.Errorf("%s: the list says %+v, want %+v", status, listed.Attachments, a)
+		}
+		if err := other.Detach(s.ctx(), a.ID); err != nil {
+			s.Fatalf("%s: taking it from there: %v", status, err)
+		}
+		got := s.status(v.ID, volume.StatusAvailable)
+		for key, value := range got.Metadata {
+			// What a host that comes back is to learn stays.
+			if strings.Contains(key, instance) {
+				s.Errorf("%s: %s = %s is left of it", status, key, value)
+			}
+		}
+		_, err = s.Connect(s.ctx(), id)
+		s.is(err, volume.ErrConflict, status+": connecting what was taken")
+	}
+}
+
 func (s *suite) multiattach() {
 	v := s.volume(volume.CreateVolume{Size: 1, Multiattach: true, Type: s.opts.MultiattachType})
 	if !v.Multiattach {
@@ -338,7 +384,7 @@ func (s *suite) cancel() {
 		"ImportImage":  func() error { _, err := s.ImportImage(ctx, volume.ImportImage{Name: name, Path: raw}); return err },
 		"WaitVolume":   func() error { _, err := s.WaitVolume(ctx, v.ID); return err },
 		"DeleteVolume": func() error { return s.DeleteVolume(ctx, v.ID) },
-		"Reserve":      func() error { _, err := s.Reserve(ctx, v.ID, instance, false); return err },
+		"Reserve":      func() error { _, err := s.Reserve(ctx, v.ID, volume.Instance{ID: instance}, false); return err },
 	} {
 		if err := call(); !errors.Is(err, context.Canceled) {
 			s.Errorf("%s with a cancelled context: %v", what, err)

@@ -380,7 +380,7 @@ func (s *suite) notFound() {
 			_, err := s.CreateSnapshot(s.ctx(), volume.CreateSnapshot{Name: uniqueName(), VolumeID: id})
 			return err
 		},
-		"Reserve":  func() error { _, err := s.Reserve(s.ctx(), id, newID(), false); return err },
+		"Reserve":  func() error { _, err := s.Reserve(s.ctx(), id, volume.Instance{ID: newID()}, false); return err },
 		"Connect":  func() error { _, err := s.Connect(s.ctx(), id); return err },
 		"Complete": func() error { return s.Complete(s.ctx(), id) },
 		"Detach":   func() error { return s.Detach(s.ctx(), id) },

@@ -47,7 +47,7 @@ type Store interface {
 	CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (volume.Snapshot, error)
 	DeleteSnapshot(ctx context.Context, id string) error
 
-	Reserve(ctx context.Context, volumeID, instanceID string, readOnly bool) (attachmentID string, err error)
+	Reserve(ctx context.Context, volumeID string, by volume.Instance, readOnly bool) (attachmentID string, err error)
 	AttachmentsOf(ctx context.Context, volumeID, instanceID string) ([]volume.Attachment, error)
 	Connect(ctx context.Context, attachmentID string) (volume.Connection, error)
 	Complete(ctx context.Context, attachmentID string) error
@@ -107,6 +107,7 @@ func Attachments(t *testing.T, newStore func(t *testing.T) Store, opts Options) 
 		{"Held", (*suite).held},
 		{"Hosts", (*suite).hosts},
 		{"TakenAway", (*suite).takenAway},
+		{"Released", (*suite).released},
 	}
 	if opts.Multiattach {
 		all = append(all, tests{{"Multiattach", (*suite).multiattach}}...)
@@ -238,10 +239,13 @@ func (s *suite) snapshot(volumeID string) volume.Snapshot {
 	return snap
 }
 
+// instanceName is what each instance is called that reserve makes.
+const instanceName = "lxcboot-test.web-1"
+
 // reserve holds a volume for an instance and lets go of it in the end.
 func (s *suite) reserve(volumeID, instanceID string, readOnly bool) string {
 	s.Helper()
-	id, err := s.Reserve(s.ctx(), volumeID, instanceID, readOnly)
+	id, err := s.Reserve(s.ctx(), volumeID, volume.Instance{ID: instanceID, Name: instanceName}, readOnly)
 	if err != nil {
 		s.Fatalf("reserving volume %s: %v", volumeID, err)
 	}
