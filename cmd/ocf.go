@@ -163,11 +163,15 @@ func (a *App) ocfMonitor(ctx context.Context, p parameters) (code int, err error
 	return ocfSuccess, nil
 }
 
-// ocfStop deletes the instance, so that its volumes are free for the next host.
+// ocfStop has the container end, and deletes the instance, so that its volumes are free for
+// the next host. A delete alone would not ask the container to end.
 func (a *App) ocfStop(ctx context.Context, p parameters) error {
 	m, err := a.storeManager(ctx)
 	if err != nil {
 		return err
+	}
+	if _, err := m.Stop(ctx, p.name, false); err != nil && !errors.Is(err, state.ErrState) {
+		return deleted(err)
 	}
 	_, err = m.DeleteKeeping(ctx, p.name)
 	return deleted(err)
@@ -255,6 +259,7 @@ func (a *App) takeOver(ctx context.Context, m *instance.Manager, o *bootOptions,
 }
 
 func (a *App) takeFrom(ctx context.Context, m *instance.Manager, h volume.Attachment, may bool) error {
+	why := "it was started anew since"
 	switch {
 	case h.InstanceID == "" || !h.Elsewhere(m.Host) && (h.BootID == "" || h.BootID == m.Host.BootID):
 		return nil // another program's, or in use here
@@ -262,11 +267,12 @@ func (a *App) takeFrom(ctx context.Context, m *instance.Manager, h volume.Attach
 	case !may:
 		return nil
 	default:
-		if err := pacemaker.Gone(ctx, pacemaker.Start{Name: h.Host, Host: h.HostID, BootID: h.BootID}); err != nil {
+		var err error
+		if why, err = pacemaker.Gone(ctx, pacemaker.Start{Name: h.Host, Host: h.HostID, BootID: h.BootID}); err != nil {
 			return err
 		}
 	}
-	a.warn("taking volume %s from the host %s, which is gone", h.VolumeID, cmp.Or(h.Host, h.HostID))
+	a.warn("taking volume %s from the host %s: %s", h.VolumeID, cmp.Or(h.Host, h.HostID), why)
 	_, err := m.Release(ctx, h.VolumeID, cmp.Or(h.HostID, h.Host), nil)
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -36,32 +37,35 @@ func Publish(ctx context.Context, s Start) error {
 	return err
 }
 
-// Gone gives no error when that start of a host is over, as the cluster sees it: the host is
-// a node of it, and either not up, or up in another start. Pacemaker starts nothing of a
+// Gone says why that start of a host is over, as the cluster sees it: the host is a node of
+// it, and either not up, or up and says that it is in another start. Pacemaker starts nothing of a
 // node that it lost before that was fenced, so that no more has to be asked. Else the error
 // is ErrUp.
-func Gone(ctx context.Context, s Start) error {
+func Gone(ctx context.Context, s Start) (why string, err error) {
 	out, err := run(ctx, "crm_node", "-l")
 	if err != nil {
-		return err
+		return "", err
 	}
 	up, known := nodes(out)[s.Name]
 	switch {
 	case !known:
-		return failure.Of(ErrUp, "the host %q is no node of this cluster, so that nobody has fenced it", s.Name)
+		return "", failure.Of(ErrUp, "the host %q is no node of this cluster, so that nobody has fenced it", s.Name)
 	case !up:
-		return nil
+		return "the cluster has lost it", nil
 	case s.BootID == "":
-		return failure.Of(ErrUp, "the host %s is up, and whether it was started anew since cannot be told", s.Name)
+		return "", failure.Of(ErrUp, "the host %s is up, and whether it was started anew since cannot be told", s.Name)
 	}
 	// It is up: the one that was fenced, started anew, or one that never went.
 	if out, err = run(ctx, "attrd_updater", "-n", attribute, "-Q", "-A"); err != nil {
-		return err
+		return "", err
 	}
-	if slices.Contains(values(out), s.value()) {
-		return failure.Of(ErrUp, "the host %s is up, and was not started anew since: see 'lxcboot list' there", s.Name)
+	switch now := starts(out)[s.Name]; now {
+	case "":
+		return "", failure.Of(ErrUp, "the host %s is up, and does not say whether it was started anew since", s.Name)
+	case s.value():
+		return "", failure.Of(ErrUp, "the host %s is up, and was not started anew since: see 'lxcboot list' there", s.Name)
 	}
-	return nil
+	return "it was started anew since", nil
 }
 
 // nodes reads "1 n1 member" or "2 n2 lost", a line each: which nodes there are, and are up.
@@ -75,12 +79,13 @@ func nodes(out []byte) map[string]bool {
 	return all
 }
 
-var quoted = regexp.MustCompile(`value="([^"]*)"`)
+var quoted = regexp.MustCompile(`host="([^"]*)" value="([^"]*)"`)
 
-// values reads name="…" host="…" value="…", a line for each node that is up.
-func values(out []byte) (all []string) {
+// starts reads name="…" host="…" value="…", a line for each node that is up, by the host.
+func starts(out []byte) map[string]string {
+	all := map[string]string{}
 	for _, m := range quoted.FindAllSubmatch(out, -1) {
-		all = append(all, string(m[1]))
+		all[string(m[1])] = string(m[2])
 	}
 	return all
 }
@@ -90,6 +95,8 @@ func run(ctx context.Context, name string, args ...string) ([]byte, error) {
 	var said bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stderr = &said
+	// Of an agent's environment attrd_updater takes which node is meant, against -A.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "OCF_") })
 	out, err := cmd.Output()
 	if err != nil {
 		err = fmt.Errorf("the cluster cannot be asked: %s: %w: %s", name, err, bytes.TrimSpace(said.Bytes()))

@@ -13,7 +13,7 @@ func tools(t *testing.T, nodes, attributes string) {
 	t.Helper()
 	dir := t.TempDir()
 	for name, says := range map[string]string{"crm_node": nodes, "attrd_updater": attributes} {
-		script := "#!/bin/sh\ncat <<'END'\n" + says + "\nEND\n"
+		script := "#!/bin/sh\nenv | grep ^OCF_ && exit\ncat <<'END'\n" + says + "\nEND\n"
 		if says == "" {
 			script = "#!/bin/sh\necho 'cannot connect' >&2\nexit 102\n"
 		}
@@ -37,14 +37,16 @@ func TestGone(t *testing.T) {
 		"lost":                 {nodes, "", Start{"n2", "id2", "boot2"}, ""},
 		"started anew":         {nodes, attributes, Start{"n3", "id3", "boot3"}, ""},
 		"never went":           {nodes, attributes, Start{"n1", "id1", "boot1"}, "not started anew"},
+		"says nothing":         {nodes, `name="lxcboot-start" host="n1" value="id1/boot1"`, Start{"n3", "id3", "boot3"}, "does not say"},
 		"of an older lxcboot":  {nodes, attributes, Start{"n3", "", ""}, "cannot be told"},
 		"of no cluster":        {nodes, attributes, Start{"n9", "id9", "boot9"}, "no node of this cluster"},
 		"no cluster":           {"", attributes, Start{"n2", "id2", "boot2"}, "cannot be asked: crm_node"},
 		"no attributes to see": {nodes, "", Start{"n3", "id3", "boot3"}, "cannot be asked: attrd_updater"},
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Setenv("OCF_RESKEY_CRM_meta_on_node", "n1")
 			tools(t, x.nodes, x.attributes)
-			switch err := Gone(t.Context(), x.start); {
+			switch _, err := Gone(t.Context(), x.start); {
 			case x.refused == "" && err != nil:
 				t.Error(err)
 			case x.refused != "" && (err == nil || !strings.Contains(err.Error(), x.refused)):
