@@ -97,7 +97,7 @@ func (m *Manager) Plan(ctx context.Context, req BootRequest) (Plan, error) {
 	}
 	mappings, warnings, err := bdm.Check(mappings, facts)
 	if err != nil {
-		return Plan{}, err
+		return Plan{}, m.orReleased(err, facts.Volumes)
 	}
 	if mappings, err = m.local(&spec, mappings); err != nil {
 		return Plan{}, err

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -160,6 +161,27 @@ func (m *Manager) oneHost(ctx context.Context, hostRef string, found []volume.At
 // another one, the id may be that of a copy of this machine.
 func (m *Manager) earlier(a volume.Attachment) bool {
 	return a.HostID == m.Host.ID && (a.Host == "" || a.Host == m.Host.Name) && a.BootID != "" && a.BootID != m.Host.BootID
+}
+
+// orReleased adds to the refusal of volumes that are in use how one is taken from a host that
+// is gone.
+func (m *Manager) orReleased(err error, volumes map[string]volume.Volume) error {
+	if !errors.Is(err, volume.ErrInUse) {
+		return err
+	}
+	for _, v := range volumes {
+		for _, a := range v.Attachments {
+			on := cmp.Or(a.Host, a.HostID)
+			switch {
+			case v.Multiattach || a.InstanceID == "" || on == "":
+			case m.earlier(a):
+				return fmt.Errorf("%w That was before this host was last started: 'lxcboot volume release %s --host %s' lets go of it", err, v.ID, on)
+			case a.Elsewhere(m.Host):
+				return fmt.Errorf("%w If that host is gone for good, 'lxcboot volume release %s --host %s' takes it from there", err, v.ID, on)
+			}
+		}
+	}
+	return err
 }
 
 // notHere refuses an attachment whose instance this host has, or sees to run.

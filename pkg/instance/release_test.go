@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/host"
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/state"
@@ -143,6 +144,30 @@ func TestReleaseFences(t *testing.T) {
 			}
 			if strings.Contains(warned, "must be off") != fails {
 				t.Errorf("warned %q", warned)
+			}
+		})
+	}
+}
+
+// TestPlanTellsOfRelease: who is refused a volume that another host has, or this one had before
+// it was started anew, is told how it is taken from there; and nobody else is.
+func TestPlanTellsOfRelease(t *testing.T) {
+	for name, c := range map[string]struct {
+		has  volume.Attachment
+		says string // empty: nothing of it
+	}{
+		"another host's":     {volume.Attachment{ID: "a", InstanceID: "i", Host: "n1", HostID: "id-of-n1"}, "If that host is gone for good, 'lxcboot volume release more --host n1'"},
+		"an earlier start's": {volume.Attachment{ID: "a", InstanceID: "i", Host: "here", HostID: "here", BootID: "before"}, "before this host was last started: 'lxcboot volume release more --host here'"},
+		"in use here":        {volume.Attachment{ID: "a", InstanceID: "i", Host: "here", HostID: "here", BootID: "boot"}, ""},
+		"another program's":  {volume.Attachment{ID: "a"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, m := booted(t)
+			more := w.volumes["more"]
+			more.Status, more.Bootable, more.Attachments = volume.StatusInUse, true, []volume.Attachment{c.has}
+			_, err := m.Plan(t.Context(), BootRequest{Name: "web2", Blocks: bdm.Request{BootVolume: "more"}, Spec: testPlan().Spec})
+			if !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), c.says) || c.says == "" && strings.Contains(err.Error(), "release") {
+				t.Errorf("%v; want %q", err, c.says)
 			}
 		})
 	}
