@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"context"
 	"os"
 	"regexp"
 	"strings"
@@ -32,6 +33,14 @@ func upPacemaker(t *testing.T) *pacemaker {
 	n1 := p.Hosts[0]
 	n1.Must("lxcboot", "image", "import", "/srv/shared/busybox.raw", "--name", "busybox")
 	n1.Must("lxcboot", "volume", "create", "--image", "busybox", "--size", "1", "web1")
+	t.Cleanup(func() {
+		for _, h := range p.Hosts {
+			if t.Failed() && h.IsOn() {
+				_, out := h.Run(context.WithoutCancel(t.Context()), "sh", "-c", "crm_mon -1rf; tail -n 10 /var/log/corosync/corosync.log")
+				t.Logf("what %s says of the cluster:\n%s", h.Name, out)
+			}
+		}
+	})
 	p.whole()
 	return p
 }
@@ -45,15 +54,16 @@ func (p *pacemaker) whole() {
 	})
 }
 
-// configure loads the configuration that is shipped, with the plug for its fencing.
-func (p *pacemaker) configure() {
+// configure loads the configuration that is shipped, with the plug for its fencing, and with
+// a resource.
+func (p *pacemaker) configure(resource string) {
 	p.t.Helper()
 	data, err := os.ReadFile("../../share/lxcboot/pacemaker/cluster.crm")
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	text := regexp.MustCompile(`(?m)^(#|primitive|location).*\n`).ReplaceAllString(string(data), "")
-	p.Hosts[0].Write("/root/cluster.crm", text+"primitive plug stonith:fence_plug op monitor interval=60s\n"+web1+"\n", 0o600)
+	p.Hosts[0].Write("/root/cluster.crm", text+"primitive plug stonith:fence_plug op monitor interval=60s\n"+resource+"\n", 0o600)
 	p.Hosts[0].Must("crm", "configure", "load", "update", "/root/cluster.crm")
 }
 
@@ -74,10 +84,6 @@ func (p *pacemaker) runs(what string, may func(*Host) bool) *Host {
 				return true, ""
 			}
 			said += h.Name + ": " + out
-			if at == nil {
-				_, out = h.Run(p.t.Context(), "crm_mon", "-1rf")
-				said += out
-			}
 		}
 		return false, said
 	})
@@ -102,7 +108,7 @@ func TestPacemaker(t *testing.T) {
 	p := upPacemaker(t)
 	n1 := p.Hosts[0]
 	t.Log(n1.Must("ocf-tester", "-n", "web1", "-o", "name=web1", "-o", "volume=web1", "-o", "flavor=m1.tiny", "-o", "options=--nic none", agent))
-	p.configure()
+	p.configure(web1)
 	a := p.runs("web1 runs", anywhere)
 	if a == n1 { // which is asked what the cluster does
 		n1.Must("crm_resource", "-Q", "-M", "-r", "web1", "-N", "n2")
