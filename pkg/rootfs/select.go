@@ -102,7 +102,7 @@ func rootPartition(ctx context.Context, device string, elsewhere bool) (Filesyst
 	if len(typed) == 1 {
 		all = typed
 	}
-	with := withInit(ctx, device, all)
+	with, unseen := withInit(ctx, device, all)
 	if elsewhere {
 		with = slices.CompactFunc(with, func(a, b Filesystem) bool { return a.Partition == b.Partition })
 	} else {
@@ -115,6 +115,8 @@ func rootPartition(ctx context.Context, device string, elsewhere bool) (Filesyst
 		return Filesystem{}, failure.Of(ErrAmbiguous, "%s: %s and %s both have an init; name one, as in %s", device, with[0].String(), with[1].String(), with[0].keys())
 	case len(typed) == 1:
 		return probePartition(device, typed[0].Number)
+	case unseen != nil:
+		return Filesystem{}, fmt.Errorf("%s: no partition with an init was found, and not all could be looked at: %w", device, unseen)
 	}
 	return Filesystem{}, &NotFoundError{Where: device, Found: "no partition with an init, and none of the type of a root", Mend: "name one by its number, as in partition=2; it has " + numbers(all)}
 }
@@ -145,28 +147,33 @@ func partitions(device string) (all []partition, err error) {
 	return all, err
 }
 
-// withInit are the filesystems on partitions, and their subvolumes, that have an init.
-func withInit(ctx context.Context, device string, all []partition) (with []Filesystem) {
+// withInit are the filesystems on partitions, and their subvolumes, that have an init. The
+// error is of those that could not be mounted to look, beside what the others have.
+func withInit(ctx context.Context, device string, all []partition) (with []Filesystem, unseen error) {
 	for _, p := range all {
 		if fsys, err := probePartition(device, p.Number); err == nil {
-			with = append(with, inits(ctx, device, fsys)...)
+			found, err := inits(ctx, device, fsys)
+			with = append(with, found...)
+			if err != nil {
+				unseen = errors.Join(unseen, fmt.Errorf("%v: %w", fsys, err))
+			}
 		}
 	}
-	return with
+	return with, unseen
 }
 
 // inits are the filesystem, where it has an init, or else its subvolumes that do.
-func inits(ctx context.Context, device string, fsys Filesystem) (with []Filesystem) {
-	_ = look(ctx, device, fsys, func(root *os.File) error {
+func inits(ctx context.Context, device string, fsys Filesystem) (with []Filesystem, err error) {
+	err = look(ctx, device, fsys, func(root *os.File) error {
 		if hasInit(root) {
 			with = append(with, fsys)
 		}
 		return nil
 	})
 	if len(with) > 0 || fsys.Type != "btrfs" {
-		return with
+		return with, err
 	}
-	_ = look(ctx, device, fsys.top(), func(top *os.File) error {
+	err = look(ctx, device, fsys.top(), func(top *os.File) error {
 		for _, name := range subvolumes(top) {
 			if sub, err := inroot.OpenDirect(top, name, unix.O_PATH|unix.O_DIRECTORY); err == nil {
 				if hasInit(sub) {
@@ -179,7 +186,7 @@ func inits(ctx context.Context, device string, fsys Filesystem) (with []Filesyst
 		}
 		return nil
 	})
-	return with
+	return with, err
 }
 
 // Hint names the filesystems of a device that have an init, but for the one that was looked
@@ -189,9 +196,10 @@ func Hint(ctx context.Context, device string, looked Filesystem) string {
 	if err != nil {
 		return ""
 	}
-	with := withInit(ctx, device, all)
+	with, _ := withInit(ctx, device, all)
 	if looked.Type == "btrfs" {
-		with = append(inits(ctx, device, looked), slices.DeleteFunc(with, func(f Filesystem) bool { return f.Partition == looked.Partition })...)
+		own, _ := inits(ctx, device, looked)
+		with = append(own, slices.DeleteFunc(with, func(f Filesystem) bool { return f.Partition == looked.Partition })...)
 	}
 	var words []string
 	for _, f := range with {

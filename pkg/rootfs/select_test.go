@@ -43,6 +43,20 @@ func initIn(t *testing.T, dir string) {
 	}
 }
 
+// damageGroups takes from an ext4 at an offset what says where its blocks are: its superblock is sound,
+// and no kernel mounts it.
+func damageGroups(t *testing.T, path string, offset int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(make([]byte, 16384), offset+2048); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // setDefault makes a subvolume the default one.
 func setDefault(t *testing.T, image, subvolume string) {
 	t.Helper()
@@ -152,6 +166,11 @@ func TestSelect(t *testing.T) {
 		"none with an init": {func(t *testing.T) string {
 			return lay(t, "gpt", [2]string{"U", efi(t)}, [2]string{linux, rootIn(t, "ext4", "data", "none")})
 		}, Selection{Partition: "root"}, "", ErrNoFilesystem, []string{"no partition with an init", "it has 1, 2"}},
+		"none with an init, and one that cannot be mounted": {func(t *testing.T) string {
+			path := lay(t, "gpt", [2]string{"U", efi(t)}, [2]string{linux, rootIn(t, "ext4", "data", "none")})
+			damageGroups(t, path, 331*mib)
+			return path
+		}, Selection{Partition: "root"}, "", ErrMount, []string{"not all could be looked at", "partition 2", "damaged"}},
 		"a number that is not there": {func(t *testing.T) string {
 			return lay(t, "gpt", [2]string{"U", efi(t)}, [2]string{linux, rootIn(t, "ext4", "data", "none")})
 		}, Selection{Partition: "5"}, "", ErrNoFilesystem, []string{"no partition 5", "it has 1, 2"}},

@@ -156,14 +156,21 @@ func condition(name string) (bool, error) {
 		_, err := os.Stat("/sys/fs/cgroup/freezer")
 		return err == nil, nil
 	case "squashfs-ids": // Linux 6.2 maps those of squashfs
-		var major, minor int
-		release, err := os.ReadFile("/proc/sys/kernel/osrelease")
-		if err == nil {
-			_, err = fmt.Sscanf(string(release), "%d.%d", &major, &minor)
-		}
-		return major > 6 || major == 6 && minor >= 2, err
+		return linux(6, 2)
+	case "btrfs-twins": // Linux 6.7 mounts two btrfs of one UUID
+		return linux(6, 7)
 	}
 	return false, fmt.Errorf("%q is no condition", name)
+}
+
+// linux says whether the kernel is of this version or a later one.
+func linux(major, minor int) (bool, error) {
+	var x, y int
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err == nil {
+		_, err = fmt.Sscanf(string(release), "%d.%d", &x, &y)
+	}
+	return x > major || x == major && y >= minor, err
 }
 
 // setup gives a script a state directory and a prefix for names of its own, and
