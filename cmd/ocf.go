@@ -103,11 +103,7 @@ func (a *App) ocfAction(ctx context.Context, action string) (code int, err error
 	if action == "meta-data" {
 		return ocfSuccess, a.ocfMetaData()
 	}
-	p, err := ocfParameters()
-	if err != nil {
-		return 0, err
-	}
-	limit := ocfLimit()
+	p, limit := ocfParameters(), ocfLimit()
 	// What a cancelled start undoes has to fit into the rest.
 	share := limit * 9 / 10
 	if action == "start" {
@@ -142,7 +138,8 @@ func ocfLimit() time.Duration {
 
 // ocfMonitor says whether the container runs. It asks no store.
 func (a *App) ocfMonitor(ctx context.Context, p parameters) (code int, err error) {
-	if interval := os.Getenv("OCF_RESKEY_CRM_meta_interval"); p.takeover && (interval == "" || interval == "0") {
+	may, _ := p.mayTake()
+	if interval := os.Getenv("OCF_RESKEY_CRM_meta_interval"); may && (interval == "" || interval == "0") {
 		a.publish(ctx)
 	}
 	m, err := a.manager(ctx)
@@ -155,34 +152,49 @@ func (a *App) ocfMonitor(ctx context.Context, p parameters) (code int, err error
 		return ocfNotRunning, nil
 	case err != nil:
 		return 0, err
-	case !v.Domain.Active():
+	case !v.Domain.Active(), !ofCluster(v.Record):
 		return ocfNotRunning, nil
 	case v.Phase != state.Built:
-		return 0, failure.Of(state.ErrState, "the container of instance %q runs, and its delete was interrupted", v.Name)
+		return 0, failure.Of(state.ErrState, "the container of instance %q runs, and is not whole: its boot or its delete is under way, or was interrupted", v.Name)
 	}
 	return ocfSuccess, nil
 }
 
 // ocfStop has the container end, and deletes the instance, so that its volumes are free for
-// the next host. A delete alone would not ask the container to end.
+// the next host. A delete alone would not ask the container to end. The store is asked where
+// there is something to delete: after a start that failed because the cloud is away, a stop that
+// failed too would have the host fenced.
 func (a *App) ocfStop(ctx context.Context, p parameters) error {
-	m, err := a.storeManager(ctx)
+	m, err := a.manager(ctx)
 	if err != nil {
 		return err
 	}
-	if _, err := m.Stop(ctx, p.name, false); err != nil && !errors.Is(err, state.ErrState) {
+	rec, err := m.Store.Find(p.name)
+	if err != nil || !ofCluster(rec) {
 		return deleted(err)
 	}
-	_, err = m.DeleteKeeping(ctx, p.name)
+	if m, err = a.storeManager(ctx); err != nil {
+		return err
+	}
+	if _, err := m.Stop(ctx, rec.ID, false); err != nil && !errors.Is(err, state.ErrState) {
+		return deleted(err)
+	}
+	_, err = m.DeleteKeeping(ctx, rec.ID)
 	return deleted(err)
 }
+
+// ofCluster says that Pacemaker booted an instance. What somebody booted by hand under the
+// name of a resource is left alone: a stop, and a host that is asked what it has when it joins the
+// cluster, must not delete it.
+func ofCluster(r state.Record) bool { return r.Caller.Name == state.CallerPacemaker }
 
 func (a *App) ocfStart(ctx context.Context, p parameters) error {
 	o, err := a.ocfOptions(ctx, p)
 	if err != nil {
 		return err
 	}
-	if p.takeover {
+	may, _ := p.mayTake()
+	if may {
 		a.publish(ctx)
 	}
 	m, err := a.storeManager(ctx)
@@ -190,17 +202,19 @@ func (a *App) ocfStart(ctx context.Context, p parameters) error {
 		return err
 	}
 	switch v, err := m.Show(ctx, p.name); {
+	case err == nil && !ofCluster(v.Record):
+		return failure.Of(state.ErrState, "instance %q of this host was not booted by Pacemaker, which leaves it alone: 'lxcboot delete --keep-volumes %[1]s', or rename it, and then 'crm resource cleanup'", v.Name)
 	case err == nil && v.Domain.Active() && v.Phase == state.Built:
 		return nil
 	case err == nil:
 		// It is what an earlier life here has left.
-		if _, err := m.DeleteKeeping(ctx, p.name); err != nil {
+		if _, err := m.DeleteKeeping(ctx, v.ID); err != nil {
 			return err
 		}
 	case !errors.Is(err, state.ErrNotFound):
 		return err
 	}
-	if err := a.takeOver(ctx, m, o, p.takeover); err != nil {
+	if err := a.takeOver(ctx, m, o, may); err != nil {
 		return err
 	}
 	m, plans, err := a.plan(ctx, o, p.name, state.Caller{Name: state.CallerPacemaker})
@@ -246,8 +260,11 @@ func (a *App) takeOver(ctx context.Context, m *instance.Manager, o *bootOptions,
 			return err
 		}
 		holders, err := m.Volumes.AttachmentsOf(ctx, vol.ID, "")
-		if err != nil || vol.Multiattach {
+		if err != nil {
 			return err
+		}
+		if vol.Multiattach {
+			continue
 		}
 		for _, h := range holders {
 			if err := a.takeFrom(ctx, m, h, may); err != nil {
@@ -261,9 +278,11 @@ func (a *App) takeOver(ctx context.Context, m *instance.Manager, o *bootOptions,
 func (a *App) takeFrom(ctx context.Context, m *instance.Manager, h volume.Attachment, may bool) error {
 	why := "it was started anew since"
 	switch {
-	case h.InstanceID == "" || !h.Elsewhere(m.Host) && (h.BootID == "" || h.BootID == m.Host.BootID):
-		return nil // another program's, or in use here
-	case !h.Elsewhere(m.Host):
+	case h.InstanceID == "":
+		return nil // another program's
+	case m.Earlier(h):
+	case m.Here(h):
+		return nil // in use
 	case !may:
 		return nil
 	default:

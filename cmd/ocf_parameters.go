@@ -15,35 +15,51 @@ type parameters struct {
 	name, definition      string
 	flavor, volume        string
 	blockDevices, options string
-	takeover              bool
+	takeover              string
 }
 
-// ocfParameters reads them where the OCF standard has them.
-func ocfParameters() (parameters, error) {
+// ocfParameters reads them where the OCF standard has them. check says what is wrong in them.
+func ocfParameters() parameters {
 	get := func(name string) string { return strings.TrimSpace(os.Getenv("OCF_RESKEY_" + name)) }
-	p := parameters{
+	return parameters{
 		name: get("name"), definition: get("definition"), flavor: get("flavor"), volume: get("volume"),
-		blockDevices: get("block_devices"), options: get("options"),
+		blockDevices: get("block_devices"), options: get("options"), takeover: get("takeover"),
 	}
-	switch word := strings.ToLower(get("takeover")); word {
+}
+
+// mayTake says whether volumes are taken from hosts that are gone; known is false where the
+// parameter is neither yes nor no.
+func (p parameters) mayTake() (yes, known bool) {
+	switch strings.ToLower(p.takeover) {
 	case "yes", "true", "1", "on", "y", "ja":
-		p.takeover = true
+		return true, true
 	case "", "no", "false", "0", "off", "n":
-	default:
-		return p, wrongParameter("takeover: %q is neither yes nor no", word)
+		return false, true
+	}
+	return false, false
+}
+
+// check is for what starts something. A stop and a monitor need no more than a name: an error
+// of theirs has hosts fenced, and what is configured wrong was never started.
+func (p parameters) check() error {
+	if _, known := p.mayTake(); !known {
+		return wrongParameter("takeover: %q is neither yes nor no", p.takeover)
 	}
 	if p.name == "" {
-		return p, wrongParameter("the parameter name is missing: the name of the instance")
+		return wrongParameter("the parameter name is missing: the name of the instance")
 	}
 	if err := instance.CheckName(p.name); err != nil {
-		return p, parameterError{err}
+		return parameterError{err}
 	}
-	return p, nil
+	return nil
 }
 
 // ocfOptions are the flags of the boot that the parameters stand for, checked as far as that
 // needs nothing of this host.
 func (a *App) ocfOptions(ctx context.Context, p parameters) (*bootOptions, error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
 	o := &bootOptions{}
 	if p.definition != "" {
 		if p.volume+p.blockDevices+p.flavor+p.options != "" {

@@ -1,12 +1,12 @@
 package instance
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/host"
@@ -109,7 +109,7 @@ func (m *Manager) holding(ctx context.Context, ref, hostRef string) (Holding, er
 	h.Over, h.shared = true, len(others) > 0
 	for _, a := range h.Attachments {
 		h.Host.ID, h.Host.Name = a.HostID, a.Host
-		over := m.earlier(a)
+		over := m.Earlier(a)
 		h.Over = h.Over && over
 		if err := m.notHere(ctx, a, over); err != nil {
 			return h, err
@@ -157,10 +157,15 @@ func (m *Manager) oneHost(ctx context.Context, hostRef string, found []volume.At
 	return failure.Of(volume.ErrAmbiguous, "the host name %q is that of %d hosts: %s; give the id of the one that is gone", hostRef, len(ids), strings.Join(list, ", "))
 }
 
-// earlier says that an attachment is of an earlier start of this host. Where the name is
-// another one, the id may be that of a copy of this machine.
-func (m *Manager) earlier(a volume.Attachment) bool {
-	return a.HostID == m.Host.ID && (a.Host == "" || a.Host == m.Host.Name) && a.BootID != "" && a.BootID != m.Host.BootID
+// Here says that an attachment is this host's. Where the name is another one, the id may be
+// that of a copy of this machine.
+func (m *Manager) Here(a volume.Attachment) bool {
+	return !a.Elsewhere(m.Host) && (a.Host == "" || a.Host == m.Host.Name)
+}
+
+// Earlier says that an attachment is of an earlier start of this host.
+func (m *Manager) Earlier(a volume.Attachment) bool {
+	return a.HostID == m.Host.ID && m.Here(a) && a.BootID != "" && a.BootID != m.Host.BootID
 }
 
 // orReleased adds to the refusal of volumes that are in use how one is taken from a host that
@@ -171,17 +176,25 @@ func (m *Manager) orReleased(err error, volumes map[string]volume.Volume) error 
 	}
 	for _, v := range volumes {
 		for _, a := range v.Attachments {
-			on := cmp.Or(a.Host, a.HostID)
+			on := a.Host
+			if on == "" || a.HostID != "" && strings.ContainsFunc(on, needsQuotes) {
+				on = a.HostID
+			}
 			switch {
 			case v.Multiattach || a.InstanceID == "" || on == "":
-			case m.earlier(a):
+			case m.Earlier(a):
 				return fmt.Errorf("%w That was before this host was last started: 'lxcboot volume release %s --host %s' lets go of it", err, v.ID, on)
-			case a.Elsewhere(m.Host):
+			case !m.Here(a):
 				return fmt.Errorf("%w If that host is gone for good, 'lxcboot volume release %s --host %s' takes it from there", err, v.ID, on)
 			}
 		}
 	}
 	return err
+}
+
+// needsQuotes says of what a shell would not leave as it is.
+func needsQuotes(r rune) bool {
+	return r != '.' && r != '-' && r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
 }
 
 // notHere refuses an attachment whose instance this host has, or sees to run.

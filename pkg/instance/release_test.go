@@ -158,6 +158,8 @@ func TestPlanTellsOfRelease(t *testing.T) {
 	}{
 		"another host's":     {volume.Attachment{ID: "a", InstanceID: "i", Host: "n1", HostID: "id-of-n1"}, "If that host is gone for good, 'lxcboot volume release more --host n1'"},
 		"an earlier start's": {volume.Attachment{ID: "a", InstanceID: "i", Host: "here", HostID: "here", BootID: "before"}, "before this host was last started: 'lxcboot volume release more --host here'"},
+		"a copy's":           {volume.Attachment{ID: "a", InstanceID: "i", Host: "n1", HostID: "here", BootID: "before"}, "If that host is gone for good, 'lxcboot volume release more --host n1'"},
+		"a name in words":    {volume.Attachment{ID: "a", InstanceID: "i", Host: "n1 on x", HostID: "id-of-n1"}, "'lxcboot volume release more --host id-of-n1'"},
 		"in use here":        {volume.Attachment{ID: "a", InstanceID: "i", Host: "here", HostID: "here", BootID: "boot"}, ""},
 		"another program's":  {volume.Attachment{ID: "a"}, ""},
 	} {
