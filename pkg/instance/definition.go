@@ -143,6 +143,13 @@ func ParseDefinition(data []byte) (Definition, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return d, failure.Invalid("there is more after its JSON object")
 	}
+	for key, m := range map[string]map[string]string{"metadata": d.Metadata, "env": d.Env} {
+		for k := range m {
+			if k == "" || strings.Contains(k, "=") {
+				return d, failure.Invalid("the name %q in the value of key %q is empty, or has a '='", k, key)
+			}
+		}
+	}
 	d.Privileged, d.Fsck = privileged != nil && *privileged, fsck != nil && *fsck
 	switch d.Grow {
 	case "", state.GrowAll, state.GrowNone:

@@ -25,6 +25,8 @@ func TestParseDefinition(t *testing.T) {
 		`{"privileged": "yes"}`:      `"privileged" is string, and has to be true or false`,
 		`{"env": {"A": 1}}`:          `"env" is number, and has to be an object of texts`,
 		`{"block_devices": {}}`:      `"block_devices" is object, and has to be a list of objects`,
+		`{"metadata": {"a=b": "c"}}`: `"a=b" in the value of key "metadata"`,
+		`{"env": {"": "c"}}`:         `"" in the value of key "env"`,
 		`{"grow": "some"}`:           `"some" of key "grow"`,
 	} {
 		if _, err := ParseDefinition([]byte(text)); !errors.Is(err, failure.ErrInvalid) || !strings.Contains(err.Error(), want) {
