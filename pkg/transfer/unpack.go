@@ -219,10 +219,14 @@ func (u *unpacker) place(parent *os.File, base string, e Entry) error {
 		})
 	case FIFO:
 		return replace(at, base, func(temporary string) error {
-			if err := unix.Mknodat(at, temporary, unix.S_IFIFO|e.Mode&0o777, 0); err != nil {
+			umask := unix.Umask(0) // the process's: nothing else in it makes files meanwhile
+			err := unix.Mknodat(at, temporary, unix.S_IFIFO|e.Mode&0o777, 0)
+			unix.Umask(umask)
+			if err != nil {
 				return err
 			}
-			// A kernel that cannot do it without following a link leaves what umask took.
+			// The directory may have a default ACL. Before Linux 6.6 there is no way that follows
+			// no link, and what that made of the mode stays.
 			if err := unix.Fchmodat(at, temporary, e.Mode&0o777, unix.AT_SYMLINK_NOFOLLOW); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 				return err
 			}
