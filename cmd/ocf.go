@@ -292,7 +292,16 @@ func (a *App) takeFrom(ctx context.Context, m *instance.Manager, h volume.Attach
 		}
 	}
 	a.warn("taking volume %s from the host %s: %s", h.VolumeID, cmp.Or(h.Host, h.HostID), why)
-	_, err := m.Release(ctx, h.VolumeID, cmp.Or(h.HostID, h.Host), nil)
+	// What the cluster said was of this attachment, in this start of that host.
+	same := func(now instance.Holding) error {
+		for _, n := range now.Attachments {
+			if n.ID != h.ID || n.BootID != h.BootID {
+				return fmt.Errorf("it was taken anew meanwhile: %w", volume.InUse(now.Volume))
+			}
+		}
+		return nil
+	}
+	_, err := m.Release(ctx, h.VolumeID, cmp.Or(h.HostID, h.Host), same)
 	return err
 }
 

@@ -43,9 +43,15 @@ func (m *Manager) Release(ctx context.Context, ref, hostRef string, ask func(Hol
 		if err := ask(h); err != nil {
 			return h, err
 		}
-		// The answer may have taken its time.
+		// The answer may have taken its time, and the host may have come back.
+		asked := h.Attachments
 		if h, err = m.holding(ctx, h.Volume.ID, hostRef); err != nil {
 			return h, err
+		}
+		for _, a := range h.Attachments {
+			if !slices.ContainsFunc(asked, func(b volume.Attachment) bool { return a.ID == b.ID && a.BootID == b.BootID }) {
+				return h, fmt.Errorf("the host %q took it anew meanwhile: %w", hostRef, volume.InUse(h.Volume))
+			}
 		}
 	}
 	if !h.Over && !h.shared {

@@ -114,6 +114,25 @@ func TestReleaseOwn(t *testing.T) {
 	}
 }
 
+// TestReleaseChanged: who came while the answer was awaited is not what was asked about.
+func TestReleaseChanged(t *testing.T) {
+	for name, change := range map[string]func(*volume.Volume){
+		"it came back":    func(v *volume.Volume) { v.Attachments[0].BootID = "boot after" },
+		"it took it anew": func(v *volume.Volume) { v.Attachments[0].ID = "b" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, m := booted(t)
+			more := w.volumes["more"]
+			more.Status = volume.StatusInUse
+			more.Attachments = []volume.Attachment{{ID: "a", VolumeID: "more", InstanceID: "i", Host: "n1", HostID: "id-of-n1", BootID: "boot before"}}
+			_, err := m.Release(t.Context(), "more", "n1", func(Holding) error { change(more); return nil })
+			if !errors.Is(err, volume.ErrInUse) || !strings.Contains(err.Error(), "meanwhile") || len(more.Attachments) != 1 {
+				t.Errorf("%v; left are %+v", err, more.Attachments)
+			}
+		})
+	}
+}
+
 // reaching is a store that says how volumes are reached.
 type reaching struct{ volumesFake }
 
