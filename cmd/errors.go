@@ -163,6 +163,7 @@ var classes = []struct {
 	{state.ErrNotFound, exitNotFound, "lxcboot list --all shows what there is"},
 	{flavor.ErrNotFound, exitNotFound, "lxcboot flavor list shows what there is"},
 	{volume.ErrAmbiguous, exitConflict, ""},
+	{state.ErrAmbiguous, exitConflict, ""},
 	{state.ErrExists, exitConflict, "choose another name, or delete that one"},
 	{state.ErrBusy, exitConflict, ""},
 	{state.ErrState, exitConflict, ""},

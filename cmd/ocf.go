@@ -169,7 +169,7 @@ func (a *App) ocfStop(ctx context.Context, p parameters) error {
 	if err != nil {
 		return err
 	}
-	rec, err := m.Store.Find(p.name)
+	rec, err := m.Store.Named(p.name)
 	if err != nil || !ofCluster(rec) {
 		return deleted(err)
 	}

@@ -3,6 +3,8 @@ package cmd
 import (
 	"fmt"
 	"io"
+	"os"
+	"strconv"
 
 	"golang.org/x/term"
 
@@ -22,6 +24,26 @@ func (a *App) printMade(r record, done, how string) error {
 		return &hintError{&madeError{done, err}, how}
 	}
 	return nil
+}
+
+// widthWithout is how wide a table is that is to fit, where nothing says how wide that is.
+const widthWithout = 80
+
+// tableWidth is how wide a table may be; 0: as wide as it gets.
+func (a *App) tableWidth(most int, given, fit bool) int {
+	switch {
+	case given:
+		return max(0, most)
+	case !fit && !isTerminal(a.Out):
+		return 0
+	}
+	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
+		return n
+	}
+	if n, _, err := term.GetSize(int(a.Out.Fd())); err == nil {
+		return n // 0: a terminal that does not know
+	}
+	return widthWithout
 }
 
 // isTerminal says whether a stream is one.

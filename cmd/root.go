@@ -120,6 +120,8 @@ where a cloud is configured, and from an embedded store otherwise.`,
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.print.Format, "format", "f", "table", "output: table, json, yaml or value")
 	flags.StringArrayVarP(&a.print.Columns, "column", "c", nil, "only this column (can be repeated)")
+	flags.Int("max-width", 0, "widest table, in columns; 0: no limit (default: the terminal's width)")
+	flags.Bool("fit-width", false, "fit tables to the width also where stdout is no terminal (COLUMNS, or 80)")
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no hints; warnings and errors stay")
 	_ = root.RegisterFlagCompletionFunc("column", cobra.NoFileCompletions)
 	_ = root.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(report.Formats, cobra.ShellCompDirectiveNoFileComp))
@@ -148,6 +150,9 @@ func (a *App) prepare(c *cobra.Command, _ []string) error {
 	if err := cmp.Or(missingFlags(c), emptyFlags(c)); err != nil {
 		return err
 	}
+	most, _ := c.Flags().GetInt("max-width")
+	fit, _ := c.Flags().GetBool("fit-width")
+	a.print.Width = a.tableWidth(most, c.Flags().Changed("max-width"), fit)
 	if settingless(c) {
 		return nil
 	}

@@ -215,7 +215,7 @@ func hostnameFor(name string) string {
 
 // free says whether the name is still to be had, here and in libvirt.
 func (m *Manager) free(ctx context.Context, name string) error {
-	switch rec, err := m.Store.Find(name); {
+	switch rec, err := m.Store.Named(name); {
 	case err == nil:
 		return failure.Of(state.ErrExists, "the name %q is taken by instance %s", name, rec.ID)
 	case !errors.Is(err, state.ErrNotFound):

@@ -13,7 +13,6 @@ import (
 	"time"
 	"unicode/utf16"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
@@ -44,6 +43,7 @@ type Printer struct {
 	Out     io.Writer
 	Format  string
 	Columns []string // that were asked for, in any case; empty: all
+	Width   int      // of a table, in columns of a terminal; 0: what it needs
 }
 
 // Names are the names of the fields.
@@ -87,12 +87,12 @@ func (p *Printer) Record(r Record) error {
 		return err
 	}
 	var chosen Record
-	var rows [][]any
+	var rows [][]string
 	var lines []string
 	for _, i := range picked {
 		f := r[i]
 		chosen = append(chosen, f)
-		rows = append(rows, []any{f.Name, f.Value})
+		rows = append(rows, []string{Cell(f.Name), Cell(f.Value)})
 		lines = append(lines, Cell(f.Value))
 	}
 	switch p.Format {
@@ -101,7 +101,7 @@ func (p *Printer) Record(r Record) error {
 	case "value":
 		return p.write(lines...)
 	}
-	return p.table([]string{"Field", "Value"}, rows)
+	return p.table([]string{"Field", "Value"}, rows, false)
 }
 
 // List writes a list.
@@ -115,17 +115,15 @@ func (p *Printer) List(l List) error {
 		head = append(head, l.Columns[i])
 	}
 	objects := []Record{} // no null
-	var rows [][]any
+	var rows [][]string
 	for _, row := range l.Rows {
 		var o Record
-		var chosen []any
 		var cells []string
 		for _, i := range picked {
 			o = append(o, Field{l.Columns[i], row[i]})
-			chosen = append(chosen, row[i])
 			cells = append(cells, Cell(row[i]))
 		}
-		objects, rows, lines = append(objects, o), append(rows, chosen), append(lines, strings.Join(cells, " "))
+		objects, rows, lines = append(objects, o), append(rows, cells), append(lines, strings.Join(cells, " "))
 	}
 	switch p.Format {
 	case "json", "yaml":
@@ -133,28 +131,7 @@ func (p *Printer) List(l List) error {
 	case "value":
 		return p.write(lines...)
 	}
-	return p.table(head, rows)
-}
-
-func (p *Printer) table(head []string, rows [][]any) error {
-	t := table.NewWriter()
-	t.SetStyle(table.StyleDefault)
-	t.Style().Format.Header = 0 // as it is
-	line := func(of []string) (r table.Row) {
-		for _, c := range of {
-			r = append(r, c)
-		}
-		return r
-	}
-	t.AppendHeader(line(head))
-	for _, row := range rows {
-		var cells []string
-		for _, v := range row {
-			cells = append(cells, Cell(v))
-		}
-		t.AppendRow(line(cells))
-	}
-	return p.write(t.Render())
+	return p.table(head, rows, true)
 }
 
 // write writes lines. A result that could not be written is an error: who reads it would

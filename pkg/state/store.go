@@ -28,6 +28,8 @@ var (
 	ErrExists   = errors.New("instance exists")
 	ErrBusy     = errors.New("instance is busy")
 	ErrState    = errors.New("wrong state")
+	// ErrAmbiguous is of a reference that stands for several instances.
+	ErrAmbiguous = errors.New("ambiguous")
 	// ErrDamaged is of a record that cannot be read.
 	ErrDamaged = errors.New("damaged record")
 )
@@ -110,8 +112,40 @@ func (s *Store) List() ([]Record, error) {
 	return records, errors.Join(damaged...)
 }
 
-// Find reads the record that ref names, by id or by name.
+// shortID is how much of an id stands for it: what a table shows that is short of room.
+const shortID = 8
+
+// Find reads the record that ref names: by id, by name, or by the first eight or more
+// characters of an id. One that begins several ids is an ErrAmbiguous.
 func (s *Store) Find(ref string) (Record, error) {
+	rec, err := s.Named(ref)
+	if !errors.Is(err, ErrNotFound) || len(ref) < shortID {
+		return rec, err
+	}
+	entries, failed := os.ReadDir(s.dir)
+	if failed != nil {
+		return Record{}, fmt.Errorf("cannot list the instances: %w", failed)
+	}
+	var ids []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), strings.ToLower(ref)) && uuid.Validate(e.Name()) == nil {
+			ids = append(ids, e.Name())
+		}
+	}
+	switch len(ids) {
+	case 0:
+		return rec, err
+	case 1:
+		if rec, failed = s.read(ids[0]); errors.Is(failed, fs.ErrNotExist) {
+			return Record{}, err
+		}
+		return rec, failed
+	}
+	return Record{}, failure.Of(ErrAmbiguous, "%q begins the ids of several instances: %s; use more of one", ref, strings.Join(ids, ", "))
+}
+
+// Named reads the record of the instance that has the id or the name, as a whole.
+func (s *Store) Named(ref string) (Record, error) {
 	if uuid.Validate(ref) == nil {
 		rec, err := s.read(strings.ToLower(ref))
 		if !errors.Is(err, fs.ErrNotExist) {

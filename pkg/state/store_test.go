@@ -218,6 +218,40 @@ func TestRename(t *testing.T) {
 	}
 }
 
+// TestFindShort holds that the beginning of an id stands for it, unless another has it too,
+// and never for a name.
+func TestFindShort(t *testing.T) {
+	s := openStore(t)
+	var ids []string
+	for _, name := range []string{"one", "two"} {
+		h, err := s.Create(context.Background(), named(name), host.IDsFrom(1_000_000), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, h.ID)
+		h.Close()
+	}
+	short := ids[0][:shortID]
+	if r, err := s.Find(strings.ToUpper(short)); err != nil || r.ID != ids[0] {
+		t.Errorf("%v %v", r.ID, err)
+	}
+	for _, ref := range []string{ids[0][:shortID-1], short + "x", "00000000"} {
+		if _, err := s.Find(ref); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%q: %v", ref, err)
+		}
+	}
+	if _, err := s.Named(short); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a name: %v", err)
+	}
+	twin := short + ids[1][shortID:]
+	if err := os.Rename(s.Dir(ids[1]), s.Dir(twin)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Find(short); !errors.Is(err, ErrAmbiguous) || !strings.Contains(err.Error(), twin) {
+		t.Errorf("of two: %v", err)
+	}
+}
+
 func TestRemoveWhileOthersWait(t *testing.T) {
 	s := openStore(t)
 	for range 100 {

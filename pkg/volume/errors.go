@@ -35,7 +35,15 @@ func (e *NotFoundError) Error() string { return fmt.Sprintf("%s %q not found", e
 // Is makes errors.Is(err, ErrNotFound) true.
 func (e *NotFoundError) Is(target error) bool { return target == ErrNotFound }
 
-// AmbiguousError says that a name stands for several objects.
+// shortID is how much of an id stands for it: what a table shows that is short of room.
+const shortID = 8
+
+// Begins says whether ref is the beginning of the id, and long enough to stand for it.
+func Begins(ref, id string) bool {
+	return len(ref) >= shortID && strings.HasPrefix(id, strings.ToLower(ref))
+}
+
+// AmbiguousError says that a name, or the beginning of an id, stands for several objects.
 type AmbiguousError struct {
 	Kind string   // image, volume, snapshot
 	Name string   // as given
@@ -43,7 +51,7 @@ type AmbiguousError struct {
 }
 
 func (e *AmbiguousError) Error() string {
-	return fmt.Sprintf("%s name %q is ambiguous: it is the name of %s; use an id", e.Kind, e.Name, strings.Join(e.IDs, ", "))
+	return fmt.Sprintf("%s %q is ambiguous: it stands for %s; use a whole id", e.Kind, e.Name, strings.Join(e.IDs, ", "))
 }
 
 // Is makes errors.Is(err, ErrAmbiguous) true.

@@ -194,10 +194,16 @@ func (s *shelf[T]) find(ctx context.Context, ref string) (T, error) {
 	}
 	var found []T
 	var ids []string
-	for _, rec := range all {
-		if f := s.look(&rec.Object); ref != "" && *f.name == ref {
-			found, ids = append(found, rec.Object), append(ids, *f.id)
+	pick := func(meant func(id, name string) bool) {
+		for _, rec := range all {
+			if f := s.look(&rec.Object); ref != "" && meant(*f.id, *f.name) {
+				found, ids = append(found, rec.Object), append(ids, *f.id)
+			}
 		}
+	}
+	pick(func(_, name string) bool { return name == ref })
+	if len(found) == 0 && err == nil {
+		pick(func(id, _ string) bool { return volume.Begins(ref, id) })
 	}
 	switch {
 	case len(found) > 1:

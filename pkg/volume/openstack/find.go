@@ -33,6 +33,12 @@ func find[T any](ctx context.Context, kind, ref string, get func(context.Context
 	}
 	// A service may match a filter loosely, or ignore it.
 	all = slices.DeleteFunc(all, func(v T) bool { _, name := face(v); return name != ref })
+	if len(all) == 0 && beginsID(ref) {
+		if all, err = list(ctx, ""); err != nil {
+			return zero, err
+		}
+		all = slices.DeleteFunc(all, func(v T) bool { id, _ := face(v); return !volume.Begins(ref, id) })
+	}
 	switch len(all) {
 	case 0:
 		return zero, &volume.NotFoundError{Kind: kind, Ref: ref}
@@ -46,6 +52,12 @@ func find[T any](ctx context.Context, kind, ref string, get func(context.Context
 		amb.IDs = append(amb.IDs, id)
 	}
 	return zero, amb
+}
+
+// beginsID says whether an id can begin so, and is longer.
+func beginsID(ref string) bool {
+	const id = "00000000-0000-0000-0000-000000000000"
+	return len(ref) < len(id) && uuid.Validate(ref+id[len(ref):]) == nil && volume.Begins(ref, strings.ToLower(ref)+id[len(ref):])
 }
 
 // notThere makes the service's "not found" into a sentence of ours.

@@ -267,6 +267,11 @@ func (s *suite) names() {
 		s.Errorf("by id: %+v, %v", got, err)
 	}
 	s.is(s.DeleteVolume(s.ctx(), name), volume.ErrNotFound, "deleting a volume by its name")
+	if got, err := s.Volume(s.ctx(), b.ID[:8]); err != nil || got.ID != b.ID {
+		s.Errorf("by the beginning of its id: %+v, %v", got, err)
+	}
+	_, err = s.Image(s.ctx(), x.ID[:7])
+	s.is(err, volume.ErrNotFound, "an image by less of its id")
 }
 
 func (s *suite) ambiguous(err error, name string, ids ...string) {
