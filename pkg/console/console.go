@@ -53,21 +53,29 @@ var ErrEnded = errors.New("the container has ended")
 // of it is lost: a terminal drops what was not read yet when its other end closes. So
 // the other end, which libvirt_lxc holds, is held here too, as is its end of the
 // terminal inside; the end is seen by that process having ended, and then the rest is
-// read. Only what libvirt_lxc had in hand is lost, at most 1 KiB, when the container
-// ends amid a burst of output.
+// read. What libvirt_lxc had in hand then, at most 1 KiB, would be lost when the container
+// ends amid a burst of output: where HoldInit could hold back the news of that, it is told
+// when it has none. Without (another traces libvirt_lxc, or nobody may) it is lost.
 type Terminal struct {
 	tty.Ends
 	pid        int      // of libvirt_lxc
 	controller *os.File // its pidfd
 	init       *ending  // nil: nobody asked for it, or it has ended
+	blocked    bool     // libvirt_lxc does not hear of the init's end until Start or Close
 }
 
 // HoldInit takes hold of the container's init, by its number on the host, so that the
-// status that it ends with is learnt: it must not have been let go yet. 0, or one that
-// has ended, is none.
+// status that it ends with is learnt, and what it says last: it must not have been let go
+// yet. 0, or one that has ended, is none.
 func (t *Terminal) HoldInit(pid int) (err error) {
-	if pid != 0 {
-		t.init, err = holdInit(pid, t.pid, t.controller)
+	if pid == 0 {
+		return nil
+	}
+	if t.Inner != nil {
+		t.blocked = block(threads(t.pid), true) == nil
+	}
+	if t.init, err = holdInit(pid, t.pid, t.controller); err != nil {
+		t.unblock()
 	}
 	if errors.Is(err, ErrEnded) {
 		return nil
@@ -75,8 +83,17 @@ func (t *Terminal) HoldInit(pid int) (err error) {
 	return err
 }
 
+// unblock undoes what HoldInit did to libvirt_lxc.
+func (t *Terminal) unblock() {
+	if t.blocked && proc.Alive(t.controller) {
+		_ = block([]int{t.pid}, false)
+	}
+	t.blocked = false
+}
+
 // Close lets go of the terminal.
 func (t *Terminal) Close() {
+	t.unblock()
 	t.Ends.Close()
 	closeFile(t.controller)
 	if t.init != nil {
@@ -110,6 +127,19 @@ func (t *Terminal) serve(ctx context.Context, o Options, l net.Listener) error {
 		}
 		t.Host.SetReadDeadline(time.Unix(1, 0))
 	}()
+	mark := &mark{}
+	if t.init != nil && t.Inner != nil {
+		news := trace(t.controller, t.init.pidfd)
+		defer news.tell()
+		go func() {
+			select {
+			case <-news.held:
+				mark.pass(t.Inner, ended)
+				news.tell()
+			case <-ended:
+			}
+		}()
+	}
 	keep := func(p []byte) {
 		if len(p) > 0 {
 			p = bytes.Clone(p)
@@ -120,11 +150,12 @@ func (t *Terminal) serve(ctx context.Context, o Options, l net.Listener) error {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := t.Host.Read(buf)
-		keep(buf[:n])
+		keep(mark.cut(buf[:n]))
 		switch {
 		case err == nil:
 		case !proc.Alive(t.controller): // whatever else happened
-			drain(t.Host, buf, keep)
+			drain(t.Host, buf, func(p []byte) { keep(mark.cut(p)) })
+			keep(mark.rest())
 			drain(t.Inner, buf, keep)
 			return nil
 		case ctx.Err() != nil:

@@ -104,6 +104,7 @@ func Start(program []string, t *Terminal, o Options) (proc.Process, error) {
 	if err != nil {
 		return proc.Process{}, errors.Join(fmt.Errorf("cannot start the console process: %w", err), os.Remove(o.SocketPath))
 	}
+	t.blocked = false // the process sees to it
 	if warning != nil && o.Warn != nil {
 		o.Warn(warning)
 	}
@@ -127,7 +128,7 @@ func Keep(args []string) error {
 	o := Options{LogPath: args[0], MaxBytes: size, SocketPath: args[2], Ended: args[3:]}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	t, l, i, claim, err := inherit()
+	t, l, claim, err := inherit()
 	if err != nil {
 		return err
 	}
@@ -140,9 +141,9 @@ func Keep(args []string) error {
 		}()
 	}
 	status := make(chan int, 1)
-	if i != nil {
+	if t.init != nil {
 		go func() {
-			if s, known := i.wait(); known {
+			if s, known := t.init.wait(); known {
 				status <- s
 			}
 			close(status)
@@ -178,24 +179,24 @@ const replaced = 10 * time.Second
 var errNotStarted = errors.New("the process that keeps a console is started by lxcboot alone")
 
 // inherit takes what Start gave to the process.
-func inherit() (t *Terminal, l net.Listener, i *ending, claim *os.File, err error) {
+func inherit() (t *Terminal, l net.Listener, claim *os.File, err error) {
 	if err := host.CloseOnExec(); err != nil {
-		return nil, nil, nil, nil, err
+		return nil, nil, nil, err
 	}
 	t = &Terminal{
 		Ends:       tty.Ends{Host: given(ttyFD, "console"), Master: given(masterFD, "ptmx"), Inner: given(innerFD, "ptmx")},
 		controller: given(pidFD, "pidfd"),
 	}
 	if pidfd := given(initFD, "pidfd"); pidfd != nil {
-		i = &ending{given(endsFD, "ends"), pidfd, given(eventsFD, "exit events")}
+		t.init = &ending{given(endsFD, "ends"), pidfd, given(eventsFD, "exit events")}
 	}
 	claim = given(claimFD, "claim")
 	socket := os.NewFile(socketFD, "socket")
 	defer socket.Close()
 	if l, err = net.FileListener(socket); err != nil || t.Host == nil || t.controller == nil {
-		return nil, nil, nil, nil, errNotStarted
+		return nil, nil, nil, errNotStarted
 	}
-	return t, l, i, claim, nil
+	return t, l, claim, nil
 }
 
 // inheritDevices takes the block devices that Start gave to the process.

@@ -58,9 +58,8 @@ type world struct {
 	process    proc.Process
 }
 
-// newWorld starts a controller whose init runs a script of busybox's shell when the test
-// writes to its FIFO "go".
-func newWorld(t *testing.T, script string) *world {
+// newOptions is a world without a controller.
+func newOptions(t *testing.T) *world {
 	t.Helper()
 	w := &world{dir: t.TempDir()}
 	w.Options = Options{
@@ -68,6 +67,14 @@ func newWorld(t *testing.T, script string) *world {
 		Ended: []string{"/bin/sh", "-c", `echo "$0 $*" >` + w.dir + `/ended.new; mv ` + w.dir + `/ended.new ` + w.dir + `/ended`},
 	}
 	must(t, unix.Mkfifo(filepath.Join(w.dir, "go"), 0o600))
+	return w
+}
+
+// newWorld starts a controller whose init runs a script of busybox's shell when the test
+// writes to its FIFO "go".
+func newWorld(t *testing.T, script string) *world {
+	t.Helper()
+	w := newOptions(t)
 	must(t, unix.Mkfifo(filepath.Join(w.dir, "never"), 0o600))
 	// As libvirt's, the controller lives on for a while after the init; the init ends with it.
 	w.controller = exec.Command("unshare", "--pid", "busybox", "sh", "-c",
@@ -84,7 +91,7 @@ func newWorld(t *testing.T, script string) *world {
 	w.master = os.NewFile(uintptr(fd), "master")
 	pidfd, err := unix.PidfdOpen(w.controller.Process.Pid, 0)
 	must(t, err)
-	w.terminal = &Terminal{tty.Ends{Host: slave, Master: master}, w.controller.Process.Pid, os.NewFile(uintptr(pidfd), "pidfd"), nil}
+	w.terminal = &Terminal{Ends: tty.Ends{Host: slave, Master: master}, pid: w.controller.Process.Pid, controller: os.NewFile(uintptr(pidfd), "pidfd")}
 	t.Cleanup(w.terminal.Close)
 	t.Cleanup(func() { w.master.Close() })
 	return w
