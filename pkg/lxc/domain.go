@@ -9,6 +9,7 @@ import (
 	"libvirt.org/go/libvirt"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/proc"
 	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
@@ -358,17 +359,24 @@ func definition(dom *libvirt.Domain) (Domain, error) {
 	return ParseDomain(text)
 }
 
-// waitOff waits until the container is off, or not known any more.
+// waitOff waits until the container is off, or not known any more: libvirt takes note of its
+// controller's end right after that.
 func (h *Host) waitOff(ctx context.Context, id string) error {
-	for {
+	return wait.Until(ctx, time.Millisecond, poll, func() (bool, error) {
 		info, err := h.State(ctx, id)
 		if err != nil || info.State == Shutoff {
-			return ignore(err, ErrNotFound)
+			return true, ignore(err, ErrNotFound)
 		}
-		if err := wait.For(ctx, 5*poll); err != nil {
-			return err
+		controller, err := proc.Open(info.PID)
+		if err != nil { // it has ended
+			return false, nil
 		}
-	}
+		defer controller.Close()
+		if !isController(info.PID, info.Name) { // the number is another's by now
+			return false, nil
+		}
+		return false, proc.WaitEnd(ctx, controller)
+	})
 }
 
 // ignore is nil for an error of a kind.

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -89,6 +90,11 @@ func Up(t *testing.T, n int, services ...string) *Cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.down)
+	if slices.Contains(services, "cloud") {
+		if err := c.serveCloud(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := c.plugHub(); err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func upWriter(t *testing.T) *pacemaker {
 	if testing.Short() {
 		t.Skip("takes minutes with the others of its kind")
 	}
-	p := upPacemaker(t)
+	p := upPacemaker(t, "store")
 	n1 := p.Hosts[0]
 	n1.Must("lxcboot", "volume", "create", "--size", "1", "lease")
 	text, err := json.Marshal(map[string]any{

@@ -24,11 +24,12 @@ const web1 = `primitive web1 ocf:lxcboot:instance params name=web1 volume=web1 f
 // agent is where make install puts it.
 const agent = "/usr/lib/ocf/resource.d/lxcboot/instance"
 
-// upPacemaker starts the hosts and waits until they are one cluster.
-func upPacemaker(t *testing.T) *pacemaker {
+// upPacemaker starts the hosts, with a service for where the volumes are, and waits until
+// they are one cluster.
+func upPacemaker(t *testing.T, store string) *pacemaker {
 	t.Helper()
 	p := &pacemaker{t: t}
-	p.Cluster = Up(t, 3, "store", "libvirtd", "pacemaker")
+	p.Cluster = Up(t, 3, store, "libvirtd", "pacemaker")
 	p.Image()
 	n1 := p.Hosts[0]
 	n1.Must("lxcboot", "image", "import", "/srv/shared/busybox.raw", "--name", "busybox")
@@ -102,48 +103,74 @@ func (p *pacemaker) marker(h *Host, want string) {
 	}
 }
 
-// TestPacemaker: the agent is as the standard has it; a host is drained; a host dies, and
-// comes back.
-func TestPacemaker(t *testing.T) {
-	p := upPacemaker(t)
-	n1 := p.Hosts[0]
-	t.Log(n1.Must("ocf-tester", "-n", "web1", "-o", "name=web1", "-o", "volume=web1", "-o", "flavor=m1.tiny", "-o", "options=--nic none", agent))
-	p.configure(web1)
-	a := p.runs("web1 runs", anywhere)
-	if a == n1 { // which is asked what the cluster does
-		n1.Must("crm_resource", "-Q", "-M", "-r", "web1", "-N", "n2")
-		a = p.runs("web1 has moved from n1", not(n1))
-		n1.Must("crm_resource", "-Q", "-U", "-r", "web1")
-	}
-	a.Must("lxcboot", "exec", "web1", "--", "sh", "-c", "echo kept >/marker; sync")
+// away moves web1 from the first host, which is asked what the cluster does.
+func (p *pacemaker) away(from *Host) *Host {
+	p.t.Helper()
+	n1, to := p.Hosts[0], p.Hosts[1]
+	n1.Must("crm_resource", "-Q", "-M", "-r", "web1", "-N", to.Name)
+	at := p.runs("web1 has moved from "+from.Name, not(from))
+	n1.Must("crm_resource", "-Q", "-U", "-r", "web1")
+	return at
+}
 
-	// Drained.
+// drained drains the host where web1 runs, and gives where it runs then.
+func (p *pacemaker) drained(a *Host) *Host {
+	p.t.Helper()
+	n1 := p.Hosts[0]
 	began := time.Now()
 	n1.Must("crm_attribute", "-N", a.Name, "-n", "standby", "-v", "on")
 	b := p.runs("web1 is drained from "+a.Name, not(a))
-	t.Logf("drained from %s, and runs on %s after %v", a.Name, b.Name, time.Since(began).Round(10*time.Millisecond))
-	p.marker(b, "kept")
+	p.t.Logf("drained from %s, and runs on %s after %v", a.Name, b.Name, time.Since(began).Round(10*time.Millisecond))
 	n1.Must("crm_attribute", "-N", a.Name, "-n", "standby", "-D")
-	if out := a.Must("lxcboot", "list", "-f", "value"); out != "" {
-		t.Errorf("%s has something left of web1: %s", a.Name, out)
-	}
-	if b == n1 {
-		n1.Must("crm_resource", "-Q", "-M", "-r", "web1", "-N", a.Name)
-		b = p.runs("web1 has moved from n1", not(n1))
-		n1.Must("crm_resource", "-Q", "-U", "-r", "web1")
-	}
+	return b
+}
 
-	// Its host dies.
-	b.Must("lxcboot", "exec", "web1", "--", "sh", "-c", "echo more >/marker; sync")
-	began = time.Now()
+// dies pulls the plug of the host where web1 runs, and gives where it runs then.
+func (p *pacemaker) dies(b *Host) *Host {
+	p.t.Helper()
+	began := time.Now()
 	b.Off()
 	d := p.runs("web1 runs elsewhere, after "+b.Name+" died", not(b))
-	t.Logf("%s died, and web1 runs on %s after %v", b.Name, d.Name, time.Since(began).Round(10*time.Millisecond))
-	p.marker(d, "more")
+	p.t.Logf("%s died, and web1 runs on %s after %v", b.Name, d.Name, time.Since(began).Round(10*time.Millisecond))
+	return d
+}
 
-	// Fencing has started it anew. Its record of web1 is worth nothing.
+// moves drains a host, and pulls the plug of the next one, and sees that web1 has its data
+// each time. It gives the host that died and the one that runs web1 now.
+func (p *pacemaker) moves() (died, at *Host) {
+	p.t.Helper()
+	n1 := p.Hosts[0]
+	a := p.runs("web1 runs", anywhere)
+	if a == n1 {
+		a = p.away(a)
+	}
+	a.Must("lxcboot", "exec", "web1", "--", "sh", "-c", "echo kept >/marker; sync")
+	b := p.drained(a)
+	p.marker(b, "kept")
+	if out := a.Must("lxcboot", "list", "-f", "value"); out != "" {
+		p.t.Errorf("%s has something left of web1: %s", a.Name, out)
+	}
+	if b == n1 {
+		b = p.away(b)
+	}
+	b.Must("lxcboot", "exec", "web1", "--", "sh", "-c", "echo more >/marker; sync")
+	d := p.dies(b)
+	p.marker(d, "more")
 	p.Wait(b.Name+" is started anew", func() (bool, string) { return b.IsOn(), b.Console() })
 	p.whole()
+	return b, d
+}
+
+// TestPacemaker: the agent is as the standard has it; a host is drained; a host dies, and
+// comes back.
+func TestPacemaker(t *testing.T) {
+	p := upPacemaker(t, "store")
+	n1 := p.Hosts[0]
+	t.Log(n1.Must("ocf-tester", "-n", "web1", "-o", "name=web1", "-o", "volume=web1", "-o", "flavor=m1.tiny", "-o", "options=--nic none", agent))
+	p.configure(web1)
+	b, d := p.moves()
+
+	// Fencing has started b anew. Its record of web1 is worth nothing.
 	if got := b.Must("lxcboot", "list", "-f", "value", "-c", "Name", "-c", "Status"); got != "web1 SHUTOFF" {
 		t.Errorf("%s, started anew, has %q", b.Name, got)
 	}
