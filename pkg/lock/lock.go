@@ -18,23 +18,33 @@ import (
 // let go.
 var ErrHeld = errors.New("the lock is held by another")
 
+// A Lock is a locked file. Close lets go of the lock, and of the file.
+type Lock struct{ *os.File }
+
+// Close lets go at once: a process that is being started has all open files of this one
+// until it executes its program, on a busy host for a while, and would keep the lock.
+func (l *Lock) Close() error {
+	err := syscall.Flock(int(l.Fd()), syscall.LOCK_UN)
+	return errors.Join(os.NewSyscallError("flock", err), l.File.Close())
+}
+
 // longest is the most that passes from the end of one lock to the next.
 const longest = 20 * time.Millisecond
 
 // File opens the file at path for reading and writing and takes its exclusive lock,
 // waiting until ctx ends: ErrHeld, which wraps the cause. A ctx that has ended already
-// allows one attempt. The lock is let go when the file is closed. flags are more flags
+// allows one attempt. flags are more flags
 // of open(2): with O_CREATE the file is made (mode 0600) where it is not there.
 //
 // The file is the one at path when the lock is had: one that was removed meanwhile is
 // opened anew, or os.ErrNotExist. A link at path is refused.
-func File(ctx context.Context, path string, flags int) (*os.File, error) {
+func File(ctx context.Context, path string, flags int) (*Lock, error) {
 	return Open(ctx, path, os.O_RDWR|syscall.O_NOFOLLOW|flags, syscall.LOCK_EX)
 }
 
 // Open is File with flags that are all of those of open(2), and with LOCK_SH or LOCK_EX.
 // A directory is opened with O_RDONLY.
-func Open(ctx context.Context, path string, flags, how int) (*os.File, error) {
+func Open(ctx context.Context, path string, flags, how int) (*Lock, error) {
 	for {
 		f, err := os.OpenFile(path, flags, 0o600)
 		if err != nil {
@@ -46,7 +56,7 @@ func Open(ctx context.Context, path string, flags, how int) (*os.File, error) {
 			same, err = isAt(f, path)
 		}
 		if same {
-			return f, nil
+			return &Lock{f}, nil
 		}
 		f.Close()
 		if err != nil {
@@ -66,7 +76,7 @@ func Held(path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer f.Close()
+	defer (&Lock{f}).Close()
 	free, err := try(f, syscall.LOCK_SH)
 	return err == nil && !free, err
 }

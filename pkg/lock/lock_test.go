@@ -110,7 +110,7 @@ func TestRemovedMeanwhile(t *testing.T) {
 			t.Fatal(err)
 		}
 		type result struct {
-			f   *os.File
+			f   *Lock
 			err error
 		}
 		got := make(chan result)
@@ -143,7 +143,7 @@ func TestRemovedMeanwhile(t *testing.T) {
 			t.Fatal(r.err)
 		}
 		defer r.f.Close()
-		if same, err := isAt(r.f, path); !same || err != nil {
+		if same, err := isAt(r.f.File, path); !same || err != nil {
 			t.Errorf("the lock had is not that of the file at the path (%v)", err)
 		}
 	}
@@ -199,5 +199,32 @@ func TestLink(t *testing.T) {
 	}
 	if _, err := File(t.Context(), path, 0); !errors.Is(err, syscall.ELOOP) {
 		t.Errorf("a link in place of the file: %v", err)
+	}
+}
+
+// Who closes a lock has let it go, also when a process that is just being started, which
+// has all of this one's open files until it executes its program, still has the file.
+func TestBesideStarts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, how := range []int{syscall.LOCK_EX, syscall.LOCK_SH} {
+		one, err := Open(ended, path, os.O_RDWR|os.O_CREATE, how)
+		if err != nil {
+			t.Fatal(err)
+		}
+		child, err := syscall.Dup(int(one.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer syscall.Close(child)
+		if err := one.Close(); err != nil {
+			t.Error(err)
+		}
+		two, err := File(ended, path, 0)
+		if err != nil {
+			t.Fatalf("a lock that was let go: %v", err)
+		}
+		two.Close()
 	}
 }

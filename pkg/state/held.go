@@ -14,6 +14,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/durable"
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lock"
 )
 
 // Held is a record that this process alone may change, until it is closed.
@@ -23,7 +24,7 @@ type Held struct {
 	Unsaved error
 
 	store *Store
-	lock  *os.File
+	lock  *lock.Lock
 }
 
 // spareSize is enough for the records of some volumes: one is written anew when its

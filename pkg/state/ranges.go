@@ -24,7 +24,7 @@ const DefaultRegistry = "/run/lxcboot-ids"
 // instances that have them. Its lock is held.
 type registry struct {
 	index
-	lock *os.File
+	lock *lock.Lock
 }
 
 // openRegistry takes the registry's lock, and drops what no instance bears out.

@@ -280,7 +280,7 @@ func (s *Store) claimName(name, id string) error {
 }
 
 // lockAll takes the lock under which names and ranges are claimed.
-func (s *Store) lockAll(ctx context.Context) (*os.File, error) {
+func (s *Store) lockAll(ctx context.Context) (*lock.Lock, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Wait)
 	defer cancel()
 	f, err := lock.File(ctx, filepath.Join(s.dir, lockFile), os.O_CREATE)

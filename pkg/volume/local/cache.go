@@ -40,8 +40,8 @@ func (s *Store) rawForm(ctx context.Context, image source) (*os.File, error) {
 	}
 	// Whoever had the lock before may have made it.
 	if raw, err = openRaw(path, image.size); errors.Is(err, fs.ErrNotExist) {
-		if err = s.makeRaw(ctx, f, fresh, path, image); err == nil {
-			return f, nil
+		if err = s.makeRaw(ctx, f.File, fresh, path, image); err == nil {
+			return f.File, nil
 		}
 	}
 	// While its lock is held: the file is nobody else's.

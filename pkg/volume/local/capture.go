@@ -46,10 +46,10 @@ func (s *Store) CreateImage(ctx context.Context, req volume.CreateImage) (volume
 		return volume.Image{}, s.full(err, "image "+req.Name)
 	}
 	defer dst.Close()
-	err = s.capture(ctx, dst, src.File, from, req.Progress)
+	err = s.capture(ctx, dst.File, src.File, from, req.Progress)
 	hash := ""
 	if err == nil {
-		hash, err = checksum(ctx, dst, from.size)
+		hash, err = checksum(ctx, dst.File, from.size)
 	}
 	if err == nil {
 		img, err = s.images.change(ctx, id, func(rec *record[volume.Image]) error {

@@ -72,7 +72,7 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 		return volume.Image{}, s.full(err, "image "+req.Name)
 	}
 	defer dst.Close()
-	img, err := s.saveImage(ctx, id, dst, src, size, req)
+	img, err := s.saveImage(ctx, id, dst.File, src, size, req)
 	if err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWait)
 		defer cancel()
@@ -85,7 +85,7 @@ func (s *Store) ImportImage(ctx context.Context, req volume.ImportImage) (volume
 }
 
 // createImage puts an image on the shelf, in the making.
-func (s *Store) createImage(ctx context.Context, img volume.Image) (dst *os.File, err error) {
+func (s *Store) createImage(ctx context.Context, img volume.Image) (dst *lock.Lock, err error) {
 	err = s.roomy(ctx, func() error {
 		dst, err = s.images.create(ctx, record[volume.Image]{Object: img})
 		return err

@@ -100,7 +100,9 @@ func (s *shelf[T]) repairObject(ctx context.Context, id string, more func(T) (st
 		if err != nil && !errors.Is(err, volume.ErrNotFound) {
 			return nil, err
 		}
-		defer closeFile(f)
+		if f != nil {
+			defer f.Close()
+		}
 		if err := s.remove(ctx, id); err != nil {
 			return nil, err
 		}

@@ -250,7 +250,7 @@ func (s *shelf[T]) dataHolder(id string) string {
 // content opens an object's data and locks it: LOCK_SH to read it, LOCK_EX to
 // change or delete it. Only an exclusive lock opens it for writing. When the
 // content stays locked by others, the error is lock.ErrHeld.
-func (s *shelf[T]) content(ctx context.Context, id string, how int) (*os.File, error) {
+func (s *shelf[T]) content(ctx context.Context, id string, how int) (*lock.Lock, error) {
 	flag := os.O_RDONLY
 	if how == unix.LOCK_EX {
 		flag = os.O_RDWR
@@ -300,7 +300,7 @@ func (s *shelf[T]) save(dir string, rec record[T]) error {
 
 // create puts a new object on the shelf, in the making: with empty data, whose
 // lock the returned file holds.
-func (s *shelf[T]) create(ctx context.Context, rec record[T]) (_ *os.File, err error) {
+func (s *shelf[T]) create(ctx context.Context, rec record[T]) (_ *lock.Lock, err error) {
 	id := *s.look(&rec.Object).id
 	unlock, err := s.lockShelf(ctx, unix.LOCK_SH)
 	if err != nil {
@@ -311,7 +311,7 @@ func (s *shelf[T]) create(ctx context.Context, rec record[T]) (_ *os.File, err e
 	if err := os.Mkdir(fresh, 0o700); err != nil {
 		return nil, fmt.Errorf("making the %s: %w", s.kind, err)
 	}
-	var f *os.File
+	var f *lock.Lock
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("making the %s: %w", s.kind, err)

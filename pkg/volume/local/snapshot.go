@@ -3,12 +3,12 @@ package local
 import (
 	"context"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
+	"github.com/lxcboot/lxcboot/pkg/lock"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -38,7 +38,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (
 	}
 	defer src.Close()
 	id := uuid.NewString()
-	var dst *os.File
+	var dst *lock.Lock
 	err = s.roomy(ctx, func() error {
 		dst, err = s.snapshots.create(ctx, record[volume.Snapshot]{
 			Object: volume.Snapshot{ID: id, Name: name, Status: volume.StatusCreating, VolumeID: v.ID, Size: v.Size, CreatedAt: time.Now().UTC(), Pool: v.Pool},
@@ -54,7 +54,7 @@ func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (
 		if from.clone {
 			err = s.snapshotLV(ctx, v, id)
 		} else {
-			err = s.copyVolume(ctx, dst, src.File, from, int64(v.Size)<<30, nil)
+			err = s.copyVolume(ctx, dst.File, src.File, from, int64(v.Size)<<30, nil)
 		}
 		if err == nil {
 			err = dst.Sync()

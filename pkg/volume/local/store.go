@@ -260,7 +260,7 @@ func (s *Store) Close() error {
 
 // lockFile opens and locks a file or directory, how being LOCK_SH or LOCK_EX, and waits
 // no longer than the limit: lock.ErrHeld. The lock ends when the file is closed.
-func lockFile(ctx context.Context, path string, flag, how int, limit time.Duration) (*os.File, error) {
+func lockFile(ctx context.Context, path string, flag, how int, limit time.Duration) (*lock.Lock, error) {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	f, err := lock.Open(limited, path, flag, how)

@@ -67,7 +67,7 @@ func (s *Store) CreateVolume(ctx context.Context, req volume.CreateVolume) (volu
 	if err != nil {
 		return volume.Volume{}, err
 	}
-	var dst *os.File
+	var dst *lock.Lock
 	err = s.roomy(ctx, func() error {
 		dst, err = s.volumes.create(ctx, record[volume.Volume]{Object: v})
 		return err
@@ -103,7 +103,7 @@ func (s *Store) CreateVolume(ctx context.Context, req volume.CreateVolume) (volu
 // with a look at the source's status, so that nobody deletes it, or attaches and
 // writes to it, before the copy is done.
 func (s *Store) openSource(ctx context.Context, from source) (*opened, error) {
-	var f *os.File
+	var f *lock.Lock
 	var own *volume.Volume // whose content is not where its lock is
 	var err error
 	switch from.kind {
@@ -145,7 +145,7 @@ func (s *Store) openSource(ctx context.Context, from source) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &opened{File: f, lock: f}
+	o := &opened{File: f.File, lock: f}
 	if from.clone {
 		return o, nil
 	}
@@ -168,7 +168,7 @@ func (s *Store) openSource(ctx context.Context, from source) (*opened, error) {
 // opened is the content of something, and the file by which it is locked while it is read.
 type opened struct {
 	*os.File
-	lock    *os.File
+	lock    *lock.Lock
 	release func() // of what was made for it to be read; nil: nothing
 }
 
@@ -177,13 +177,13 @@ func (o *opened) Close() {
 	if o == nil {
 		return
 	}
-	o.File.Close()
+	if o.File != o.lock.File {
+		o.File.Close()
+	}
 	if o.release != nil {
 		o.release()
 	}
-	if o.lock != o.File {
-		o.lock.Close()
-	}
+	o.lock.Close()
 }
 
 func closeFile(f *os.File) {
@@ -194,11 +194,11 @@ func closeFile(f *os.File) {
 
 // fillVolume fills a new volume and puts on record what became of it. dst holds
 // the lock that says somebody is at it, and is closed at the end.
-func (s *Store) fillVolume(ctx context.Context, v volume.Volume, dst *os.File, src *opened, from source) {
+func (s *Store) fillVolume(ctx context.Context, v volume.Volume, dst *lock.Lock, src *opened, from source) {
 	defer dst.Close()
 	keep := true // the raw form of an image: not where the disk was full with it
 	err := s.roomy(ctx, func() error {
-		err := s.fillData(ctx, v, dst, src, from, keep)
+		err := s.fillData(ctx, v, dst.File, src, from, keep)
 		keep = false
 		return err
 	})
