@@ -1,11 +1,20 @@
 # Run `make` for the list of targets.
 GO      = test/setup/go
 VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS = -s -w -X github.com/lxcboot/lxcboot/cmd.Version=$(VERSION)
+LDFLAGS = -s -w -extldflags=-Wl,-z,relro,-z,now -X github.com/lxcboot/lxcboot/cmd.Version=$(VERSION)
+# Static and at any address: it is executed in roots of whichever libc.
+STATIC  = -linkmode=external "-extldflags=-static-pie -Wl,-z,relro,-z,now"
 PREFIX  ?= /usr/local
 DESTDIR ?=
 OCF     = /usr/lib/ocf/resource.d/lxcboot
-COMPLETIONS = bash-completion/completions zsh/site-functions fish/vendor_completions.d
+HOOK    = /etc/libvirt/hooks/lxc.d/lxcboot
+CONFIG  = /etc/lxcboot/config.yaml
+LXCFS   = lib/systemd/system/lxcfs.service.d/lxcboot.conf
+DOC     = $(PREFIX)/share/doc/lxcboot
+HELPERS = lxcboot-console lxcboot-copy lxcboot-init
+# Debian's zsh looks into vendor-completions, others' and that below /usr/local into site-functions.
+ZSH    ?= zsh/site-functions
+COMPLETIONS = bash-completion/completions/lxcboot $(ZSH)/_lxcboot fish/vendor_completions.d/lxcboot.fish
 FUZZTIME ?= 60s
 
 # Two of libvirt's libraries hold nothing that lxcboot calls, and loading them takes a
@@ -26,9 +35,9 @@ run: host-packages build ## Install what is missing, build, and boot a small con
 
 build: ## Build bin/lxcboot, and what it starts: lxcboot-console, lxcboot-copy and lxcboot-init
 	@mkdir -p bin
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/lxcboot .
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/lxcboot-console ./cmd/lxcboot-console
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/lxcboot-copy ./cmd/lxcboot-copy
+	$(GO) build -trimpath -buildmode=pie -ldflags '$(LDFLAGS)' -o bin/lxcboot .
+	CGO_ENABLED=0 $(GO) build -trimpath -buildmode=pie -ldflags '-s -w' -o bin/lxcboot-console ./cmd/lxcboot-console
+	CGO_ENABLED=1 $(GO) build -tags netgo,osusergo -trimpath -buildmode=pie -ldflags '-s -w $(STATIC)' -o bin/lxcboot-copy ./cmd/lxcboot-copy
 	cmd/lxcboot-init/build "$(CURDIR)/bin/lxcboot-init"
 
 test: ## Install what is missing; unit tests with the race detector, end to end, some real systems, a cluster
@@ -71,20 +80,24 @@ bench: host-packages build ## Boot from an existing volume, in turns with losetu
 
 docs: build ## Make the reference in docs/cli from the commands themselves
 	rm -rf bin/docs
-	$(GO) run ./docs/reference bin/docs
+	$(GO) run ./docs/reference bin/docs docs
 	rm -rf docs/cli
 	cp -r bin/docs/cli docs/cli
 
-install: build ## Install below DESTDIR and PREFIX (/usr/local): the programs, man pages, completions
+install: build ## Install below DESTDIR and PREFIX (/usr/local): programs, units, libvirt's hook, man pages, completions, docs
 	rm -rf bin/docs
-	$(GO) run ./docs/reference bin/docs
-	install -D -m 755 -t '$(DESTDIR)$(PREFIX)/bin' bin/lxcboot bin/lxcboot-console bin/lxcboot-copy bin/lxcboot-init
-	install -d '$(DESTDIR)$(PREFIX)/share/man/man1'
+	$(GO) run ./docs/reference bin/docs '$(DOC)'
+	rm -f $(addprefix '$(DESTDIR)$(PREFIX)/bin/,$(addsuffix ',$(HELPERS)))
+	install -D -m 755 -t '$(DESTDIR)$(PREFIX)/bin' bin/lxcboot
+	install -D -m 755 -t '$(DESTDIR)$(PREFIX)/libexec/lxcboot' $(addprefix bin/,$(HELPERS))
+	install -d '$(DESTDIR)$(PREFIX)/share/man/man1' '$(DESTDIR)$(DOC)'
 	install -m 644 bin/docs/man/*.1 '$(DESTDIR)$(PREFIX)/share/man/man1/'
-	install -d $(addprefix '$(DESTDIR)$(PREFIX)/share/,$(addsuffix ',$(COMPLETIONS)))
-	bin/lxcboot completion bash >'$(DESTDIR)$(PREFIX)/share/bash-completion/completions/lxcboot'
-	bin/lxcboot completion zsh >'$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lxcboot'
-	bin/lxcboot completion fish >'$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lxcboot.fish'
+	install -m 644 docs/*.md '$(DESTDIR)$(DOC)/'
+	sed 's#](docs/#](#g; s#](LICENSE)#](copyright)#' README.md >'$(DESTDIR)$(DOC)/README.md'
+	install -d $(addprefix '$(DESTDIR)$(PREFIX)/share/,$(addsuffix ',$(dir $(COMPLETIONS))))
+	bin/lxcboot completion bash >'$(DESTDIR)$(PREFIX)/share/$(word 1,$(COMPLETIONS))'
+	bin/lxcboot completion zsh >'$(DESTDIR)$(PREFIX)/share/$(word 2,$(COMPLETIONS))'
+	bin/lxcboot completion fish >'$(DESTDIR)$(PREFIX)/share/$(word 3,$(COMPLETIONS))'
 	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/share/lxcboot/pacemaker' share/lxcboot/pacemaker/*
 	install -D -m 755 -t '$(DESTDIR)$(PREFIX)/share/lxcboot/slurm' $(addprefix share/lxcboot/slurm/,smoke.sh prolog epilog)
 	install -m 644 -t '$(DESTDIR)$(PREFIX)/share/lxcboot/slurm' share/lxcboot/slurm/*.conf
@@ -92,15 +105,24 @@ install: build ## Install below DESTDIR and PREFIX (/usr/local): the programs, m
 	install -d '$(DESTDIR)$(OCF)'
 	sed 's#@BIN@#$(PREFIX)/bin#' share/ocf/instance >'$(DESTDIR)$(OCF)/instance'
 	chmod 755 '$(DESTDIR)$(OCF)/instance'
-	@echo "As root, 'lxcboot setup' adds libvirt's hook and the systemd unit."
+	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/lib/systemd/system' share/systemd/lxcboot*
+	install -D -m 644 share/systemd/lxcfs.conf '$(DESTDIR)$(PREFIX)/$(LXCFS)'
+	install -D -m 644 -t '$(DESTDIR)$(PREFIX)/lib/systemd/network' share/systemd/*.link
+	install -D -m 644 share/sysctl.conf '$(DESTDIR)$(PREFIX)/lib/sysctl.d/98-lxcboot.conf'
+	install -D -m 755 share/libvirt/hook '$(DESTDIR)$(HOOK)'
+	sed -i 's#@LXCBOOT@#$(PREFIX)/bin/lxcboot#' '$(DESTDIR)$(PREFIX)'/lib/systemd/system/lxcboot* '$(DESTDIR)$(PREFIX)/$(LXCFS)' '$(DESTDIR)$(HOOK)'
+	if [ ! -e '$(DESTDIR)$(CONFIG)' ]; then install -D -m 644 share/config.yaml '$(DESTDIR)$(CONFIG)'; fi
+	@echo "'lxcboot setup' says how libvirt, systemd and the kernel come to heed what was installed."
 
-uninstall: ## Remove what make install made; 'lxcboot setup --remove' before it
-	rm -f $(addprefix '$(DESTDIR)$(PREFIX)/bin/,$(addsuffix ',lxcboot lxcboot-console lxcboot-copy lxcboot-init))
+uninstall: ## Remove what make install made, but a configuration that was changed; 'lxcboot setup --remove' before it
+	rm -f '$(DESTDIR)$(PREFIX)/bin/lxcboot' $(addprefix '$(DESTDIR)$(PREFIX)/share/,$(addsuffix ',$(COMPLETIONS)))
 	rm -f '$(DESTDIR)$(PREFIX)'/share/man/man1/lxcboot.1 '$(DESTDIR)$(PREFIX)'/share/man/man1/lxcboot-*.1
-	rm -f '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/lxcboot' '$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lxcboot' '$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lxcboot.fish'
-	rm -rf '$(DESTDIR)$(PREFIX)/share/lxcboot'
-	rm -f '$(DESTDIR)$(OCF)/instance'
-	if [ -d '$(DESTDIR)$(OCF)' ]; then rmdir '$(DESTDIR)$(OCF)'; fi
+	rm -f '$(DESTDIR)$(PREFIX)'/lib/systemd/system/lxcboot.service '$(DESTDIR)$(PREFIX)'/lib/systemd/system/lxcboot-trim.* '$(DESTDIR)$(PREFIX)/$(LXCFS)'
+	rm -f '$(DESTDIR)$(PREFIX)/lib/systemd/network/98-lxcboot.link' '$(DESTDIR)$(PREFIX)/lib/sysctl.d/98-lxcboot.conf'
+	rm -f '$(DESTDIR)$(OCF)/instance' '$(DESTDIR)$(HOOK)'
+	rm -rf '$(DESTDIR)$(PREFIX)/share/lxcboot' '$(DESTDIR)$(PREFIX)/libexec/lxcboot' '$(DESTDIR)$(DOC)'
+	if cmp -s share/config.yaml '$(DESTDIR)$(CONFIG)'; then rm '$(DESTDIR)$(CONFIG)'; fi
+	for d in '$(DESTDIR)$(OCF)' '$(DESTDIR)$(dir $(CONFIG))' '$(DESTDIR)$(PREFIX)/$(dir $(LXCFS))'; do if [ -d "$$d" ]; then rmdir --ignore-fail-on-non-empty "$$d"; fi; done
 
 host-packages:
 	@test/setup/install host

@@ -34,6 +34,7 @@ func TestImports(t *testing.T) {
 		"pkg/tty":               nil,
 		"pkg/proc":              nil,
 		"pkg/host":              {"pkg/cgroup"},
+		"pkg/doctor":            {"pkg/host"},
 		"pkg/cgroup":            nil,
 		"pkg/failure":           nil,
 		"pkg/inroot":            nil,

@@ -32,7 +32,7 @@ filesystem (the whole device, or its first partition), mount it, start the
 container, and remove the host's mount again. When a step fails, all that was done
 is undone.
 
-The keys of --block-device are described in docs/bdm.md. --from boots what
+The keys of --block-device are described in ` + docs("bdm.md") + `. --from boots what
 'lxcboot show --definition' has printed, here or on another host.`,
 		Example: `  lxcboot boot --flavor m1.small --block-device source=image,id=ID,dest=volume,size=4,shutdown=PRESERVE,bootindex=0 NAME
   lxcboot boot --flavor m1.small --block-device source=volume,id=ID,dest=volume,size=4,shutdown=preserve,bootindex=0 NAME

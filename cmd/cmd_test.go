@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/share"
 )
 
 // run runs one command line with a state directory of its own, unless args name
@@ -159,7 +160,8 @@ func TestBootSpec(t *testing.T) {
 // TestUnit holds that the host's unit ends the containers before what keeps their volumes and
 // consoles goes.
 func TestUnit(t *testing.T) {
-	for _, line := range []string{"ExecStop=%[1]s autostart --stop", "ExecStart=%[1]s autostart", "RemainAfterExit=yes", "KillMode=process"} {
+	unit := share.Text("systemd/lxcboot.service", "/usr/bin/lxcboot")
+	for _, line := range []string{"ExecStop=/usr/bin/lxcboot autostart --stop", "ExecStart=/usr/bin/lxcboot autostart", "RemainAfterExit=yes", "KillMode=process"} {
 		if !slices.Contains(strings.Split(unit, "\n"), line) {
 			t.Errorf("the unit lacks %s", line)
 		}

@@ -22,30 +22,37 @@ func (a *App) newDoctorCmd() *cobra.Command {
 		Long: "Look at each thing that a boot needs of this host, and say how to mend what is missing. The exit code is 6 when a boot could not work.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			checks := append(doctor.Host(a.settings.StateDir, checkState), doctor.HostID(a.settings.HostID, host.MachineID()),
-				doctor.Check{Name: "libvirt", Run: a.checkLibvirt}, doctor.Check{Name: "network", Run: a.checkNetwork}, doctor.Check{Name: "libvirt hook", Run: a.checkHook}, doctor.Check{Name: "udev", Run: checkLink}, doctor.Check{Name: "lxcfs", Run: a.checkLXCFS}, doctor.Check{Name: "host ids", Run: a.checkIDs},
+				doctor.Check{Name: "libvirt", Run: a.checkLibvirt}, doctor.Check{Name: "network", Run: a.checkNetwork}, doctor.Check{Name: "libvirt hook", Run: a.checkHook}, doctor.Check{Name: "udev", Run: a.checkLink}, doctor.Check{Name: "lxcfs", Run: a.checkLXCFS}, doctor.Check{Name: "host ids", Run: a.checkIDs},
 				doctor.Check{Name: "init", Run: checkBeside("lxcboot-init", doctor.Failed)}, doctor.Check{Name: "console", Run: checkBeside("lxcboot-console", doctor.Failed)}, doctor.Check{Name: "copy", Run: checkBeside("lxcboot-copy", doctor.Warning)}, doctor.Check{Name: "volume store", Run: a.checkStore})
 			for _, s := range a.connectors().Supported() {
 				checks = append(checks, doctor.Check{Name: "transport " + s.Driver + " " + s.Transport, Run: func(context.Context) (string, error) {
 					if s.Missing != "" {
-						return "", &doctor.Problem{Status: doctor.Warning, Detail: fmt.Sprint(s.Missing), Mend: "see docs/transports.md, if volumes of this kind are used"}
+						return "", &doctor.Problem{Status: doctor.Warning, Detail: fmt.Sprint(s.Missing), Mend: "see " + docs("transports.md") + ", if volumes of this kind are used"}
 					}
 					return "ready", nil
 				}})
 			}
-			results, fit := doctor.Run(c.Context(), checks)
-			l := listing{Columns: []string{"Check", "Status", "Detail", "Mend"}}
-			for _, r := range results {
-				l.Rows = append(l.Rows, []any{r.Check, r.Status, r.Detail, r.Mend})
-			}
-			if err := a.print.List(l); err != nil {
-				return err
-			}
-			if !fit {
-				return exitError(exitUnfit)
-			}
-			return nil
+			return a.printChecks(c.Context(), checks, false)
 		},
 	}
+}
+
+// printChecks runs checks and prints what they find. It fails where a boot could not work,
+// or, if it is strict, where anything is not well.
+func (a *App) printChecks(ctx context.Context, checks []doctor.Check, strict bool) error {
+	results, fit := doctor.Run(ctx, checks)
+	l := listing{Columns: []string{"Check", "Status", "Detail", "Mend"}}
+	for _, r := range results {
+		l.Rows = append(l.Rows, []any{r.Check, r.Status, r.Detail, r.Mend})
+		fit = fit && (r.Status == doctor.OK || !strict)
+	}
+	if err := a.print.List(l); err != nil {
+		return err
+	}
+	if !fit {
+		return exitError(exitUnfit)
+	}
+	return nil
 }
 
 // checkState is the store's own rule, as doctor tells it.
@@ -69,28 +76,28 @@ func (a *App) checkLibvirt(ctx context.Context) (string, error) {
 }
 
 func (a *App) checkHook(context.Context) (string, error) {
-	words, err := a.unattended()
-	if err != nil {
-		return "", err
-	}
-	switch data, err := os.ReadFile(hookPath); {
-	case err != nil:
-		return "", &doctor.Problem{Status: doctor.Warning, Detail: "not installed: a reboot from inside a container and virsh start do not find its root", Mend: "lxcboot setup"}
-	case string(data) != hookScript(words):
-		return "", &doctor.Problem{Status: doctor.Warning, Detail: hookPath + " is of another lxcboot or state directory", Mend: "lxcboot setup"}
-	}
-	return hookPath, nil
+	return a.checkPart(hookPart, "a reboot from inside a container and virsh start do not find its root")
 }
 
 // checkLink looks whether udev leaves the hardware addresses of containers alone.
-func checkLink(context.Context) (string, error) {
+func (a *App) checkLink(context.Context) (string, error) {
 	if _, err := os.Stat("/run/udev/control"); err != nil {
 		return "does not run", nil
 	}
-	if data, err := os.ReadFile(linkPath); err != nil || string(data) != link {
-		return "", &doctor.Problem{Status: doctor.Warning, Detail: linkPath + " is not installed, or is another: udev may change the hardware address of a container while libvirt starts it, which is set right only once it runs", Mend: "lxcboot setup"}
+	return a.checkPart(linkPart, "udev may change the hardware address of a container while libvirt starts it, which is set right only once it runs")
+}
+
+// checkPart looks whether a part that setup installs is there, and says what comes of it if not.
+func (a *App) checkPart(name, without string) (string, error) {
+	p, err := a.part(name)
+	if err != nil {
+		return "", err
 	}
-	return linkPath, nil
+	path, err := p.inPlace()
+	if problem, ok := errors.AsType[*doctor.Problem](err); ok {
+		problem.Detail += ": " + without
+	}
+	return path, err
 }
 
 // checkIDs looks where containers' host ids come from.
@@ -104,10 +111,6 @@ func (a *App) checkIDs(context.Context) (string, error) {
 
 // checkLXCFS looks whether containers see what is theirs, also after lxcfs was restarted.
 func (a *App) checkLXCFS(context.Context) (string, error) {
-	words, err := a.unattended()
-	if err != nil {
-		return "", err
-	}
 	runs, err := lxc.LXCFSRuns(a.settings.LXCFS)
 	switch {
 	case err != nil:
@@ -116,8 +119,8 @@ func (a *App) checkLXCFS(context.Context) (string, error) {
 		return "", &doctor.Problem{Status: doctor.Warning, Detail: "does not run at " + a.settings.LXCFS + ": containers see the memory, CPUs, load and uptime of the host", Mend: "apt-get install lxcfs, and start it"}
 	}
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
-		if data, err := os.ReadFile(dropPath); err != nil || string(data) != unitText(drop, words) {
-			return "", &doctor.Problem{Status: doctor.Warning, Detail: dropPath + " is not installed, or is another: after a restart of lxcfs containers cannot read /proc/meminfo until lxcboot repair", Mend: "lxcboot setup"}
+		if _, err := a.checkPart(lxcfsPart, "after a restart of lxcfs containers cannot read /proc/meminfo until lxcboot repair"); err != nil {
+			return "", err
 		}
 	}
 	return a.settings.LXCFS, nil

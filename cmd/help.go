@@ -1,9 +1,12 @@
 package cmd
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/host"
 )
 
 // newHelpCmd is cobra's help command, but that it knows what there is no help for.
@@ -33,6 +36,23 @@ func newHelpCmd() *cobra.Command {
 			return of.Help()
 		},
 	}
+}
+
+// docs is where a page of the docs is.
+func docs(page string) string {
+	path, _ := host.Docs(page)
+	return path
+}
+
+// pointToManual ends all help with where there is more, where that is installed.
+func pointToManual(root *cobra.Command) {
+	dir, installed := host.Docs("")
+	if !installed {
+		return
+	}
+	cobra.AddTemplateFunc("page", func(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), " ", "-") })
+	root.SetUsageTemplate(root.UsageTemplate() + `{{if not .IsAdditionalHelpTopicCommand}}
+More: man {{page .}}; ` + dir + "\n{{end}}")
 }
 
 const exitCodesText = `The exit codes of lxcboot:

@@ -64,7 +64,7 @@ func (a *App) newOCFCmd() *cobra.Command {
 		ValidArgs: []string{"start", "stop", "monitor", "validate-all", "meta-data"},
 		Long: `Do an action of the resource agent ocf:lxcboot:instance, and end with the exit codes of
 the OCF standard. Pacemaker calls it; its parameters are in the environment. start boots
-the instance, and stop deletes it and keeps its volumes. See docs/cluster.md.`,
+the instance, and stop deletes it and keeps its volumes. See ` + docs("cluster.md") + `.`,
 		PersistentPreRunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 && args[0] == "meta-data" {
 				return nil // whatever the configuration says

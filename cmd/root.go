@@ -33,9 +33,11 @@ type App struct {
 	v        *viper.Viper
 	settings Settings
 	config   string // the file that was named; empty: the usual one
-	log      *slog.Logger
-	print    report.Printer
-	quiet    bool
+	// configured is what the file of the configuration has
+	configured []byte
+	log        *slog.Logger
+	print      report.Printer
+	quiet      bool
 
 	store   Store
 	domains *lxc.Host
@@ -139,6 +141,7 @@ where a cloud is configured, and from an embedded store otherwise.`,
 	root.SetHelpCommand(newHelpCmd())
 	root.InitDefaultCompletionCmd()
 	wrapUsage(root)
+	pointToManual(root)
 	return root
 }
 

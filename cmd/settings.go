@@ -145,6 +145,7 @@ func (a *App) load(c *cobra.Command) error {
 	if err := a.checkKeys(path); err != nil {
 		return err
 	}
+	a.configured = data
 	var s Settings
 	for _, x := range settings {
 		// The flags of this command: several may have one of the same name, and the

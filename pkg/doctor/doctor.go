@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/host"
 )
 
 // The outcomes of a check.
@@ -230,7 +232,8 @@ func cgroups(context.Context) (string, error) {
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
 		return "version 1 with a unified part, under systemd", nil
 	}
-	return "", warning("run libvirtd in a mount namespace of its own without /sys/fs/cgroup/unified (docs/testing.md shows how), if containers do not start",
+	how, _ := host.Docs("testing.md")
+	return "", warning("run libvirtd in a mount namespace of its own without /sys/fs/cgroup/unified ("+how+" shows how), if containers do not start",
 		"version 1 with a unified part, without systemd")
 }
 

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/lxcboot/lxcboot/pkg/host"
 )
 
 // lvmDevices lists the disks that LVM may look at, where it is told to heed it.
@@ -36,7 +38,8 @@ func lvm(ctx context.Context) (string, error) {
 	if _, err := os.Stat(lvmDevices); err == nil && settings["use_devicesfile"] == "1" {
 		return "looks only at what " + lvmDevices + " names", nil
 	}
-	return "", warning("set devices/global_filter in /etc/lvm/lvm.conf: docs/transports.md shows one",
+	example, _ := host.Docs("transports.md")
+	return "", warning("set devices/global_filter in /etc/lvm/lvm.conf: "+example+" shows one",
 		"looks at every disk, and activates volume groups that it sees on containers' volumes: a volume is held by that until its detach")
 }
 

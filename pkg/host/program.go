@@ -12,6 +12,20 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/failure"
 )
 
+// Docs is a page of the docs, or, of an empty name, their directory: where make install and
+// the package have them for the program that runs, or as it is called in the source.
+func Docs(page string) (path string, installed bool) {
+	exe, err := os.Executable()
+	if err == nil {
+		path = filepath.Join(filepath.Dir(exe), "../share/doc/lxcboot", page)
+		_, err = os.Stat(path)
+	}
+	if err != nil {
+		return filepath.Join("docs", page), false
+	}
+	return path, true
+}
+
 // Program finds a program of ours that is no command of its own: beside the program that
 // runs, or in ../libexec/lxcboot. One that another user could have put there is not run.
 // Errors are of the kind exec.ErrNotFound.

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Build builds the programs into the directory bin, which it makes: lxcboot, lxcboot-faults,
+// Build builds the programs into the directory bin, which it makes, as make build does: lxcboot, lxcboot-faults,
 // which stops at named points, and lxcboot-console, lxcboot-copy and lxcboot-init, which both start.
 func Build(bin string) error {
 	if err := os.Mkdir(bin, 0o755); err != nil {
@@ -20,13 +20,13 @@ func Build(bin string) error {
 	}
 	top := filepath.Dir(strings.TrimSpace(string(mod)))
 	const tags = "libvirt_without_lxc,libvirt_without_qemu" // as make build has them
-	for _, b := range []struct{ cgo, tags, name, dir string }{
-		{"1", tags, "lxcboot", "."},
-		{"1", tags + ",faults", "lxcboot-faults", "."},
-		{"0", "", "lxcboot-console", "./cmd/lxcboot-console"},
-		{"0", "", "lxcboot-copy", "./cmd/lxcboot-copy"},
+	for _, b := range []struct{ cgo, tags, ldflags, name, dir string }{
+		{"1", tags, "", "lxcboot", "."},
+		{"1", tags + ",faults", "", "lxcboot-faults", "."},
+		{"0", "", "", "lxcboot-console", "./cmd/lxcboot-console"},
+		{"1", "netgo,osusergo", "-linkmode=external -extldflags=-static-pie", "lxcboot-copy", "./cmd/lxcboot-copy"},
 	} {
-		c := exec.Command("go", "build", "-buildvcs=false", "-tags", b.tags, "-o", filepath.Join(bin, b.name), b.dir)
+		c := exec.Command("go", "build", "-buildvcs=false", "-buildmode=pie", "-tags", b.tags, "-ldflags", b.ldflags, "-o", filepath.Join(bin, b.name), b.dir)
 		c.Dir, c.Env = top, append(os.Environ(), "CGO_ENABLED="+b.cgo)
 		if out, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", strings.Join(c.Args, " "), err, out)
