@@ -25,7 +25,7 @@ TAGS = libvirt_without_lxc,libvirt_without_qemu
 export GOFLAGS := -buildvcs=false -tags=$(TAGS) $(GOFLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit e2e guests test-cluster test-openstack test-stockvm torture lint fuzz bench docs install uninstall host-packages clean
+.PHONY: help run build test unit e2e guests test-cluster test-openstack test-stockvm torture lint fuzz bench docs install uninstall deb vendor-tarball host-packages clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -123,6 +123,12 @@ uninstall: ## Remove what make install made, but a configuration that was change
 	rm -rf '$(DESTDIR)$(PREFIX)/share/lxcboot' '$(DESTDIR)$(PREFIX)/libexec/lxcboot' '$(DESTDIR)$(DOC)'
 	if cmp -s share/config.yaml '$(DESTDIR)$(CONFIG)'; then rm '$(DESTDIR)$(CONFIG)'; fi
 	for d in '$(DESTDIR)$(OCF)' '$(DESTDIR)$(dir $(CONFIG))' '$(DESTDIR)$(PREFIX)/$(dir $(LXCFS))'; do if [ -d "$$d" ]; then rmdir --ignore-fail-on-non-empty "$$d"; fi; done
+
+deb: ## Build bin/lxcboot_VERSION_ARCH.deb
+	@share/deb/build '$(VERSION)' bin
+
+vendor-tarball: ## Build bin/lxcboot-VERSION.tar.gz with all modules in it, for a host that reaches no Go proxy
+	@share/vendor-tarball '$(VERSION)' bin
 
 host-packages:
 	@test/setup/install host

@@ -32,16 +32,21 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
-// TestSetup: what setup installs is in use, and gone after it is removed.
+// TestSetup: what the package installed is in use; what setup installs for other settings
+// goes before it, and is gone after it is removed.
 func TestSetup(t *testing.T) {
 	s := machine(t, 10*time.Minute)
-	const files = "/etc/libvirt/hooks/lxc.d/lxcboot /etc/systemd/system/lxcboot.service /etc/systemd/system/lxcboot-trim.service /etc/systemd/system/lxcboot-trim.timer /etc/systemd/network/98-lxcboot.link /etc/systemd/system/lxcfs.service.d/lxcboot.conf /etc/sysctl.d/98-lxcboot.conf"
-	s.run("systemd-analyze verify --man=no lxcboot.service lxcboot-trim.timer")
-	s.run("lxcboot setup --remove; ! ls " + files)
-	if out := s.run("lxcboot doctor -f json"); strings.Count(out, `"lxcboot setup"`) != 3 { // the hook, udev and lxcfs
+	const files = "/etc/systemd/system/lxcboot.service /etc/systemd/system/lxcboot-trim.service /etc/systemd/system/lxcfs.service.d/lxcboot.conf"
+	s.run("systemd-analyze verify --man=no lxcboot.service lxcboot-trim.timer; systemctl is-enabled lxcboot.service lxcboot-trim.timer; systemctl is-active lxcboot.service lxcboot-trim.timer")
+	s.run("test $(cat /proc/sys/fs/inotify/max_user_instances) = 65536; systemctl show -P ExecStopPost lxcfs.service | grep lxcboot")
+	s.run("systemctl start lxcboot-trim.service; lxcboot setup; ! ls " + files)
+	s.run("lxcboot setup --state-dir /srv/other; ls " + files + "; ! lxcboot setup --check; lxcboot setup --remove; ! ls " + files + "; systemctl daemon-reload; lxcboot setup --check")
+	s.run("mv /etc/libvirt/hooks/lxc.d/lxcboot moved; rm /usr/lib/systemd/system/lxcfs.service.d/lxcboot.conf")
+	if out := s.run("lxcboot doctor -f json"); strings.Count(out, `"lxcboot setup"`) != 2 { // the hook and lxcfs
 		t.Errorf("doctor does not miss what setup installs: %s", out)
 	}
-	s.run("lxcboot setup; ls " + files + "; systemctl daemon-reload; systemctl is-enabled lxcboot.service lxcboot-trim.timer; systemctl start lxcboot-trim.service; systemctl disable lxcboot-trim.timer; lxcboot setup; ! systemctl is-enabled lxcboot-trim.timer; systemctl enable --now lxcboot-trim.timer")
+	s.run("mv moved /etc/libvirt/hooks/lxc.d/lxcboot; " + apt + "/srv/share/deb/lxcboot_*.deb; lxcboot setup --check")
+	s.run("systemctl disable lxcboot-trim.timer; " + apt + "/srv/share/deb/lxcboot_*.deb; ! systemctl is-enabled lxcboot-trim.timer; systemctl enable --now lxcboot-trim.timer")
 }
 
 var commands = regexp.MustCompile("(?s)## Commands\n\n```\n(.*?)```")

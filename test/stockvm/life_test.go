@@ -123,9 +123,10 @@ func TestHardwareAddress(t *testing.T) {
 		name, before, after string
 		boots               int
 	}
+	const link = "/usr/lib/systemd/network/98-lxcboot.link"
 	hows := []how{{"installed", ":", ":", 8}}
 	if !testing.Short() {
-		hows = append(hows, how{"without the link file", "rm /etc/systemd/network/98-lxcboot.link", "lxcboot setup", 4})
+		hows = append(hows, how{"without the link file", "mv " + link + " moved.link", "mv moved.link " + link, 4})
 	}
 	for _, how := range hows {
 		t.Run(how.name, func(t *testing.T) {
@@ -159,14 +160,18 @@ done`, cycles))
 	s.run("lxcboot volume delete cycles; systemctl is-active udisks2; " + same)
 }
 
-// TestNewPrograms replaces the programs beside running containers.
+// TestNewPrograms installs another version of the package beside running containers.
 func TestNewPrograms(t *testing.T) {
 	s := machine(t, 20*time.Minute)
 	s.debians()
 	init := s.init("d1")
-	s.run(`install -m 755 /srv/share/next/lxcboot* /usr/local/bin
-lxcboot version | grep next
-lxcboot setup; systemctl daemon-reload; ` + restart)
+	started := s.run("systemctl show -P ActiveEnterTimestampMonotonic lxcboot.service")
+	s.run(apt + `/srv/share/next/lxcboot_*.deb
+lxcboot version | grep v0.2.0
+lxcboot setup --check; systemctl is-active lxcboot.service; ` + restart)
+	if now := s.run("systemctl show -P ActiveEnterTimestampMonotonic lxcboot.service"); now != started {
+		t.Errorf("the upgrade has restarted lxcboot.service: %s, %s", started, now)
+	}
 	if now := s.init("d1"); now != init {
 		t.Errorf("its init was %s and is %s", init, now)
 	}

@@ -107,17 +107,21 @@ journalctl --boot --no-pager | grep -v 'End of file while reading data' | tail -
 	fmt.Printf("%s\n%v\n", out, err)
 }
 
-// restart restarts libvirtd. It says that it is ready before it answers.
-const restart = "systemctl restart libvirtd; until virsh -q -c lxc:/// version >/dev/null 2>&1; do sleep 1; done"
+// restart restarts libvirtd.
+const restart = "systemctl restart libvirtd; " + answers
 
-// install is how README has it, with the programs that were built outside. libvirt's
+// apt installs a package, from no network; also one that is older than what is installed.
+const apt = "DEBIAN_FRONTEND=noninteractive apt-get -q -y --allow-downgrades --reinstall install "
+
+// answers waits for libvirtd, which says that it is ready before it answers.
+const answers = "until virsh -q -c lxc:/// version >/dev/null 2>&1; do sleep 1; done"
+
+// install is how README has it, with the package that was built outside. libvirt's
 // network is switched on, as it is not by itself.
 const install = `set -eu
-cp -a --remove-destination /srv/share/install/usr/local/. /usr/local/
-lxcboot setup
-sysctl --quiet --load=/etc/sysctl.d/98-lxcboot.conf
-systemctl --quiet enable --now lxcboot.service
-` + restart + `
+` + apt + `/srv/share/deb/lxcboot_*.deb
+` + answers + `
+lxcboot setup --check
 virsh -q net-autostart default
 virsh -q net-info default | grep -q 'Active: *yes' || virsh -q net-start default
 for image in busybox debian; do
