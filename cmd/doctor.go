@@ -91,7 +91,7 @@ func (a *App) checkLink(context.Context) (string, error) {
 func (a *App) checkPart(name, without string) (string, error) {
 	p, err := a.part(name)
 	if err != nil {
-		return "", err
+		return "", &doctor.Problem{Status: doctor.Warning, Detail: err.Error(), Mend: "give it another name"}
 	}
 	path, err := p.inPlace()
 	if problem, ok := errors.AsType[*doctor.Problem](err); ok {

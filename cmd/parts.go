@@ -52,7 +52,7 @@ func (a *App) parts() ([]part, error) {
 		{"start of the host", unitDir + "/" + bootUnit, filepath.Join(lib, "systemd/system", bootUnit), share.Text("systemd/lxcboot.service", systemd), 0o644, "switch it on with systemctl enable --now lxcboot.service"},
 		{"trimming", unitDir + "/lxcboot-trim.service", filepath.Join(lib, "systemd/system/lxcboot-trim.service"), share.Text("systemd/lxcboot-trim.service", systemd), 0o644, "the timer starts it"},
 		// Its text is in weekPath whoever wrote it, as it names no program.
-		{"weekly", weekPath, filepath.Join(lib, "systemd/system", weekUnit), share.Text("systemd/lxcboot-trim.timer", ""), 0o644, "it begins with systemctl daemon-reload and systemctl start lxcboot-trim.timer, or the next start of the host"},
+		{"weekly", weekPath, filepath.Join(lib, "systemd/system", weekUnit), share.Text("systemd/lxcboot-trim.timer", ""), 0o644, "systemctl daemon-reload, and systemctl enable --now lxcboot-trim.timer"},
 		// Before systemd's 99-default, and behind an administrator's.
 		{linkPart, "/etc/systemd/network/98-lxcboot.link", filepath.Join(lib, "systemd/network/98-lxcboot.link"), share.Text("systemd/98-lxcboot.link", ""), 0o644, "udev reads it by itself"},
 		{lxcfsPart, lxcfsDir + "/lxcboot.conf", filepath.Join(lib, "systemd/system/lxcfs.service.d/lxcboot.conf"), share.Text("systemd/lxcfs.conf", systemd), 0o644, "systemctl daemon-reload"},
