@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/failure"
@@ -122,19 +122,17 @@ func (a *App) bootMany(ctx context.Context, m *instance.Manager, o *bootOptions,
 		return err
 	}
 	errs, booted := make([]error, len(plans)), make([]instance.View, len(plans))
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, 8)
+	var all errgroup.Group
+	all.SetLimit(width)
 	for i, p := range plans {
-		wg.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			var err error
+		all.Go(func() (err error) {
 			if booted[i], err = m.Boot(ctx, p); err != nil {
 				errs[i] = fmt.Errorf("instance %s: %w", p.Name, err)
 			}
+			return nil
 		})
 	}
-	wg.Wait()
+	_ = all.Wait()
 	failed := errors.Join(errs...)
 	if failed != nil && !o.keepGoing {
 		undo, cancel := a.undoContext(ctx)

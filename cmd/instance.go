@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lxcboot/lxcboot/pkg/bdm"
 	"github.com/lxcboot/lxcboot/pkg/instance"
@@ -135,13 +136,23 @@ func (a *App) eachInstance(verb, short string, open opener, do func(ctx context.
 	}
 }
 
-// each does something to everything that was named, and goes on when one fails.
+// width is how many things a command works on at once.
+const width = 8
+
+// each does something to everything that was named, side by side, and goes on when one
+// fails.
 func each(refs []string, do func(string) error) error {
-	var all []error
-	for _, ref := range refs {
-		all = append(all, do(ref))
+	errs := make([]error, len(refs))
+	var all errgroup.Group
+	all.SetLimit(width)
+	for i, ref := range refs {
+		all.Go(func() error {
+			errs[i] = do(ref)
+			return nil
+		})
 	}
-	return errors.Join(all...)
+	_ = all.Wait() // the errors are in the order of what was named
+	return errors.Join(errs...)
 }
 
 // running is an instance whose container runs.

@@ -120,6 +120,8 @@ type Loops interface {
 // Domains is libvirt's LXC driver.
 type Domains interface {
 	State(ctx context.Context, id string) (lxc.Info, error)
+	// Running gives those that run, by id; State tells more of each.
+	Running(ctx context.Context) (map[string]lxc.Info, error)
 	ByName(ctx context.Context, name string) (lxc.Info, error)
 	Define(ctx context.Context, cfg lxc.Config) error
 	Start(ctx context.Context, id string) (lxc.Info, error)

@@ -2,8 +2,10 @@ package instance
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/state"
@@ -39,28 +41,41 @@ func (m *Manager) Show(ctx context.Context, ref string) (View, error) {
 	if err != nil {
 		return View{}, err
 	}
-	return m.view(ctx, rec)
+	return m.view(ctx, rec, nil)
 }
+
+// lookWidth is how many instances are looked at at once.
+const lookWidth = 8
 
 // List looks at every instance, sorted by name. Damaged records are in the
 // error, and the others are still returned.
 func (m *Manager) List(ctx context.Context) ([]View, error) {
 	records, damaged := m.Store.List()
-	var views []View
-	for _, rec := range records {
-		v, err := m.view(ctx, rec)
-		if errors.Is(err, state.ErrNotFound) {
-			continue // it was deleted meanwhile
-		}
-		if err != nil {
-			return nil, err
-		}
-		views = append(views, v)
+	if len(records) == 0 {
+		return nil, damaged
 	}
-	return views, damaged
+	running, err := m.Domains.Running(ctx)
+	if err != nil {
+		return nil, err
+	}
+	views := make([]View, len(records))
+	var all errgroup.Group
+	all.SetLimit(lookWidth)
+	for i, rec := range records {
+		all.Go(func() (err error) {
+			views[i], err = m.view(ctx, rec, running)
+			return ignore(err, state.ErrNotFound) // it was deleted meanwhile
+		})
+	}
+	if err := all.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(views, func(v View) bool { return v.ID == "" }), damaged
 }
 
-func (m *Manager) view(ctx context.Context, rec state.Record) (View, error) {
+// view looks at one. running are those that ran after the record was read: of these nothing
+// more is asked.
+func (m *Manager) view(ctx context.Context, rec state.Record, running map[string]lxc.Info) (View, error) {
 	rec, busy, err := m.Store.Watch(rec)
 	if err != nil {
 		return View{}, err
@@ -68,9 +83,11 @@ func (m *Manager) view(ctx context.Context, rec state.Record) (View, error) {
 	if !m.mine(&rec) {
 		return View{Record: rec, NICs: rec.Spec.NICs, Status: StatusUnknown, Note: "it is of the host " + rec.Host.Name}, nil
 	}
-	info, err := m.Domains.State(ctx, rec.ID)
-	if err = ignore(err, lxc.ErrNotFound); err != nil {
-		return View{}, err
+	info, known := running[rec.ID]
+	if !known {
+		if info, err = m.Domains.State(ctx, rec.ID); ignore(err, lxc.ErrNotFound) != nil {
+			return View{}, err
+		}
 	}
 	v := viewed(rec, info, busy)
 	if info.Active() {

@@ -30,6 +30,16 @@ func (w domainsFake) State(_ context.Context, id string) (lxc.Info, error) {
 	return info, nil
 }
 
+func (w domainsFake) Running(ctx context.Context) (map[string]lxc.Info, error) {
+	all := map[string]lxc.Info{}
+	for id, d := range w.domains {
+		if d.state == lxc.Running {
+			all[id], _ = w.State(ctx, id)
+		}
+	}
+	return all, nil
+}
+
 func (w domainsFake) ByName(_ context.Context, name string) (lxc.Info, error) {
 	for id, d := range w.domains {
 		if d.cfg.Name == name {

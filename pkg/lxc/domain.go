@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"libvirt.org/go/libvirt"
 
 	"github.com/lxcboot/lxcboot/pkg/fault"
@@ -66,6 +67,47 @@ func (h *Host) inspect(ctx context.Context, id string) (Info, error) {
 	})
 }
 
+// lookWidth is how many containers are looked at at once.
+const lookWidth = 8
+
+// Running gives the containers that run, by their ids, in one question to libvirt. One that
+// State would wait for, as it may have ended, is left out.
+func (h *Host) Running(ctx context.Context) (map[string]Info, error) {
+	return ask(ctx, h, "that run", func(conn *libvirt.Connect) (map[string]Info, error) {
+		doms, err := conn.ListAllDomains(libvirt.CONNECT_LIST_DOMAINS_RUNNING)
+		if err != nil {
+			return nil, err
+		}
+		infos := make([]Info, len(doms))
+		var looks errgroup.Group
+		looks.SetLimit(lookWidth)
+		for i := range doms {
+			looks.Go(func() (err error) {
+				infos[i], err = identify(&doms[i])
+				infos[i].State = Running
+				infos[i].findInit()
+				return errors.Join(err, doms[i].Free())
+			})
+		}
+		err = looks.Wait()
+		all := make(map[string]Info, len(doms))
+		for _, info := range infos {
+			if !info.unnoticed() {
+				all[info.ID] = info
+			}
+		}
+		return all, err
+	})
+}
+
+// findInit looks for the container's first process.
+func (i *Info) findInit() {
+	if p, err := findInit(i.PID); err == nil {
+		i.InitPID = p.pid
+		p.Close()
+	}
+}
+
 // ByName gives the container whose domain has a name, or ErrNotFound.
 func (h *Host) ByName(ctx context.Context, name string) (Info, error) {
 	info, err := ask(ctx, h, fmt.Sprintf("named %q", name), func(conn *libvirt.Connect) (Info, error) {
@@ -101,10 +143,7 @@ func inspect(lookup func() (*libvirt.Domain, error)) (Info, error) {
 			info.PID = 0
 			return info, nil
 		}
-		if p, err := findInit(info.PID); err == nil {
-			info.InitPID = p.pid
-			p.Close()
-		}
+		info.findInit()
 		if info.PID != 0 || try == 10 {
 			return info, nil
 		}

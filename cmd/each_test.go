@@ -1,0 +1,30 @@
+package cmd
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+)
+
+// What several are named for is done side by side; each error is told, in the order in which
+// they were named.
+func TestEach(t *testing.T) {
+	met := make(chan bool)
+	err := each([]string{"a", "b", "c"}, func(ref string) error {
+		switch ref {
+		case "a":
+			select {
+			case met <- true:
+			case <-time.After(30 * time.Second):
+				t.Error("b is not begun before a has ended")
+			}
+		case "b":
+			<-met
+		}
+		return fmt.Errorf("no %s", ref)
+	})
+	if got := errors.Join(err).Error(); got != "no a\nno b\nno c" {
+		t.Errorf("%q", got)
+	}
+}
