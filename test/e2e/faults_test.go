@@ -127,9 +127,33 @@ func (w *world) cutOff(path string, size int64) {
 	}
 }
 
+// needsFailing skips a test where a loop device does not fail: that of Linux 6.1 has zeros
+// where its file ends.
+func needsFailing(t *testing.T) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dev, err := exec.Command("losetup", "--find", "--show", "--read-only", file).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := strings.TrimSpace(string(dev))
+	err = os.Truncate(file, 4096)
+	read := exec.Command("dd", "if="+path, "of=/dev/null", "bs=4k", "skip=16", "count=1").Run()
+	if out, e := exec.Command("losetup", "--detach", path).CombinedOutput(); err != nil || e != nil {
+		t.Fatalf("%v, %v\n%s", err, e, out)
+	}
+	if read == nil {
+		t.Skip("a loop device of this kernel reads zeros where its file ends, and does not fail")
+	}
+}
+
 // TestUnreadable takes a volume's content away from below its loop device: while it is
 // booted from, while its container runs, and while it is imported.
 func TestUnreadable(t *testing.T) {
+	needsFailing(t)
 	t.Parallel()
 	count := newTally(t, "disks that fail")
 	op := operations[0]
