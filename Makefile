@@ -80,13 +80,13 @@ bench: host-packages build ## Boot from an existing volume, in turns with losetu
 
 docs: build ## Make the reference in docs/cli from the commands themselves
 	rm -rf bin/docs
-	$(GO) run ./docs/reference bin/docs docs
+	$(GO) run -trimpath -buildmode=pie ./docs/reference bin/docs docs
 	rm -rf docs/cli
 	cp -r bin/docs/cli docs/cli
 
 install: build ## Install below DESTDIR and PREFIX (/usr/local): programs, units, libvirt's hook, man pages, completions, docs
 	rm -rf bin/docs
-	$(GO) run ./docs/reference bin/docs '$(DOC)'
+	$(GO) run -trimpath -buildmode=pie ./docs/reference bin/docs '$(DOC)'
 	rm -f $(addprefix '$(DESTDIR)$(PREFIX)/bin/,$(addsuffix ',$(HELPERS)))
 	install -D -m 755 -t '$(DESTDIR)$(PREFIX)/bin' bin/lxcboot
 	install -D -m 755 -t '$(DESTDIR)$(PREFIX)/libexec/lxcboot' $(addprefix bin/,$(HELPERS))
