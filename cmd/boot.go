@@ -154,7 +154,7 @@ func (a *App) bootMany(ctx context.Context, m *instance.Manager, o *bootOptions,
 			names = append(names, v.Name)
 		}
 	}
-	err := a.printInstances(views, false)
+	err := a.printInstances(views, filters{}, false)
 	if all := strings.Join(names, " "); err != nil && all != "" {
 		err = &hintError{&madeError{"the instances " + strings.Join(names, ", ") + " run", err}, "lxcboot list shows them, and lxcboot delete " + all + " removes them"}
 	}

@@ -403,8 +403,8 @@ func TestStateDir(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{"/dev/null": "--state-dir", "/proc/x": "--state-dir", file: "is no directory", open: "chmod 0700"} {
-		for _, command := range []string{"image", "logs"} {
-			args := map[string][]string{"image": {"image", "list"}, "logs": {"logs", "x"}}[command]
+		for _, command := range []string{"volume", "adopt"} { // which make it
+			args := map[string][]string{"volume": {"volume", "create", "v", "--size", "1"}, "adopt": {"adopt", "x"}}[command]
 			code, _, stderr := run(t, append(args, "--state-dir", path)...)
 			if code != exitUnfit || !strings.Contains(stderr, want) && path != "/proc/x" {
 				t.Errorf("%s in %s: exit code %d, %q lacks %q", command, path, code, stderr, want)

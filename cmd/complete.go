@@ -15,6 +15,7 @@ func (a *App) completer(list func(ctx context.Context) ([]string, error), many b
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		defer a.close()
+		a.looking = true
 		// Whoever typed it waits.
 		ctx, cancel := context.WithTimeout(c.Context(), 5*time.Second)
 		defer cancel()

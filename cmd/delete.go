@@ -25,6 +25,13 @@ func (a *App) newDeleteCmd() *cobra.Command {
 		}
 		return fmt.Errorf("cannot delete instance %q: %w", cmp.Or(rec.Name, ref), err)
 	})
+	do := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := do(c, args); !errors.Is(err, errNoState) || !force {
+			return err
+		}
+		return nil
+	}
 	c.Long = `Undo everything that booting the instance did, and remove it. Volumes marked
 shutdown=remove go with it; the others stay. A delete that failed or was interrupted
 can be called again, and so can one after an interrupted boot.`

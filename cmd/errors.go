@@ -160,6 +160,7 @@ var classes = []struct {
 	{imagefile.ErrFetch, exitUnreachable, ""},
 	{volume.ErrUnreachable, exitUnreachable, "is the cloud up? lxcboot doctor says which one is used; --backend local uses none"},
 	{volume.ErrAuth, exitUnfit, "look at clouds.yaml and the OS_* variables"},
+	{errNoState, exitNotFound, "a boot or an import makes it; --state-dir and LXCBOOT_STATE_DIR say which one is meant"},
 	{state.ErrNotFound, exitNotFound, "lxcboot list --all shows what there is"},
 	{flavor.ErrNotFound, exitNotFound, "lxcboot flavor list shows what there is"},
 	{volume.ErrAmbiguous, exitConflict, ""},
@@ -198,6 +199,7 @@ func classify(err error) (code int, hint string) {
 	var state *volume.StateError
 	var dir *local.DirError
 	var missing *volume.NotFoundError
+	var twins *volume.AmbiguousError
 	switch {
 	case errors.As(err, &rollback):
 		return exitIncomplete, "lxcboot delete " + rollback.Instance + " finishes it"
@@ -211,6 +213,8 @@ func classify(err error) (code int, hint string) {
 		return exitFailure, "" // what was being made came to nothing
 	case errors.As(err, &missing) && missing.Kind != "attachment":
 		return exitNotFound, "lxcboot " + missing.Kind + " list shows what there is"
+	case errors.As(err, &twins) && twins.Kind != "snapshot":
+		return exitConflict, "lxcboot " + twins.Kind + " set ID --name NAME gives one of them another name"
 	}
 	for _, c := range classes {
 		if errors.Is(err, c.target) {

@@ -14,7 +14,7 @@ func (a *App) newFlavorCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			l := listing{Columns: []string{"ID", "Name", "RAM", "Disk", "Ephemeral", "VCPUs", "Swap"}}
+			l := listing{Columns: []string{"ID", "Name", "RAM", "Disk", "Ephemeral", "VCPUs", "Swap"}, Units: map[string]string{"RAM": "MiB", "Disk": "GiB", "Ephemeral": "GiB", "Swap": "MiB"}}
 			for _, f := range all {
 				l.Rows = append(l.Rows, []any{f.ID, f.Name, f.MemoryMiB, f.DiskGiB, f.EphemeralGiB, f.VCPUs, f.SwapMiB})
 			}

@@ -30,7 +30,7 @@ func newHelpCmd() *cobra.Command {
 				return failure.Invalid("%v", err)
 			}
 			if len(rest) > 0 {
-				return unknownCommand(of, rest[0])
+				return unknownCommand(of, rest)
 			}
 			of.InitDefaultHelpFlag()
 			return of.Help()

@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	"github.com/spf13/cobra"
+
+	"github.com/lxcboot/lxcboot/pkg/report"
 )
 
 func (a *App) newImageCacheCmd() *cobra.Command {
@@ -25,7 +27,7 @@ where volumes share their blocks with it. A cloud keeps such things by itself.`,
 			}
 			l := listing{Columns: []string{"ID", "Name", "Cached"}}
 			for _, i := range pruned {
-				l.Rows = append(l.Rows, []any{i.ID, i.Name, i.Cached})
+				l.Rows = append(l.Rows, []any{i.ID, i.Name, report.Bytes(i.Cached)})
 			}
 			return errors.Join(a.print.List(l), err)
 		}),

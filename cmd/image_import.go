@@ -105,7 +105,7 @@ func (a *App) importImage(ctx context.Context, store Store, src imagefile.Source
 		return volume.Image{}, err
 	}
 	if i := slices.IndexFunc(all, func(i volume.Image) bool { return i.Name == req.Name && req.Name != "" }); i >= 0 {
-		a.warn("image %s has the name %q too: each is known by its id alone", all[i].ID, req.Name)
+		a.warn("image %s is called %q, too: both are known by their ids alone, until lxcboot image set %[1]s --name gives that one another name", all[i].ID, req.Name)
 	}
 	req.Content = content
 	req.Warn = func(text string) { a.warn("%s", text) }

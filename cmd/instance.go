@@ -130,10 +130,20 @@ func (a *App) eachInstance(verb, short string, open opener, do func(ctx context.
 		Use: verb + " INSTANCE...", Short: short, Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completer(a.instanceNames, true),
 		RunE: withManager(open, func(ctx context.Context, m *instance.Manager, args []string) error {
 			return each(args, func(ref string) error {
-				return a.timed(func(ctx context.Context, m *instance.Manager, _ []string) error { return do(ctx, m, ref) })(ctx, m, nil)
+				err := a.timed(func(ctx context.Context, m *instance.Manager, _ []string) error { return do(ctx, m, ref) })(ctx, m, nil)
+				return patternHint(verb, ref, err)
 			})
 		}),
 	}
+}
+
+// patternHint tells who named instances by a pattern how that is done.
+func patternHint(verb, ref string, err error) error {
+	if !errors.Is(err, state.ErrNotFound) || !strings.ContainsAny(ref, "*?[") {
+		return err
+	}
+	part := ref[:strings.IndexAny(ref, "*?[")]
+	return &hintError{err, fmt.Sprintf("patterns are not taken, and a shell makes file names of them; lxcboot list --name '%s' -f value -c Name | xargs -r lxcboot %s takes all that have that in their names", part, verb)}
 }
 
 // width is how many things a command works on at once.

@@ -20,7 +20,9 @@ type kind[T any] struct {
 	called  func(T) (name, id string)
 	record  func(T) record
 	columns []string
+	units   map[string]string // of columns
 	row     func(T) []any
+	facts   func(T) facts
 }
 
 // newKindCmd is the group of the commands of a kind: list, show, delete, and the given.
@@ -29,25 +31,7 @@ func newKindCmd[T any](a *App, k kind[T], more ...*cobra.Command) *cobra.Command
 	arg := strings.ToUpper(k.name)
 	c.AddCommand(more...)
 	c.AddCommand(
-		&cobra.Command{
-			Use: "list", Short: "List " + k.name + "s", Args: cobra.NoArgs,
-			RunE: a.withStore(func(ctx context.Context, s Store, _ []string) error {
-				all, damaged := k.list(s, ctx)
-				if damaged != nil && all == nil {
-					return damaged
-				}
-				slices.SortFunc(all, func(x, y T) int {
-					xName, xID := k.called(x)
-					yName, yID := k.called(y)
-					return strings.Compare(xName+xID, yName+yID)
-				})
-				l := listing{Columns: k.columns}
-				for _, x := range all {
-					l.Rows = append(l.Rows, k.row(x))
-				}
-				return errors.Join(a.print.List(l), damaged)
-			}),
-		},
+		newKindList(a, k),
 		&cobra.Command{
 			Use: "show " + arg, Short: "Show one " + k.name, Args: cobra.ExactArgs(1), ValidArgsFunction: a.completer(k.names(a), false),
 			RunE: a.withStore(func(ctx context.Context, s Store, args []string) error {
@@ -70,6 +54,47 @@ func newKindCmd[T any](a *App, k kind[T], more ...*cobra.Command) *cobra.Command
 				})
 			}),
 		})
+	return c
+}
+
+// newKindList is the command that lists the things of a kind.
+func newKindList[T any](a *App, k kind[T]) *cobra.Command {
+	var f filters
+	var none T
+	c := &cobra.Command{Use: "list", Short: "List " + k.name + "s", Args: cobra.NoArgs}
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := f.parse("--property"); err != nil {
+			return err
+		}
+		err := a.withStore(func(ctx context.Context, s Store, _ []string) error {
+			all, damaged := k.list(s, ctx)
+			if damaged != nil && all == nil {
+				return damaged
+			}
+			slices.SortFunc(all, func(x, y T) int {
+				xName, xID := k.called(x)
+				yName, yID := k.called(y)
+				return strings.Compare(xName+xID, yName+yID)
+			})
+			l := listing{Columns: k.columns, Units: k.units}
+			for _, x := range all {
+				if f.take(k.facts(x)) {
+					l.Rows = append(l.Rows, k.row(x))
+				}
+			}
+			return errors.Join(f.print(a, l), damaged)
+		})(c, args)
+		if errors.Is(err, errNoState) {
+			a.noneYet()
+			return f.print(a, listing{Columns: k.columns, Units: k.units})
+		}
+		return err
+	}
+	f.bind(c)
+	c.Flags().StringArrayVar(&f.properties, "property", nil, "only with this KEY=VALUE, or KEY (can be repeated)")
+	if k.facts(none).hosts != nil {
+		c.Flags().StringVar(&f.host, "host", "", "only what an instance of this host has, by the host's name or id")
+	}
 	return c
 }
 

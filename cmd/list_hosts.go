@@ -17,7 +17,7 @@ type claimed struct {
 }
 
 // printClaimed lists the instances of all hosts by what is noted on volumes of them.
-func (a *App) printClaimed(ctx context.Context, name string, long bool) error {
+func (a *App) printClaimed(ctx context.Context, f filters, long bool) error {
 	s, err := a.openStore(ctx)
 	if err != nil {
 		return err
@@ -26,25 +26,22 @@ func (a *App) printClaimed(ctx context.Context, name string, long bool) error {
 	if damaged != nil && all == nil {
 		return damaged
 	}
-	l := listing{Columns: []string{"ID", "Name", "Host", "Since", "Volumes"}}
-	if long {
-		l.Columns = append(l.Columns, "Host ID", "Boot ID")
+	l := listing{Columns: []string{"ID", "Name", "Host", "Since", "Volumes", "Host ID", "Boot ID"}}
+	columns := len(l.Columns)
+	if !long {
+		columns -= 2
 	}
 	for _, c := range claimedBy(all) {
-		if !strings.Contains(c.InstanceName, name) {
+		if !f.take(facts{name: c.InstanceName, hosts: []string{c.Host, c.HostID}}) {
 			continue
 		}
 		var since any
 		if !c.Since.IsZero() {
 			since = c.Since
 		}
-		row := []any{c.InstanceID, c.InstanceName, c.Host, since, c.volumes}
-		if long {
-			row = append(row, c.HostID, c.BootID)
-		}
-		l.Rows = append(l.Rows, row)
+		l.Rows = append(l.Rows, []any{c.InstanceID, c.InstanceName, c.Host, since, c.volumes, c.HostID, c.BootID})
 	}
-	if err := a.print.List(l); err != nil {
+	if err := f.printSome(a, l, columns); err != nil {
 		return err
 	}
 	a.say("a hint, from what is noted on volumes: what an instance is, its own host says")

@@ -22,6 +22,9 @@ func (a *App) undoContext(ctx context.Context) (context.Context, context.CancelF
 
 // records opens the records of the instances, by the same rule for the state directory.
 func (a *App) records() (*state.Store, error) {
+	if err := a.stateThere(); err != nil {
+		return nil, err
+	}
 	if err := local.MakeDir(a.settings.StateDir); err != nil {
 		return nil, err
 	}
@@ -99,11 +102,11 @@ func (a *App) dialingManager(ctx context.Context) (*instance.Manager, error) {
 
 // offlineManager is a Manager that knows neither volumes nor libvirt.
 func (a *App) offlineManager() (*instance.Manager, error) {
-	records, err := a.records()
+	here, err := a.here()
 	if err != nil {
 		return nil, err
 	}
-	here, err := a.here()
+	records, err := a.records()
 	if err != nil {
 		return nil, err
 	}

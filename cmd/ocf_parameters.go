@@ -83,7 +83,7 @@ func (a *App) ocfOptions(ctx context.Context, p parameters) (*bootOptions, error
 		c := &cobra.Command{Use: "boot"}
 		a.bootFlags(c, o)
 		if err := c.ParseFlags(append(words, strings.Fields(p.options)...)); err != nil {
-			return nil, wrongParameter("options: %s", flagText(err))
+			return nil, wrongParameter("options: %s", flagText(c, err))
 		}
 		if more := c.Flags().Args(); len(more) > 0 {
 			return nil, wrongParameter("options: %q is no flag of boot", more[0])

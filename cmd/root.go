@@ -38,6 +38,7 @@ type App struct {
 	log        *slog.Logger
 	print      report.Printer
 	quiet      bool
+	looking    bool // the command makes no state directory
 
 	store   Store
 	domains *lxc.Host
@@ -116,7 +117,12 @@ where a cloud is configured, and from an embedded store otherwise.`,
 	a.print.Out = a.Out
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageOf(c, flagText(err)) })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if given := c.Flags().Args(); c.HasSubCommands() && len(given) > 0 { // it is no flag of a command that there is not
+			return unknownCommand(c, given)
+		}
+		return usageOf(c, flagText(c, err))
+	})
 	root.AddGroup(&cobra.Group{ID: "instance", Title: "Instances:"}, &cobra.Group{ID: "store", Title: "Images and volumes:"}, &cobra.Group{ID: "host", Title: "This host:"})
 	a.bindSettings(root)
 	flags := root.PersistentFlags()
@@ -140,6 +146,7 @@ where a cloud is configured, and from an embedded store otherwise.`,
 	root.AddCommand(a.newVersionCmd(), a.newEndedCmd(), a.newHookCmd(), a.newViewsCmd(), exitCodesTopic())
 	root.SetHelpCommand(newHelpCmd())
 	root.InitDefaultCompletionCmd()
+	alias(root)
 	wrapUsage(root)
 	pointToManual(root)
 	return root
@@ -156,6 +163,7 @@ func (a *App) prepare(c *cobra.Command, _ []string) error {
 	most, _ := c.Flags().GetInt("max-width")
 	fit, _ := c.Flags().GetBool("fit-width")
 	a.print.Width = a.tableWidth(most, c.Flags().Changed("max-width"), fit)
+	a.looking = looks(c)
 	if settingless(c) {
 		return nil
 	}

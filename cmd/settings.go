@@ -59,7 +59,7 @@ type setting struct {
 }
 
 var settings = []setting{
-	{"state-dir", "LXCBOOT_STATE_DIR", "/var/lib/lxcboot", "where images, volumes and instances are kept", func(s *Settings) any { return &s.StateDir }},
+	{"state-dir", "LXCBOOT_STATE_DIR", usualStateDir, "where images, volumes and instances are kept", func(s *Settings) any { return &s.StateDir }},
 	{"run-dir", "LXCBOOT_RUN_DIR", state.DefaultRunDir, "where roots are mounted for the moment of a start", func(s *Settings) any { return &s.RunDir }},
 	{"backend", "LXCBOOT_BACKEND", "auto", "volume store: auto, local or openstack", func(s *Settings) any { return &s.Backend }},
 	{"os-cloud", "OS_CLOUD", "", "entry of clouds.yaml", func(s *Settings) any { return &s.Cloud }},
@@ -91,6 +91,7 @@ var choices = map[string][]string{
 }
 
 const (
+	usualStateDir = "/var/lib/lxcboot"
 	defaultConfig = "/etc/lxcboot/config.yaml"
 	configEnv     = "LXCBOOT_CONFIG"
 

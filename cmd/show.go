@@ -7,6 +7,7 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/report"
 )
 
 func (a *App) newShowCmd() *cobra.Command {
@@ -47,6 +48,6 @@ func (a *App) showUsage(ctx context.Context, m *instance.Manager, args []string)
 	if err != nil {
 		return err
 	}
-	return a.print.Record(append(instanceRecord(v), record{{"memory_bytes", u.MemoryBytes}, {"memory_limit_bytes", u.MemoryLimit}, {"cpu_seconds", u.CPUTime.Seconds()},
-		{"cpu_limit", u.CPULimit}, {"block_read_bytes", u.BlockReadBytes}, {"block_write_bytes", u.BlockWriteBytes}, {"processes", u.Processes}}...))
+	return a.print.Record(append(instanceRecord(v), record{{"memory_bytes", report.Bytes(u.MemoryBytes)}, {"memory_limit_bytes", report.Bytes(u.MemoryLimit)}, {"cpu_seconds", u.CPUTime.Seconds()},
+		{"cpu_limit", u.CPULimit}, {"block_read_bytes", report.Bytes(u.BlockReadBytes)}, {"block_write_bytes", report.Bytes(u.BlockWriteBytes)}, {"processes", u.Processes}}...))
 }

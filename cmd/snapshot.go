@@ -16,7 +16,11 @@ var snapshots = kind[volume.Snapshot]{
 		return record{{"id", s.ID}, {"name", s.Name}, {"status", s.Status}, {"volume_id", s.VolumeID}, {"size", s.Size}, {"metadata", s.Metadata}, {"created_at", s.CreatedAt}}
 	},
 	columns: []string{"ID", "Name", "Status", "Size", "Volume ID"},
-	row:     func(s volume.Snapshot) []any { return []any{s.ID, s.Name, s.Status, s.Size, s.VolumeID} },
+	units:   map[string]string{"Size": "GiB"},
+	facts: func(s volume.Snapshot) facts {
+		return facts{name: s.Name, status: s.Status, properties: s.Metadata}
+	},
+	row: func(s volume.Snapshot) []any { return []any{s.ID, s.Name, s.Status, s.Size, s.VolumeID} },
 }
 
 func (a *App) newSnapshotCmd() *cobra.Command {

@@ -73,6 +73,9 @@ func (a *App) openStore(ctx context.Context) (Store, error) {
 		return nil, err
 	}
 	if backend, _ := a.choose(); backend == "local" {
+		if err := a.stateThere(); err != nil {
+			return nil, err
+		}
 		s, err := local.Open(a.settings.StateDir, local.Options{
 			Host: here, Wait: a.settings.Timeout, Content: filesystemOn, Pool: a.settings.thinPool(), Run: connector.Run,
 		})

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,36 +19,6 @@ func usageOf(c *cobra.Command, text string) error {
 	}
 	_, short, _ := strings.Cut(c.CommandPath(), " ")
 	return failure.Invalid("%s: %s; see %s --help", short, text, c.CommandPath())
-}
-
-// unknownCommand is a command that there is not below c.
-func unknownCommand(c *cobra.Command, name string) error {
-	text := fmt.Sprintf("unknown command %q for %q", name, c.CommandPath())
-	c.SuggestionsMinimumDistance = min(2, len(name)/2) // a short word is near to everything
-	if near := c.SuggestionsFor(name); len(near) > 0 {
-		text += fmt.Sprintf("; did you mean %s?", strings.Join(near, " or "))
-	}
-	return failure.Invalid("%s", text)
-}
-
-// flagText says what is wrong with a flag, without the words of the Go function that
-// read its value.
-func flagText(err error) string {
-	text := err.Error()
-	if n, ok := errors.AsType[*strconv.NumError](err); ok {
-		why := "not a whole number"
-		switch {
-		case errors.Is(n.Err, strconv.ErrRange):
-			why = "too large"
-		case n.Func == "ParseBool":
-			why = "neither true nor false"
-		}
-		return strings.TrimSuffix(text, n.Error()) + "it is " + why
-	}
-	if before, _, ok := strings.Cut(text, " flag: time: "); ok {
-		return before + " flag: it is not a time, as 90s or 10m"
-	}
-	return text
 }
 
 // argsText says which arguments a command takes.
@@ -100,7 +69,7 @@ func wrapUsage(c *cobra.Command) {
 			if len(given) == 0 {
 				return nil
 			}
-			return unknownCommand(c, given[0])
+			return unknownCommand(c, given)
 		}
 		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	case args != nil:

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxcboot/lxcboot/pkg/report"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
@@ -15,9 +16,17 @@ var volumes = kind[volume.Volume]{
 		return record{{"id", v.ID}, {"name", v.Name}, {"description", v.Description}, {"status", v.Status}, {"size", v.Size}, {"bootable", v.Bootable},
 			{"readonly", v.ReadOnly}, {"multiattach", v.Multiattach}, {"encrypted", v.Encrypted}, {"volume_type", v.Type}, {"image_id", v.ImageID},
 			{"snapshot_id", v.SnapshotID}, {"source_volid", v.SourceID}, {"metadata", v.Metadata}, {"attachments", v.Attachments}, {"created_at", v.CreatedAt},
-			{"bytes", v.Bytes()}, {"managed", managed(v)}, {"pool", v.Pool}}
+			{"bytes", report.Bytes(v.Bytes())}, {"managed", managed(v)}, {"pool", v.Pool}}
 	},
 	columns: []string{"ID", "Name", "Status", "Size", "Bootable", "Attached to", "Managed"},
+	units:   map[string]string{"Size": "GiB"},
+	facts: func(v volume.Volume) facts {
+		f := facts{name: v.Name, status: v.Status, properties: v.Metadata, hosts: []string{}}
+		for _, at := range v.Attachments {
+			f.hosts = append(f.hosts, at.Host, at.HostID)
+		}
+		return f
+	},
 	row: func(v volume.Volume) []any {
 		var to []string
 		for _, at := range v.Attachments {

@@ -2,30 +2,14 @@ package cmd
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/report"
 )
-
-// size is a number of bytes: in few words for people, and as it is for programs.
-type size int64
-
-func (s size) String() string {
-	if s < 1<<10 {
-		return fmt.Sprintf("%d B", int64(s))
-	}
-	n, unit := float64(s), ""
-	for _, unit = range []string{"KiB", "MiB", "GiB", "TiB"} {
-		if n /= 1 << 10; n < 1<<10 {
-			break
-		}
-	}
-	return fmt.Sprintf("%.1f %s", n, unit)
-}
 
 var trimColumns = []string{"Volume", "Instance", "Discarded", "Freed", "Skipped"}
 
@@ -69,9 +53,9 @@ Discarded is what the filesystem said, and Freed what the file takes less.`,
 			for _, t := range done {
 				var freed any
 				if t.Freed != nil {
-					freed = size(*t.Freed)
+					freed = report.Bytes(*t.Freed)
 				}
-				l.Rows = append(l.Rows, []any{t.VolumeID, t.Instance, size(t.Discarded), freed, t.Skipped})
+				l.Rows = append(l.Rows, []any{t.VolumeID, t.Instance, report.Bytes(t.Discarded), freed, t.Skipped})
 			}
 			if e := a.print.List(l); e != nil {
 				return &madeError{"what could be was trimmed", e}

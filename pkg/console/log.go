@@ -201,6 +201,9 @@ func (l *boundedLog) rotate() error {
 
 func (l *boundedLog) Close() error { return l.f.Close() }
 
+// NoLines is how many lines ReadLog and FollowLog write when they write none of what is there.
+const NoLines = -1
+
 // ReadLog writes the last lines of a console log to w; with 0 all that is kept. A
 // log that is not there is empty. The bytes are the container's own: see Sanitize.
 func ReadLog(path string, lines int, w io.Writer) error {
@@ -239,7 +242,10 @@ func readLog(path string, lines int, w io.Writer) (*os.File, error) {
 }
 
 func lastLines(data []byte, lines int) []byte {
-	if lines <= 0 {
+	if lines == NoLines {
+		return nil
+	}
+	if lines == 0 {
 		return data
 	}
 	at := len(bytes.TrimSuffix(data, []byte("\n")))

@@ -65,7 +65,7 @@ func TestLastLines(t *testing.T) {
 		want string
 	}{
 		{"a\nb\nc\n", 1, "c\n"}, {"a\nb\nc", 1, "c"}, {"a\nb\nc\n", 2, "b\nc\n"}, {"a\nb\n", 9, "a\nb\n"},
-		{"", 3, ""}, {"\n", 1, "\n"}, {"\n\n\n", 2, "\n\n"}, {"a\nb\n", 0, "a\nb\n"}, {"a\nb\n", -1, "a\nb\n"},
+		{"", 3, ""}, {"\n", 1, "\n"}, {"\n\n\n", 2, "\n\n"}, {"a\nb\n", 0, "a\nb\n"}, {"a\nb\n", NoLines, ""},
 	} {
 		if got := string(lastLines([]byte(tt.in), tt.n)); got != tt.want {
 			t.Errorf("lastLines(%q, %d) = %q", tt.in, tt.n, got)

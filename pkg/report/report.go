@@ -36,6 +36,24 @@ type Record []Field
 type List struct {
 	Columns []string
 	Rows    [][]any
+	Units   map[string]string // of the numbers of a column, for its head in a table
+}
+
+// Bytes is a number of bytes: in few words in a table, and as it is elsewhere.
+type Bytes int64
+
+// Human is the number with a unit.
+func (b Bytes) Human() string {
+	if b < 1<<10 {
+		return fmt.Sprintf("%d B", int64(b))
+	}
+	n, unit := float64(b), ""
+	for _, unit = range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if n /= 1 << 10; n < 1<<10 {
+			break
+		}
+	}
+	return fmt.Sprintf("%.1f %s", n, unit)
 }
 
 // Printer writes in one of the Formats.
@@ -92,7 +110,11 @@ func (p *Printer) Record(r Record) error {
 	for _, i := range picked {
 		f := r[i]
 		chosen = append(chosen, f)
-		rows = append(rows, []string{Cell(f.Name), Cell(f.Value)})
+		cell := Cell(f.Value)
+		if b, ok := f.Value.(Bytes); ok && b >= 1<<10 {
+			cell += " (" + b.Human() + ")"
+		}
+		rows = append(rows, []string{Cell(f.Name), cell})
 		lines = append(lines, Cell(f.Value))
 	}
 	switch p.Format {
@@ -112,18 +134,27 @@ func (p *Printer) List(l List) error {
 	}
 	var head, lines []string
 	for _, i := range picked {
-		head = append(head, l.Columns[i])
+		name := l.Columns[i]
+		if unit := l.Units[name]; unit != "" {
+			name += " (" + unit + ")"
+		}
+		head = append(head, name)
 	}
 	objects := []Record{} // no null
 	var rows [][]string
 	for _, row := range l.Rows {
 		var o Record
-		var cells []string
+		var cells, shown []string
 		for _, i := range picked {
 			o = append(o, Field{l.Columns[i], row[i]})
-			cells = append(cells, Cell(row[i]))
+			cell := Cell(row[i])
+			cells = append(cells, cell)
+			if b, ok := row[i].(Bytes); ok {
+				cell = b.Human()
+			}
+			shown = append(shown, cell)
 		}
-		objects, rows, lines = append(objects, o), append(rows, cells), append(lines, strings.Join(cells, " "))
+		objects, rows, lines = append(objects, o), append(rows, shown), append(lines, strings.Join(cells, " "))
 	}
 	switch p.Format {
 	case "json", "yaml":
@@ -132,6 +163,28 @@ func (p *Printer) List(l List) error {
 		return p.write(lines...)
 	}
 	return p.table(head, rows, true)
+}
+
+// Line writes one thing as a line: for one after the other, as they come. JSON is an object
+// without line breaks, all else values.
+func (p *Printer) Line(r Record) error {
+	picked, err := p.pick(r.Names())
+	if err != nil {
+		return err
+	}
+	var chosen Record
+	var cells []string
+	for _, i := range picked {
+		chosen, cells = append(chosen, r[i]), append(cells, Cell(r[i].Value))
+	}
+	if p.Format != "json" {
+		return p.write(strings.Join(cells, " "))
+	}
+	data, err := marshal(chosen)
+	if err != nil {
+		return err
+	}
+	return p.write(escape(string(data)))
 }
 
 // write writes lines. A result that could not be written is an error: who reads it would

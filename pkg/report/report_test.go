@@ -32,7 +32,7 @@ func TestHidden(t *testing.T) {
 func TestColumns(t *testing.T) {
 	var out strings.Builder
 	p := Printer{Out: &out, Format: "value", Columns: []string{"B", "a", "b"}}
-	if err := p.List(List{[]string{"a", "b"}, [][]any{{1, "x"}, {2, "y"}}}); err != nil || out.String() != "x 1\ny 2\n" {
+	if err := p.List(List{Columns: []string{"a", "b"}, Rows: [][]any{{1, "x"}, {2, "y"}}}); err != nil || out.String() != "x 1\ny 2\n" {
 		t.Errorf("%q, %v", out.String(), err)
 	}
 	if err := p.Check([]string{"a"}); !errors.Is(err, failure.ErrInvalid) {
@@ -46,5 +46,15 @@ func TestColumns(t *testing.T) {
 	p.Out = full
 	if err := p.Record(Record{{"a", 1}, {"b", 2}}); err == nil {
 		t.Error("a result that could not be written is no error")
+	}
+}
+
+// TestLine holds that what comes one after the other is a line each, in JSON, too.
+func TestLine(t *testing.T) {
+	for format, want := range map[string]string{"json": "{\"a\":\"x\\u001by\",\"n\":7}\n", "value": `x\x1by 7` + "\n", "table": `x\x1by 7` + "\n"} {
+		var out strings.Builder
+		if err := (&Printer{Out: &out, Format: format}).Line(Record{{"a", "x\x1by"}, {"n", Bytes(7)}}); err != nil || out.String() != want {
+			t.Errorf("%s: %q, %v", format, out.String(), err)
+		}
 	}
 }

@@ -22,7 +22,7 @@ func drawn(t *testing.T, width int, l List) string {
 // TestFit holds that a table is as wide as it may be, loses nothing but the ends of ids,
 // and is not touched where it has room.
 func TestFit(t *testing.T) {
-	l := List{[]string{"ID", "Name", "Held by", "Path"}, [][]any{
+	l := List{Columns: []string{"ID", "Name", "Held by", "Path"}, Rows: [][]any{
 		{id1, "a", []string{id1, id2}, "/volumes/" + id1 + "/disk"},
 		{id2, "名前は日本語です", []string(nil), "does not run: containers see the memory of the host"},
 	}}
@@ -58,7 +58,7 @@ func TestFit(t *testing.T) {
 // TestFitKeepsNames holds that a name is broken last: it is what is copied.
 func TestFitKeepsNames(t *testing.T) {
 	const name = "web-frontend-number-1"
-	got := drawn(t, 66, List{[]string{"Name", "Created", "Note"}, [][]any{{name, "2026-11-28T02:21:27Z", "two words and more of them"}}})
+	got := drawn(t, 66, List{Columns: []string{"Name", "Created", "Note"}, Rows: [][]any{{name, "2026-11-28T02:21:27Z", "two words and more of them"}}})
 	if !strings.Contains(got, "| "+name+" | 2026-11-28T") || strings.Count(got, "\n") > 6 {
 		t.Errorf("\n%s", got)
 	}
