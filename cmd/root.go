@@ -139,7 +139,7 @@ where a cloud is configured, and from an embedded store otherwise.`,
 			root.AddCommand(c)
 		}
 	}
-	add("instance", a.newBootCmd(), a.newRunCmd(), a.newListCmd(), a.newShowCmd(), a.newLogsCmd(), a.newConsoleCmd(), a.newExecCmd(), a.newCpCmd(),
+	add("instance", a.newBootCmd(), a.newRunCmd(), a.newListCmd(), a.newShowCmd(), a.newLogsCmd(), a.newEventsCmd(), a.newTopCmd(), a.newConsoleCmd(), a.newExecCmd(), a.newCpCmd(),
 		a.newStopCmd(), a.newStartCmd(), a.newRebootCmd(), a.newDeleteCmd(), a.newRenameCmd(), a.newSetCmd(), a.newUnsetCmd(), a.newWaitCmd())
 	add("store", a.newImageCmd(), a.newVolumeCmd(), a.newSnapshotCmd(), a.newFlavorCmd())
 	add("host", a.newDoctorCmd(), a.newSetupCmd(), a.newAutostartCmd(), a.newRepairCmd(), a.newAdoptCmd(), a.newOCFCmd())
