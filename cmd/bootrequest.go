@@ -53,7 +53,7 @@ func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (ins
 	if s.Seed, err = a.seed(ctx, o); err != nil {
 		return req, err
 	}
-	if s.Tags, err = instanceTags(o.tags); err != nil {
+	if s.Tags, err = instanceTags("--tags", o.tags); err != nil {
 		return req, err
 	}
 	s.Hostname, s.Description = cmp.Or(o.hostname, o.called), o.description
@@ -77,23 +77,36 @@ func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (ins
 
 var validEnv = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// instanceTags reads --tags by Nova's rules for them.
-func instanceTags(given []string) ([]string, error) {
-	const most = 50
+// mostTags is how many tags an instance has at most, as in Nova.
+const mostTags = 50
+
+// instanceTags reads tags by Nova's rules for them, and calls them by their flag.
+func instanceTags(flag string, given []string) ([]string, error) {
 	tags := []string{}
 	for _, text := range given {
 		for tag := range strings.SplitSeq(text, ",") {
 			switch {
 			case !bdm.ValidTag(tag):
-				return nil, failure.Invalid("--tags %q: a tag has 1 to 60 characters, and no '/'; %q is none", text, tag)
+				return nil, failure.Invalid("%s %q: a tag has 1 to 60 characters, and no '/'; %q is none", flag, text, tag)
 			case slices.Contains(tags, tag):
-				return nil, failure.Invalid("--tags %q: the tag %q is given twice", text, tag)
+				return nil, failure.Invalid("%s %q: the tag %q is given twice", flag, text, tag)
 			}
 			tags = append(tags, tag)
 		}
 	}
-	if len(tags) > most {
-		return nil, failure.Invalid("--tags: %d tags are given, and an instance has at most %d", len(tags), most)
+	return addTags(nil, tags)
+}
+
+// addTags adds tags to those that an instance has.
+func addTags(have, more []string) ([]string, error) {
+	tags := slices.Clone(have)
+	for _, tag := range more {
+		if !slices.Contains(tags, tag) {
+			tags = append(tags, tag)
+		}
+	}
+	if len(tags) > mostTags {
+		return nil, failure.Invalid("%d tags are too many: an instance has at most %d", len(tags), mostTags)
 	}
 	return tags, nil
 }
