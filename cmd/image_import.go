@@ -12,7 +12,6 @@ import (
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/rootfs"
-	"github.com/lxcboot/lxcboot/pkg/tty"
 	"github.com/lxcboot/lxcboot/pkg/volume"
 	"github.com/lxcboot/lxcboot/pkg/volume/imagefile"
 	"github.com/lxcboot/lxcboot/pkg/volume/local"
@@ -137,26 +136,4 @@ func (a *App) unpackTree(ctx context.Context, src imagefile.Source, archive *os.
 		a.warn("image file %s holds no init: %s", src.Called(), hint)
 	}
 	return disk, nil
-}
-
-// progress is a line on stderr, where that is a terminal, which goes when it is finished.
-func (a *App) progress(what string) (step func(done, total int64), finish func()) {
-	if a.quiet || !isTerminal(a.Err) {
-		return nil, func() {}
-	}
-	const clear = "\r\x1b[K"
-	last := int64(-1)
-	return func(done, total int64) {
-			if total == 0 { // it is not known
-				if mib := done >> 20; mib != last {
-					last = mib
-					fmt.Fprintf(a.Err, "%s%s: %d MiB", clear, tty.Line(what), mib)
-				}
-			} else if percent := done * 100 / total; percent != last {
-				last = percent
-				fmt.Fprintf(a.Err, "%s%s: %d%%", clear, tty.Line(what), percent)
-			}
-		}, func() {
-			fmt.Fprint(a.Err, clear)
-		}
 }

@@ -8,7 +8,9 @@ import (
 	"github.com/creack/pty"
 )
 
-// TestProgress holds that a terminal sees how far it is, and nothing of it afterwards.
+// TestProgress holds that a terminal sees how far something is that takes long, how fast it
+// goes and how long it takes, and nothing of it afterwards; and nothing at all of what is done
+// at once.
 func TestProgress(t *testing.T) {
 	ptmx, tty, err := pty.Open()
 	if err != nil {
@@ -16,12 +18,20 @@ func TestProgress(t *testing.T) {
 	}
 	defer ptmx.Close()
 	defer tty.Close()
-	step, finish := (&App{Err: tty}).progress("importing a\x1bb")
+	const mib, end = 1 << 20, "end"
+	at := time.Now()
+	m := &meter{a: &App{Err: tty}, what: "importing a", now: func() time.Time { return at }, began: at}
+	m.step(mib, 100*mib) // at once: not shown
+	at = at.Add(2 * time.Second)
+	m.step(21*mib, 100*mib)
+	at = at.Add(time.Millisecond)
+	m.step(22*mib, 100*mib) // too soon
+	at = at.Add(3 * time.Second)
+	m.step(51*mib, 0)
+	m.finish()
+	step, finish := (&App{Err: tty}).progress("quick")
 	step(1, 2)
-	step(1, 2)
-	step(0, 0)
 	finish()
-	const clear, end = "\r\x1b[K", "end"
 	tty.WriteString(end)
 	ptmx.SetReadDeadline(time.Now().Add(10 * time.Second))
 	var got strings.Builder
@@ -32,8 +42,8 @@ func TestProgress(t *testing.T) {
 		}
 		got.Write(buf[:n])
 	}
-	what := "importing a\\x1bb"
-	if want := clear + what + ": 50%" + clear + what + ": 0 MiB" + clear + end; got.String() != want || strings.Contains(what, "\x1b") {
+	want := clearLine + "importing a: 21% of 100.0 MiB, 10.0 MiB/s, 8s left" + clearLine + "importing a: 51.0 MiB, 10.0 MiB/s" + clearLine + end
+	if got.String() != want {
 		t.Errorf("got %q, want %q", got.String(), want)
 	}
 	if step, _ := (&App{Err: tty, quiet: true}).progress("x"); step != nil {

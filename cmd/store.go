@@ -78,6 +78,7 @@ func (a *App) openStore(ctx context.Context) (Store, error) {
 		}
 		s, err := local.Open(a.settings.StateDir, local.Options{
 			Host: here, Wait: a.settings.Timeout, Content: filesystemOn, Pool: a.settings.thinPool(), Run: connector.Run,
+			Progress: a.progress,
 		})
 		if err != nil {
 			return nil, err

@@ -82,7 +82,7 @@ func (s *Store) makeRaw(ctx context.Context, f *os.File, fresh, path string, ima
 		err = f.Truncate(image.size)
 	}
 	if err == nil {
-		err = convert(ctx, image.format, filepath.Join(filepath.Dir(path), dataName), fresh, gib(image.size))
+		err = s.convert(ctx, image, fresh, gib(image.size))
 	}
 	if err == nil {
 		err = f.Sync()

@@ -72,15 +72,20 @@ func (s *Store) ExportVolume(ctx context.Context, req volume.ExportVolume) error
 // exportQcow2 has qemu-img make a qcow2 file of a volume. It cannot write to a stream: for
 // one the file is made in the state directory first.
 func (s *Store) exportQcow2(ctx context.Context, req volume.ExportVolume, content *os.File, size int64) error {
+	told := func(percent float64) {
+		if req.Progress != nil {
+			req.Progress(int64(percent/100*float64(size)), size)
+		}
+	}
 	if empty(req.To) {
-		return pack(ctx, content, req.To, size)
+		return pack(ctx, content, req.To, size, told)
 	}
 	packed, err := nameless(s.dir)
 	if err != nil {
 		return s.full(err, "the qcow2 file")
 	}
 	defer packed.Close()
-	if err := pack(ctx, content, packed, size); err != nil {
+	if err := pack(ctx, content, packed, size, told); err != nil {
 		return s.full(err, "the qcow2 file")
 	}
 	length, err := packed.Seek(0, io.SeekEnd)
@@ -91,9 +96,9 @@ func (s *Store) exportQcow2(ctx context.Context, req volume.ExportVolume, conten
 }
 
 // pack writes a raw disk into an empty file as qcow2.
-func pack(ctx context.Context, raw, qcow2 *os.File, size int64) error {
-	l := limits{wait: convertLimit(gib(size)), memory: 2 << 30, file: size + size/64 + 64<<20}
-	args := []string{"convert", "-O", formatQcow2}
+func pack(ctx context.Context, raw, qcow2 *os.File, size int64, progress func(percent float64)) error {
+	l := limits{wait: convertLimit(gib(size)), memory: 2 << 30, file: size + size/64 + 64<<20, progress: progress}
+	args := []string{"convert", "-p", "-O", formatQcow2}
 	driver := "file"
 	if isBlock(raw) {
 		driver = "host_device"

@@ -361,7 +361,7 @@ func TestDevicePastTheCache(t *testing.T) {
 		t.Error("what is streamed is what was cached")
 	}
 	q, raw := emptyFile(t, 0), emptyFile(t, 0)
-	if err := pack(ctx, d, q, int64(len(want))); err != nil {
+	if err := pack(ctx, d, q, int64(len(want)), nil); err != nil {
 		t.Fatal(err)
 	}
 	qemu(t, "/", "convert", "-f", "qcow2", "-O", "raw", q.Name(), raw.Name())

@@ -278,7 +278,7 @@ func (s *Store) imageLV(ctx context.Context, p lvm.Pool, src *opened, image sour
 		err = s.copyToLV(ctx, p, lv, src.File, image.size)
 	} else {
 		err = s.toLV(ctx, p, lv, func(dst *os.File) error {
-			return convert(ctx, image.format, filepath.Join(s.images.path(image.id), dataName), lv.Path, gib(image.size))
+			return s.convert(ctx, image, lv.Path, gib(image.size))
 		})
 	}
 	if err == nil {
@@ -296,8 +296,10 @@ func (s *Store) imageLV(ctx context.Context, p lvm.Pool, src *opened, image sour
 
 // copyToLV writes content to a new logical volume: what is a hole there stays one.
 func (s *Store) copyToLV(ctx context.Context, p lvm.Pool, lv lvm.LV, src *os.File, size int64) error {
+	step, finish := s.progress("copying to "+lv.Path, size)
+	defer finish()
 	return s.toLV(ctx, p, lv, func(dst *os.File) error {
-		return copyInto(ctx, dst, src, size, func(int64) {})
+		return copyInto(ctx, dst, src, size, step)
 	})
 }
 

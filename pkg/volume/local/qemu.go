@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"strconv"
@@ -28,6 +29,8 @@ type limits struct {
 	memory int64 // bytes of address space
 	cpu    int   // seconds; 0: only the wait limits it
 	file   int64 // bytes of the largest file written
+	// progress, when set, is told how much of a hundred is done, of what is run with -p.
+	progress func(percent float64)
 }
 
 // qemuImg runs qemu-img within limits and gives its output.
@@ -53,6 +56,9 @@ func qemuImg(ctx context.Context, l limits, args ...string) ([]byte, error) {
 	var stdout bytes.Buffer
 	var stderr capped
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if l.progress != nil {
+		cmd.Stdout = &percents{tell: l.progress}
+	}
 	start := time.Now()
 	err := cmd.Run()
 	slog.Debug("ran", "argv", cmd.Args, "time", time.Since(start), "error", err)
@@ -79,6 +85,25 @@ type capped struct{ bytes.Buffer }
 func (c *capped) Write(p []byte) (int, error) {
 	c.Buffer.Write(p[:min(len(p), max(0, 16<<20-c.Len()))])
 	return len(p), nil
+}
+
+// percents reads what qemu-img -p prints, (12.34/100%) after a carriage return each.
+type percents struct {
+	tell func(percent float64)
+	kept []byte
+}
+
+var aPercent = regexp.MustCompile(`\(([0-9.]+)/100%\)`)
+
+func (p *percents) Write(b []byte) (int, error) {
+	p.kept = append(p.kept, b...)
+	if all := aPercent.FindAllSubmatch(p.kept, -1); all != nil {
+		if percent, err := strconv.ParseFloat(string(all[len(all)-1][1]), 64); err == nil {
+			p.tell(percent)
+		}
+	}
+	p.kept = p.kept[max(bytes.LastIndexByte(p.kept, '('), len(p.kept)-64, 0):]
+	return len(b), nil
 }
 
 // qemuError is a qemu-img that failed.
@@ -202,13 +227,17 @@ func checkWhole(ctx context.Context, path string, in inspection) error {
 
 // convert writes the disk that an image describes into a raw file, which exists,
 // is at least as large, and is one hole.
-func convert(ctx context.Context, format, path, raw string, sizeGiB int) error {
+func (s *Store) convert(ctx context.Context, image source, raw string, sizeGiB int) error {
+	step, finish := s.progress("converting image "+image.id, image.size)
+	defer finish()
 	l := limits{
-		wait:   convertLimit(sizeGiB),
-		memory: 2 << 30,
-		file:   int64(sizeGiB) << 30,
+		wait:     convertLimit(sizeGiB),
+		memory:   2 << 30,
+		file:     int64(sizeGiB) << 30,
+		progress: func(percent float64) { step(int64(percent / 100 * float64(image.size))) },
 	}
-	_, err := qemuImg(ctx, l, "convert", "-n", "--target-is-zero", "-O", "raw", qemuFile(format, path), raw)
+	path := filepath.Join(s.images.path(image.id), dataName)
+	_, err := qemuImg(ctx, l, "convert", "-p", "-n", "--target-is-zero", "-O", "raw", qemuFile(image.format, path), raw)
 	if err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, errNoQemu) && ctx.Err() == nil {
 		return failure.Invalid("%w", err)
 	}

@@ -54,7 +54,9 @@ func (s *Store) CreateSnapshot(ctx context.Context, req volume.CreateSnapshot) (
 		if from.clone {
 			err = s.snapshotLV(ctx, v, id)
 		} else {
-			err = s.copyVolume(ctx, dst.File, src.File, from, int64(v.Size)<<30, nil)
+			step, finish := s.progress("copying volume "+v.ID, from.size)
+			err = s.copyVolume(ctx, dst.File, src.File, from, int64(v.Size)<<30, step)
+			finish()
 		}
 		if err == nil {
 			err = dst.Sync()

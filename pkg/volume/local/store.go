@@ -71,6 +71,21 @@ type Options struct {
 	// Content gives the UUID of the filesystem that is on a device or file; empty: there is
 	// none. nil: it is not looked at.
 	Content func(path string) string
+	// Progress, when set, gives what is told the bytes done and in all of something that may
+	// take long, and what is called at its end. It is used by several goroutines.
+	Progress func(what string) (step func(done, total int64), finish func())
+}
+
+// progress tells how far a copy of so many bytes is.
+func (s *Store) progress(what string, total int64) (step func(done int64), finish func()) {
+	if s.o.Progress == nil {
+		return func(int64) {}, func() {}
+	}
+	tell, finish := s.o.Progress(what)
+	if tell == nil {
+		return func(int64) {}, finish
+	}
+	return func(done int64) { tell(done, total) }, finish
 }
 
 // undoWait bounds what is done to tidy up when the caller's context has ended.

@@ -83,7 +83,6 @@ func (s *Store) CreateVolume(ctx context.Context, req volume.CreateVolume) (volu
 	s.mu.Unlock()
 	run := func() {
 		s.fillVolume(work, v, dst, src, from)
-		src.Close()
 		cancel()
 		s.mu.Lock()
 		delete(s.jobs, v.ID)
@@ -193,7 +192,7 @@ func closeFile(f *os.File) {
 }
 
 // fillVolume fills a new volume and puts on record what became of it. dst holds
-// the lock that says somebody is at it, and is closed at the end.
+// the lock that says somebody is at it, and is closed at the end, and src is closed, too.
 func (s *Store) fillVolume(ctx context.Context, v volume.Volume, dst *lock.Lock, src *opened, from source) {
 	defer dst.Close()
 	keep := true // the raw form of an image: not where the disk was full with it
@@ -202,6 +201,7 @@ func (s *Store) fillVolume(ctx context.Context, v volume.Volume, dst *lock.Lock,
 		keep = false
 		return err
 	})
+	src.Close() // who sees the volume as available may delete what it is made of
 	if err != nil {
 		err = s.full(err, "volume "+v.ID)
 		dst.Truncate(0) // gives back what was written; the record needs room as well
@@ -226,17 +226,19 @@ func (s *Store) fillVolume(ctx context.Context, v volume.Volume, dst *lock.Lock,
 func (s *Store) fillData(ctx context.Context, v volume.Volume, dst *os.File, src *opened, from source, keep bool) error {
 	total := int64(v.Size) << 30
 	var err error
+	step, finish := s.progress("copying "+from.kind+" "+from.id, from.size)
+	defer finish()
 	switch {
 	case v.Pool != "":
 		err = s.fillLV(ctx, v, src, from)
 	case src == nil:
 		err = dst.Truncate(total)
 	case from.kind == "volume":
-		err = s.copyVolume(ctx, dst, src.File, from, total, nil)
+		err = s.copyVolume(ctx, dst, src.File, from, total, step)
 	case from.format == formatRaw:
-		err = fill(ctx, dst, src.File, from.size, total, nil)
+		err = fill(ctx, dst, src.File, from.size, total, step)
 	default:
-		err = s.fillConverted(ctx, v, dst, from, keep)
+		err = s.fillConverted(ctx, v, dst, from, keep, step)
 	}
 	if err == nil {
 		err = dst.Sync()
@@ -253,13 +255,13 @@ func (s *Store) fillData(ctx context.Context, v volume.Volume, dst *os.File, src
 
 // fillConverted makes the content of a volume of an image that is not raw: of its raw form,
 // and where there is no room to keep that, of the image itself.
-func (s *Store) fillConverted(ctx context.Context, v volume.Volume, dst *os.File, from source, keep bool) error {
+func (s *Store) fillConverted(ctx context.Context, v volume.Volume, dst *os.File, from source, keep bool, step func(done int64)) error {
 	total := int64(v.Size) << 30
 	if keep {
 		raw, err := s.rawForm(ctx, from)
 		if err == nil {
 			defer raw.Close()
-			return fill(ctx, dst, raw, from.size, total, nil)
+			return fill(ctx, dst, raw, from.size, total, step)
 		}
 		if !isFull(err) {
 			return err
@@ -271,7 +273,7 @@ func (s *Store) fillConverted(ctx context.Context, v volume.Volume, dst *os.File
 	if err := dst.Truncate(total); err != nil {
 		return err
 	}
-	return convert(ctx, from.format, filepath.Join(s.images.path(from.id), dataName), filepath.Join(s.volumes.path(v.ID), dataName), v.Size)
+	return s.convert(ctx, from, filepath.Join(s.volumes.path(v.ID), dataName), v.Size)
 }
 
 // WaitVolume waits until a volume is available. Any end but that, and any state
