@@ -15,7 +15,7 @@ import (
 // looking are the commands that are of what is there already. They make no state directory:
 // one that was mistyped is to be told, and not to stay behind empty.
 var looking = []string{
-	"list", "show", "logs", "exec", "cp", "console", "stop", "start", "reboot", "delete", "rename", "set", "unset", "wait",
+	"list", "show", "logs", "exec", "cp", "console", "stop", "start", "reboot", "delete", "rename", "resize", "set", "unset", "wait",
 	"image list", "image show", "image delete", "image set", "image save",
 	"volume list", "volume show", "volume delete", "volume set", "volume extend", "volume export",
 	"snapshot list", "snapshot show", "snapshot delete",

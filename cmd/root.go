@@ -140,7 +140,7 @@ where a cloud is configured, and from an embedded store otherwise.`,
 		}
 	}
 	add("instance", a.newBootCmd(), a.newRunCmd(), a.newListCmd(), a.newShowCmd(), a.newLogsCmd(), a.newEventsCmd(), a.newTopCmd(), a.newConsoleCmd(), a.newExecCmd(), a.newCpCmd(),
-		a.newStopCmd(), a.newStartCmd(), a.newRebootCmd(), a.newDeleteCmd(), a.newRenameCmd(), a.newSetCmd(), a.newUnsetCmd(), a.newWaitCmd())
+		a.newStopCmd(), a.newStartCmd(), a.newRebootCmd(), a.newDeleteCmd(), a.newRenameCmd(), a.newResizeCmd(), a.newSetCmd(), a.newUnsetCmd(), a.newWaitCmd())
 	add("store", a.newImageCmd(), a.newVolumeCmd(), a.newSnapshotCmd(), a.newFlavorCmd(), a.newKeypairCmd())
 	add("host", a.newDoctorCmd(), a.newSetupCmd(), a.newAutostartCmd(), a.newRepairCmd(), a.newAdoptCmd(), a.newOCFCmd())
 	root.AddCommand(a.newVersionCmd(), a.newEndedCmd(), a.newHookCmd(), a.newViewsCmd(), exitCodesTopic())

@@ -201,6 +201,8 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 			return m.finished(h)
 		case state.OpAutostop:
 			return m.over(h, "gave up")
+		case state.OpResize:
+			return m.relimit(undo, h)
 		}
 		if m.hasMounts(h) {
 			h.did = append(h.did, "unmounted on the host what its container has")
@@ -221,6 +223,8 @@ func (m *Manager) recover(ctx context.Context, h *Handle) error {
 		return err
 	}
 	switch op {
+	case state.OpResize:
+		return m.relimit(undo, h)
 	case state.OpStop, state.OpAutostop:
 		h.endedBy(op)
 		fallthrough

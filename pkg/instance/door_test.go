@@ -64,6 +64,10 @@ var verbs = map[string]func(context.Context, *Manager) error{
 	"reboot": func(ctx context.Context, m *Manager) error { _, err := m.Reboot(ctx, "web1", true); return err },
 	"delete": func(ctx context.Context, m *Manager) error { _, err := m.Delete(ctx, "web1"); return err },
 	"rename": func(ctx context.Context, m *Manager) error { return m.Rename(ctx, "web1", "web2") },
+	"resize": func(ctx context.Context, m *Manager) error {
+		_, err := m.Resize(ctx, "web1", larger)
+		return err
+	},
 	"set": func(ctx context.Context, m *Manager) error {
 		return m.Change(ctx, "web1", func(*state.Record) error { return nil })
 	},

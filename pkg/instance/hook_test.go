@@ -71,7 +71,7 @@ func TestHookWithoutLibvirt(t *testing.T) {
 		}()
 		return hookWith(t, w, m, moment, id)
 	}
-	for _, op := range []string{state.OpStart, state.OpStop, state.OpReboot, state.OpAttach, state.OpDetach, state.OpRename, state.OpLibvirt, state.OpAutostop} {
+	for _, op := range []string{state.OpStart, state.OpStop, state.OpReboot, state.OpAttach, state.OpDetach, state.OpRename, state.OpResize, state.OpLibvirt, state.OpAutostop} {
 		for _, moment := range []string{HookPrepare, HookStarted, HookRelease} {
 			for _, running := range []bool{true, false} {
 				if running == (moment == HookPrepare) {

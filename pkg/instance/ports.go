@@ -130,6 +130,8 @@ type Domains interface {
 	Destroy(ctx context.Context, id string) error
 	Undefine(ctx context.Context, id string) error
 	CanLimitSwap() error
+	// Limit limits what a running container may use from now on.
+	Limit(ctx context.Context, id string, memoryMiB, vcpus int) error
 	AttachDisk(ctx context.Context, id string, d lxc.Disk) error
 	DetachDisk(ctx context.Context, id string, d lxc.Disk) error
 }
@@ -146,7 +148,8 @@ type Kernel interface {
 	// CheckInit says why an init below a root cannot be run.
 	CheckInit(root, init string) error
 	// MakeGroups makes the control groups of a container that has not started, with its
-	// limits, and gives what its Launch has to name; RemoveGroups removes them after its end.
+	// limits, and gives what its Launch has to name; one that runs has these limits from then
+	// on. RemoveGroups removes them after its end.
 	MakeGroups(ctx context.Context, id string, ids *lxc.IDMap, l cgroup.Limits) (string, error)
 	RemoveGroups(ctx context.Context, id string) error
 	// Launch puts lxcboot-init and what it is told at a mountpoint; Unlaunch takes it away.

@@ -69,6 +69,8 @@ type world struct {
 type domain struct {
 	cfg   lxc.Config
 	state string
+
+	memoryMiB, vcpus int // that it was limited to while it ran
 }
 
 // crash is what a fake panics with to stand for SIGKILL.

@@ -123,6 +123,13 @@ func (w domainsFake) Undefine(ctx context.Context, id string) error {
 	})
 }
 
+func (w domainsFake) Limit(ctx context.Context, id string, memoryMiB, vcpus int) error {
+	return w.do(ctx, "limit", func() error {
+		w.domains[id].memoryMiB, w.domains[id].vcpus = memoryMiB, vcpus
+		return nil
+	})
+}
+
 func (w domainsFake) AttachDisk(ctx context.Context, id string, k lxc.Disk) error {
 	return w.do(ctx, "attach disk", func() error {
 		d := w.domains[id]

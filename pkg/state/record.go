@@ -154,6 +154,7 @@ const (
 	OpAttach  = "volume attach"
 	OpDetach  = "volume detach"
 	OpRename  = "rename"
+	OpResize  = "resize"
 	OpLibvirt = "start by libvirt" // between its hooks prepare and started
 	// OpAutostop ends the container because its host goes down.
 	OpAutostop = "stop with the host"
