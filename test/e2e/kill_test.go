@@ -59,6 +59,7 @@ var (
 		{name: "attach-mounted", before: [][]string{smallArgs}, args: mountShelf, after: [][]string{deleteName}, undone: true},
 		{name: "detach-mounted", before: [][]string{smallArgs, mountShelf}, args: []string{"volume", "detach", "NAME", "shelf"}, after: [][]string{deleteName}},
 		{name: "rename", before: [][]string{smallArgs, {"stop", "--force", "NAME"}}, args: []string{"rename", "NAME", "NAME-b"}, after: [][]string{deleteName, {"delete", "NAME-b"}}},
+		{name: "resize", before: [][]string{smallArgs}, args: []string{"resize", "NAME", "--flavor", "m1.small"}, after: [][]string{deleteName}},
 		{name: "import-raw", store: true, args: []string{"image", "import", "IMAGE", "--name", "imported"}, after: [][]string{deleteImport}, undone: true},
 		{name: "import-qcow2", store: true, args: importQcow2, after: [][]string{deleteImport}, undone: true},
 		{name: "image-delete", store: true, before: [][]string{importQcow2}, args: deleteImport, after: [][]string{deleteImport}},
