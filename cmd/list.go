@@ -25,7 +25,8 @@ With --all-hosts, list those of all hosts that use the volume store, a cloud's p
 shared directory, by what is noted on the volumes that they hold: instance, host, and since
 when. It is a hint: an instance without a volume there is missing, the name is that of when
 it took the volume, and whether it runs its own host alone knows.`,
-		Example: `  lxcboot list --status active --tag web --sort created:desc
+		Example: `  lxcboot list --all-hosts
+  lxcboot list --status active --tag web --sort created:desc
   lxcboot list --name web -f value -c Name | xargs lxcboot stop`,
 		RunE: func(c *cobra.Command, args []string) error {
 			for _, s := range f.statuses {
