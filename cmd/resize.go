@@ -5,11 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/flavor"
 	"github.com/lxcboot/lxcboot/pkg/instance"
-	"github.com/lxcboot/lxcboot/pkg/report"
-	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 func (a *App) newResizeCmd() *cobra.Command {
@@ -38,23 +35,9 @@ has, with its page cache, is refused: its programs would be ended.`,
 }
 
 func (a *App) resize(ctx context.Context, m *instance.Manager, ref string, to flavor.Flavor) error {
-	v, err := m.Show(ctx, ref)
-	if err != nil {
-		return err
-	}
-	if v.Domain.Active() {
-		u, err := a.domains.Usage(ctx, v.ID)
-		if err != nil {
-			return err
-		}
-		if limit := int64(to.MemoryMiB) << 20; u.MemoryBytes > limit {
-			return &hintError{failure.Of(state.ErrState, "instance %q uses %s of memory, with its page cache, and the flavor %q has %s", v.Name, report.Bytes(u.MemoryBytes).Human(), to.Name, report.Bytes(limit).Human()),
-				"lxcboot stop it, resize it, and start it; or, where that is page cache, try again later"}
-		}
-	}
-	from, err := m.Resize(ctx, v.ID, to)
+	from, err := m.Resize(ctx, ref, to)
 	if err == nil && (to.DiskGiB != from.DiskGiB || to.EphemeralGiB != from.EphemeralGiB) {
-		a.warn("the disks of instance %q stay as they are, and flavor %q has others: %d GiB, and %d GiB ephemeral; lxcboot volume extend makes a volume larger", v.Name, to.Name, to.DiskGiB, to.EphemeralGiB)
+		a.warn("the disks of instance %q stay as they are, and flavor %q has others: %d GiB, and %d GiB ephemeral; lxcboot volume extend makes a volume larger", ref, to.Name, to.DiskGiB, to.EphemeralGiB)
 	}
 	return err
 }

@@ -132,6 +132,8 @@ type Domains interface {
 	CanLimitSwap() error
 	// Limit limits what a running container may use from now on.
 	Limit(ctx context.Context, id string, memoryMiB, vcpus int) error
+	// Usage is what a running container uses.
+	Usage(ctx context.Context, id string) (lxc.Usage, error)
 	AttachDisk(ctx context.Context, id string, d lxc.Disk) error
 	DetachDisk(ctx context.Context, id string, d lxc.Disk) error
 }

@@ -7,11 +7,14 @@ import (
 	"github.com/lxcboot/lxcboot/pkg/failure"
 	"github.com/lxcboot/lxcboot/pkg/fault"
 	"github.com/lxcboot/lxcboot/pkg/flavor"
+	"github.com/lxcboot/lxcboot/pkg/lxc"
 	"github.com/lxcboot/lxcboot/pkg/state"
 )
 
 // Resize gives an instance another flavor, whose memory and CPUs it has from then on, also
-// while it runs, and returns the one that it had. Its disks and its swap stay as they are.
+// while it runs, and returns the one that it had. Its disks and its swap stay as they are. A
+// running one that uses more memory than that, with its page cache, is refused
+// (state.ErrState): its programs would be ended.
 func (m *Manager) Resize(ctx context.Context, ref string, to flavor.Flavor) (from flavor.Flavor, err error) {
 	h, err := m.open(ctx, ref, state.OpResize)
 	if err != nil {
@@ -25,6 +28,15 @@ func (m *Manager) Resize(ctx context.Context, ref string, to flavor.Flavor) (fro
 	h.Spec.Flavor = to
 	if err := checkDomain(&h.Record); err != nil {
 		return from, err
+	}
+	if h.lives() {
+		u, err := m.Domains.Usage(ctx, h.ID)
+		if ignore(err, lxc.ErrNotRunning) != nil {
+			return from, err
+		}
+		if mib := u.MemoryBytes >> 20; mib > int64(to.MemoryMiB) {
+			return from, failure.Of(state.ErrState, "instance %q uses %d MiB of memory, with its page cache, and the flavor %q has %d: stop it first, or, where that is page cache, try again later", h.Name, mib, to.Name, to.MemoryMiB)
+		}
 	}
 	h.Op = state.NewOperation(state.OpResize)
 	if err := h.Save(); err != nil {

@@ -84,6 +84,10 @@ func TestResizeRefused(t *testing.T) {
 	if _, err := m.Resize(t.Context(), "web1", flavor.Flavor{Name: "none", SwapMiB: 64}); !errors.Is(err, failure.ErrInvalid) {
 		t.Errorf("a flavor without memory: %v", err)
 	}
+	w.used = 300 << 20
+	if _, err := m.Resize(t.Context(), "web1", flavor.Flavor{Name: "small", MemoryMiB: 256, VCPUs: 1, SwapMiB: 64}); !errors.Is(err, state.ErrState) {
+		t.Errorf("a flavor with less memory than is in use: %v", err)
+	}
 	if rec := find(t, m); w.String() != before || rec.Op != nil || rec.Spec.Flavor.Name != "small" {
 		t.Errorf("%s\n%+v", w, rec.Op)
 	}

@@ -56,6 +56,7 @@ type world struct {
 	carried  bool              // what a container has mounted is found to be so
 	guarded  bool              // a console's process thaws them when this one ends
 	blind    bool              // it does not: it was killed too
+	used     int64             // bytes of memory that a container uses
 	blank    map[string]bool   // volumes without a filesystem
 	console  map[int]string    // pid -> instance
 	next     int

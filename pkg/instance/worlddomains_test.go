@@ -123,6 +123,10 @@ func (w domainsFake) Undefine(ctx context.Context, id string) error {
 	})
 }
 
+func (w domainsFake) Usage(context.Context, string) (lxc.Usage, error) {
+	return lxc.Usage{MemoryBytes: w.used}, nil
+}
+
 func (w domainsFake) Limit(ctx context.Context, id string, memoryMiB, vcpus int) error {
 	return w.do(ctx, "limit", func() error {
 		w.domains[id].memoryMiB, w.domains[id].vcpus = memoryMiB, vcpus
