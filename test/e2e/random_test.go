@@ -57,12 +57,15 @@ func TestSignalsAtRandom(t *testing.T) {
 		{"volume", "create", "--image", "busybox", "--size", "1", "made"}, {"volume", "delete", "made"}, {"snapshot", "create", "--volume", "data", "snap"}, {"snapshot", "delete", "snap"},
 	}
 	signals := []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL}
+	began := time.Now()
+	w.must("list")
+	unit := float64(max(8*time.Millisecond, time.Since(began)/4))
 	n, ends := many(60, 300), map[string]int{}
 	for i := range n {
 		args := commands[random.IntN(len(commands))]
 		sig := signals[random.IntN(len(signals))]
-		// As long as a command may take, each length of time as likely as twice of it.
-		after := time.Duration(float64(8*time.Millisecond) * pow2(random.Float64()*7.5))
+		// As long as a command may take here, each length of time as likely as twice of it.
+		after := time.Duration(unit * pow2(random.Float64()*7.5))
 		count.fault()
 		code, out, begun := w.hit(args, sig, after)
 		switch {
