@@ -292,8 +292,14 @@ func (a *App) takeFrom(ctx context.Context, m *instance.Manager, h volume.Attach
 		}
 	}
 	a.warn("taking volume %s from the host %s: %s", h.VolumeID, cmp.Or(h.Host, h.HostID), why)
-	// What the cluster said was of this attachment, in this start of that host.
-	same := func(now instance.Holding) error {
+	_, err := m.Release(ctx, h.VolumeID, cmp.Or(h.HostID, h.Host), onlyAs(h))
+	return err
+}
+
+// onlyAs agrees to the release of one attachment alone, of one start of its host: that is what
+// the cluster has said something of.
+func onlyAs(h volume.Attachment) func(instance.Holding) error {
+	return func(now instance.Holding) error {
 		for _, n := range now.Attachments {
 			if n.ID != h.ID || n.BootID != h.BootID {
 				return fmt.Errorf("it was taken anew meanwhile: %w", volume.InUse(now.Volume))
@@ -301,8 +307,6 @@ func (a *App) takeFrom(ctx context.Context, m *instance.Manager, h volume.Attach
 		}
 		return nil
 	}
-	_, err := m.Release(ctx, h.VolumeID, cmp.Or(h.HostID, h.Host), same)
-	return err
 }
 
 // movable are the mappings of a boot that can be repeated on another host. One that cannot

@@ -2,10 +2,14 @@ package cmd
 
 import (
 	"encoding/xml"
+	"errors"
 	"os"
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/volume"
 )
 
 // TestOCFParameters holds what Pacemaker is told of a resource that is configured wrong:
@@ -68,6 +72,21 @@ func TestOCFMetaData(t *testing.T) {
 	for _, p := range agent.Parameters {
 		if text, _ := os.ReadFile("ocf_parameters.go"); !strings.Contains(string(text), `get("`+p.Name+`")`) {
 			t.Errorf("the parameter %s is not read", p.Name)
+		}
+	}
+}
+
+// TestOnlyAs: what was taken anew since the cluster was asked is not released.
+func TestOnlyAs(t *testing.T) {
+	was := volume.Attachment{ID: "a1", HostID: "h1", BootID: "b1"}
+	for what, now := range map[string][]volume.Attachment{
+		"":                {was},
+		"another":         {{ID: "a2", HostID: "h1", BootID: "b1"}},
+		"of a new start":  {{ID: "a1", HostID: "h1", BootID: "b2"}},
+		"one more beside": {was, {ID: "a3", HostID: "h1", BootID: "b1"}},
+	} {
+		if err := onlyAs(was)(instance.Holding{Attachments: now}); (what == "") != (err == nil) || err != nil && !errors.Is(err, volume.ErrInUse) {
+			t.Errorf("%q: %v", what, err)
 		}
 	}
 }
