@@ -20,7 +20,7 @@ type bootOptions struct {
 	meta, tags, env, files, nics, initArgs []string
 	description, hostname, keyName, sshKey string
 	called                                 string // the host name, which a root that has one keeps beside it
-	userData, configDrive, init            string
+	userData, configDrive, init, restart   string
 	ignoreUnsupported                      bool
 	changed                                func(string) bool
 }
@@ -71,6 +71,7 @@ func (a *App) bootFlags(c *cobra.Command, o *bootOptions) {
 	f.StringArrayVar(&o.initArgs, "init-arg", nil, "argument of the init (can be repeated)")
 	f.StringArrayVar(&o.env, "env", nil, "KEY=VALUE for the init (can be repeated)")
 	f.BoolVar(&o.privileged, "privileged", false, "no user namespace: root in the container is root of the host")
+	f.StringVar(&o.restart, "restart", "", "start the container again when it has ended by itself: no, always, on-failure or on-failure:N")
 	f.BoolVar(&o.fsck, "fsck", false, "check the filesystems of the root and of mounted volumes, read-only, before they are first mounted")
 	f.BoolVar(&o.grow, "grow", false, "make the filesystems of the root and of mounted volumes as large as these, also of volumes that exist (default: of those made from an image or a snapshot, or extended)")
 	f.BoolVar(&o.noGrow, "no-grow", false, "leave all filesystems as large as they are")

@@ -58,6 +58,9 @@ func (a *App) bootRequest(ctx context.Context, o *bootOptions, name string) (ins
 	}
 	s.Hostname, s.Description = cmp.Or(o.hostname, o.called), o.description
 	s.Init, s.InitArgs, s.Privileged, s.Fsck = o.init, o.initArgs, o.privileged, o.fsck
+	if s.Restart, err = state.ParseRestart(o.restart); err != nil {
+		return req, err
+	}
 	switch {
 	case o.grow && o.noGrow:
 		return req, failure.Invalid("--grow and --no-grow exclude each other")

@@ -111,7 +111,7 @@ func (a *App) readStdin(ctx context.Context, limit int64) (data []byte, err erro
 func definitionOptions(d instance.Definition) *bootOptions {
 	o := &bootOptions{
 		blocks: bdm.Request{Flavor: d.Flavor}, nics: d.NICs, called: d.Hostname, description: d.Description, tags: d.Tags,
-		init: d.Init, initArgs: d.InitArgs, privileged: d.Privileged, fsck: d.Fsck, grow: d.Grow == "all", noGrow: d.Grow == "none",
+		init: d.Init, initArgs: d.InitArgs, privileged: d.Privileged, fsck: d.Fsck, restart: d.Restart, grow: d.Grow == "all", noGrow: d.Grow == "none",
 		meta: pairs(d.Metadata), env: pairs(d.Env), changed: func(string) bool { return false },
 	}
 	for _, device := range d.BlockDevices {

@@ -2,9 +2,15 @@ package cmd
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/lxcboot/lxcboot/pkg/host"
+	"github.com/lxcboot/lxcboot/pkg/instance"
+	"github.com/lxcboot/lxcboot/pkg/wait"
 )
 
 // newEndedCmd is what the process that keeps a console becomes when the container has
@@ -23,12 +29,50 @@ func (a *App) newEndedCmd() *cobra.Command {
 			if m.Domains, err = a.openDomains(ctx); err != nil {
 				return err
 			}
+			how := &status
 			if !c.Flags().Changed("status") {
-				return m.Ended(ctx, args[0], nil)
+				how = nil
 			}
-			return m.Ended(ctx, args[0], &status)
+			pause, err := m.Ended(ctx, args[0], how)
+			if err != nil || pause == 0 {
+				return err
+			}
+			return a.again(args[0], pause)
 		},
 	}
 	c.Flags().Uint32Var(&status, "status", 0, "wait status of the container's init")
+	return c
+}
+
+// again has this process go on as newAgainCmd does, without what it holds for the container
+// that has ended.
+func (a *App) again(id string, pause time.Duration) error {
+	words, err := a.itself()
+	if err == nil {
+		err = host.CloseOnExec()
+	}
+	if err != nil {
+		return err
+	}
+	argv := append(words, "again", id, "--after", pause.String())
+	return os.NewSyscallError("execve", unix.Exec(argv[0], argv, os.Environ()))
+}
+
+// newAgainCmd starts a container again by its restart policy. What ends this process before,
+// such as the host going down, leaves it to the next start of the host.
+func (a *App) newAgainCmd() *cobra.Command {
+	var after time.Duration
+	c := &cobra.Command{
+		Use: "again ID", Hidden: true, Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := wait.For(c.Context(), after); err != nil {
+				return err
+			}
+			return withManager(a.storeManager, a.timed(func(ctx context.Context, m *instance.Manager, args []string) error {
+				return m.Again(ctx, args[0])
+			}))(c, args)
+		},
+	}
+	c.Flags().DurationVar(&after, "after", 0, "the pause before it")
 	return c
 }

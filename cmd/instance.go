@@ -23,7 +23,7 @@ func instanceRecord(v instance.View) record {
 	}
 	return record{{"id", v.ID}, {"name", v.Name}, {"status", v.Status}, {"note", v.Note}, {"hostname", v.Spec.Hostname}, {"flavor", v.Spec.Flavor.Name},
 		{"description", v.Spec.Description}, {"metadata", v.Meta}, {"tags", v.Spec.Tags}, {"image", image(v)}, {"networks", networks(v.NICs)}, {"volumes_attached", volumeIDs(v)}, {"host", v.Host.Name},
-		{"created", v.CreatedAt}, {"updated", v.UpdatedAt}, {"privileged", v.Spec.Privileged}, {"init_pid", v.Domain.InitPID}, {"exit_code", exit}, {"devices", devices(v.Volumes)}}
+		{"created", v.CreatedAt}, {"updated", v.UpdatedAt}, {"privileged", v.Spec.Privileged}, {"init_pid", v.Domain.InitPID}, {"exit_code", exit}, {"restart", v.Spec.Restart.String()}, {"devices", devices(v.Volumes)}}
 }
 
 func volumeIDs(v instance.View) (ids []string) {

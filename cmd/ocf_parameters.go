@@ -89,6 +89,9 @@ func (a *App) ocfOptions(ctx context.Context, p parameters) (*bootOptions, error
 			return nil, wrongParameter("options: %q is no flag of boot", more[0])
 		}
 	}
+	if o.restart != "" {
+		return nil, wrongParameter("options: it is Pacemaker that starts it again; leave --restart out")
+	}
 	_, err := a.movable(ctx, o)
 	return o, err
 }

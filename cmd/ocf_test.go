@@ -30,6 +30,7 @@ func TestOCFParameters(t *testing.T) {
 		"a device of a host":  {[]string{"name=a", "flavor=m1.tiny", "volume=/dev/vg0/v"}, ocfConfigured, "/dev/vg0/v"},
 		"no flag":             {[]string{"name=a", "flavor=m1.tiny", "volume=v", "options=--nik none"}, ocfConfigured, "--nik"},
 		"a word too many":     {[]string{"name=a", "flavor=m1.tiny", "volume=v", "options=web"}, ocfConfigured, `"web"`},
+		"a restart policy":    {[]string{"name=a", "flavor=m1.tiny", "volume=v", "options=--restart always"}, ocfConfigured, "leave --restart out"},
 		"takeover":            {[]string{"name=a", "flavor=m1.tiny", "volume=v", "takeover=perhaps"}, ocfConfigured, "perhaps"},
 		"both":                {[]string{"name=a", "volume=v", "definition=/none"}, ocfConfigured, "leave it or them out"},
 		"a definition's file": {[]string{"name=a", "definition=/none"}, ocfArgs, "/none"},

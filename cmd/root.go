@@ -143,7 +143,7 @@ where a cloud is configured, and from an embedded store otherwise.`,
 		a.newStopCmd(), a.newStartCmd(), a.newRebootCmd(), a.newDeleteCmd(), a.newRenameCmd(), a.newResizeCmd(), a.newSetCmd(), a.newUnsetCmd(), a.newWaitCmd())
 	add("store", a.newImageCmd(), a.newVolumeCmd(), a.newSnapshotCmd(), a.newFlavorCmd(), a.newKeypairCmd())
 	add("host", a.newDoctorCmd(), a.newSetupCmd(), a.newAutostartCmd(), a.newRepairCmd(), a.newAdoptCmd(), a.newOCFCmd())
-	root.AddCommand(a.newVersionCmd(), a.newEndedCmd(), a.newHookCmd(), a.newViewsCmd(), exitCodesTopic())
+	root.AddCommand(a.newVersionCmd(), a.newEndedCmd(), a.newAgainCmd(), a.newHookCmd(), a.newViewsCmd(), exitCodesTopic())
 	root.SetHelpCommand(newHelpCmd())
 	root.InitDefaultCompletionCmd()
 	alias(root)

@@ -39,6 +39,9 @@ when one ended it. What run itself fails at is 125, as with docker run.`,
 }
 
 func (a *App) run(ctx context.Context, o *bootOptions, name string, rm bool) error {
+	if o.restart != "" {
+		return failure.Invalid("run ends with its container: leave --restart out, or boot it")
+	}
 	caller, err := state.CallerRunning(rm)
 	if err != nil {
 		return err

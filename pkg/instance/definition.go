@@ -31,6 +31,7 @@ type Definition struct {
 	Env          map[string]string `json:"env,omitempty"`
 	Privileged   bool              `json:"privileged,omitempty"`
 	Fsck         bool              `json:"fsck,omitempty"`
+	Restart      string            `json:"restart,omitempty"` // as state.ParseRestart reads it
 	Grow         state.Growth      `json:"grow,omitempty"`
 	ConfigDrive  *bool             `json:"config_drive,omitempty"` // false: the root is left as it is
 }
@@ -49,6 +50,9 @@ func DefinitionOf(r *state.Record) (Definition, error) {
 	d := Definition{
 		Name: r.Name, Flavor: s.Flavor.Name, NICs: []string{}, Description: s.Description, Tags: s.Tags, Metadata: r.Meta,
 		Init: s.Init, InitArgs: s.InitArgs, Env: s.Env, Privileged: s.Privileged, Fsck: s.Fsck, Grow: s.Grow,
+	}
+	if s.Restart.When != "" {
+		d.Restart = s.Restart.String()
 	}
 	if s.Hostname != hostnameFor(r.Name) {
 		d.Hostname = s.Hostname
@@ -100,7 +104,7 @@ func ParseDefinition(data []byte) (Definition, error) {
 	keys := map[string]any{
 		"name": &d.Name, "flavor": &d.Flavor, "block_devices": &d.BlockDevices, "nics": &d.NICs, "hostname": &d.Hostname,
 		"description": &d.Description, "tags": &d.Tags, "metadata": &d.Metadata, "init": &d.Init, "init_args": &d.InitArgs,
-		"env": &d.Env, "privileged": &privileged, "fsck": &fsck, "grow": &d.Grow, "config_drive": &d.ConfigDrive,
+		"env": &d.Env, "privileged": &privileged, "fsck": &fsck, "restart": &d.Restart, "grow": &d.Grow, "config_drive": &d.ConfigDrive,
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	broken := func(err error) (Definition, error) {

@@ -289,7 +289,7 @@ func (m *Manager) settle(ctx context.Context, h *Handle) error {
 	if err := m.releaseRoot(ctx, h); err != nil {
 		return err
 	}
-	if h.Want == state.Up && m.byItself(ctx, h) {
+	if h.Want == state.Up && m.byItself(ctx, h) && !m.restarting(&h.Record) {
 		h.Want, held = state.Down, true
 	}
 	if !held {
@@ -382,24 +382,27 @@ func (m *Manager) warn(format string, args ...any) {
 
 // Ended does what follows the end of a container, in the process that kept its console:
 // the host releases what it holds. status is the init's, as wait(2) has it; nil: nobody
-// knows. It is of the container's present life only when this process kept that.
-func (m *Manager) Ended(ctx context.Context, id string, status *uint32) error {
+// knows. It is of the container's present life only when this process kept that. The pause is
+// that after which this process has to call Again; 0: it has not.
+func (m *Manager) Ended(ctx context.Context, id string, status *uint32) (pause time.Duration, err error) {
 	h, err := m.open(ctx, id, "")
 	if errors.Is(err, state.ErrNotFound) || errors.Is(err, state.ErrState) {
-		return nil
+		return 0, nil
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	self, err := proc.Of(os.Getpid())
 	if err == nil && h.Former == self && !h.lives() {
 		if status != nil && h.Exit == nil {
 			h.Exit = &state.Exit{Status: *status, At: time.Now().UTC()}
 		}
-		if m.byItself(ctx, h) {
-			h.Want = state.Down
+		if m.byItself(ctx, h) && h.Want == state.Up {
+			if pause = h.restarts(self.Age()); pause == 0 {
+				h.Want = state.Down
+			}
 		}
 		err = h.SaveUndone()
 	}
-	return errors.Join(err, m.close(ctx, h))
+	return pause, errors.Join(err, m.close(ctx, h))
 }

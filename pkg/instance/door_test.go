@@ -228,7 +228,8 @@ func TestOtherHost(t *testing.T) {
 	}
 	did, err := m.Repair(t.Context())
 	started, err2 := m.Autostart(t.Context())
-	if err := errors.Join(err, err2, m.Ended(t.Context(), find(t, m).ID, nil)); err != nil || len(did)+len(started) != 0 {
+	_, err3 := m.Ended(t.Context(), find(t, m).ID, nil)
+	if err := errors.Join(err, err2, err3); err != nil || len(did)+len(started) != 0 {
 		t.Errorf("repair did %q, autostart %q, %v", did, started, err)
 	}
 	if v, err := m.Show(t.Context(), "web1"); err != nil || v.Status != StatusUnknown || !strings.Contains(v.Note, "host here") {

@@ -54,7 +54,7 @@ func TestExit(t *testing.T) {
 			}
 			ended := func(want int) {
 				t.Helper()
-				if err := m.Ended(ctx, id, &status); err != nil {
+				if _, err := m.Ended(ctx, id, &status); err != nil {
 					t.Fatal(err)
 				}
 				r, err := m.Store.Find(id)

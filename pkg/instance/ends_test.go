@@ -31,7 +31,7 @@ func TestEnded(t *testing.T) {
 	status := uint32(3 << 8)
 	w.domains[id].state = lxc.Shutoff
 	earlier := find(t, m).Console
-	if err := m.Ended(t.Context(), id, &status); err != nil || find(t, m).Exit != nil {
+	if _, err := m.Ended(t.Context(), id, &status); err != nil || find(t, m).Exit != nil {
 		t.Errorf("an earlier life's status was noted: %+v, %v", find(t, m).Exit, err)
 	}
 	if _, err := m.Start(t.Context(), id); err != nil || earlier == self {
@@ -41,7 +41,7 @@ func TestEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.domains[id].state = lxc.Shutoff
-	if err := m.Ended(t.Context(), id, &status); err != nil {
+	if _, err := m.Ended(t.Context(), id, &status); err != nil {
 		t.Fatal(err)
 	}
 	if e := find(t, m).Exit; e == nil || e.Code() != 3 || find(t, m).Want != state.Down {
@@ -53,7 +53,7 @@ func TestEnded(t *testing.T) {
 	}
 	m.Stopping = func(context.Context) bool { return true }
 	w.domains[id].state = lxc.Shutoff
-	if err := m.Ended(t.Context(), id, nil); err != nil || find(t, m).Want != state.Up {
+	if _, err := m.Ended(t.Context(), id, nil); err != nil || find(t, m).Want != state.Up {
 		t.Errorf("wanted %s, %v", find(t, m).Want, err)
 	}
 }
@@ -121,7 +121,7 @@ func TestFullDisk(t *testing.T) {
 	for name, end := range map[string]func(context.Context, *Manager) error{
 		"stop":   func(ctx context.Context, m *Manager) error { _, err := m.Stop(ctx, "web1", false); return err },
 		"delete": func(ctx context.Context, m *Manager) error { _, err := m.Delete(ctx, "web1"); return err },
-		"end":    func(ctx context.Context, m *Manager) error { return m.Ended(ctx, find(t, m).ID, nil) },
+		"end":    func(ctx context.Context, m *Manager) error { _, err := m.Ended(ctx, find(t, m).ID, nil); return err },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -265,7 +265,7 @@ func TestAutostopThenEnded(t *testing.T) {
 				t.Fatalf("stopped %q, %v", stopped, err)
 			}
 			status := uint32(0)
-			if err := m.Ended(t.Context(), id, &status); err != nil {
+			if _, err := m.Ended(t.Context(), id, &status); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := m.Repair(t.Context()); err != nil {

@@ -351,6 +351,7 @@ func (m *Manager) stop(ctx context.Context, h *Handle, force bool) error {
 func (m *Manager) Start(ctx context.Context, ref string) (state.Record, error) {
 	return m.bringUp(ctx, ref, state.OpStart, func(h *Handle) error {
 		if !h.lives() {
+			h.Restarts = 0
 			return m.start(ctx, h, state.OpStart)
 		}
 		if h.cut.Name == state.OpStart || h.cut.Name == state.OpReboot {

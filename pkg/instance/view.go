@@ -95,6 +95,9 @@ func (m *Manager) view(ctx context.Context, rec state.Record, running map[string
 			v.Note = join(v.Note, err.Error())
 		}
 	}
+	if v.Status == StatusShutoff && m.restarting(&rec) {
+		v.Note = join(v.Note, fmt.Sprintf("it ended, and is started again (%s)", rec.Spec.Restart))
+	}
 	if info.Active() && !busy && rec.Phase == state.Built && !m.hasConsole(&rec) {
 		v.Note = join(v.Note, "the process that keeps its console has ended: lxcboot repair gives it a new one")
 	}

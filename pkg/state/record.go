@@ -56,6 +56,9 @@ type Record struct {
 	// what becomes of a volume.
 	Ran bool `json:"ran,omitempty"`
 
+	// Restarts is how often it was started again in a row, by its policy.
+	Restarts int `json:"restarts,omitempty"`
+
 	// BootID is of the host's start in which the container was last started; Console is
 	// the process that keeps its console since.
 	BootID  string       `json:"boot_id,omitempty"`
@@ -80,9 +83,9 @@ type Spec struct {
 	InitArgs    []string          `json:"init_args,omitempty"`
 	Env         map[string]string `json:"env,omitempty"`
 	NICs        []lxc.Interface   `json:"nics,omitempty"`
-	SwapMiB     int               `json:"swap,omitempty"`    // that the memory's limit has beyond the flavor's
-	Restart     string            `json:"restart,omitempty"` // restart policy; empty: none
-	Seed        seed.Seed         `json:"seed,omitzero"`     // of a plan; a record has all but Bare in a file of its own
+	SwapMiB     int               `json:"swap,omitempty"`   // that the memory's limit has beyond the flavor's
+	Restart     Restart           `json:"restart,omitzero"` // when it has ended by itself
+	Seed        seed.Seed         `json:"seed,omitzero"`    // of a plan; a record has all but Bare in a file of its own
 }
 
 // Growth says which filesystems are made as large as their volumes before the container

@@ -237,7 +237,7 @@ func TestExitCode(t *testing.T) {
 
 // TestRecordHasRoom: a record holds what is to come, without another form.
 func TestRecordHasRoom(t *testing.T) {
-	r := Record{Spec: Spec{Restart: "on-failure:3"}, Volumes: []Volume{{Partition: 4, Subvolume: "@", KeyRef: "barbican:x"}}, Caller: Caller{Name: "pacemaker"}, Exit: &Exit{Status: 256}}
+	r := Record{Spec: Spec{Restart: Restart{When: RestartOnFailure, Most: 3}}, Volumes: []Volume{{Partition: 4, Subvolume: "@", KeyRef: "barbican:x"}}, Caller: Caller{Name: "pacemaker"}, Exit: &Exit{Status: 256}}
 	data, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)
