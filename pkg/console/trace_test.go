@@ -115,8 +115,10 @@ func TestLastWords(t *testing.T) {
 			w.start(t)
 			eventually(t, "the keeper", w.traced)
 			must(t, unix.Kill(w.controller.Process.Pid, unix.SIGSTOP))
+			// The tracer stops it, too, for a moment. Its own stop is no longer to come then.
 			eventually(t, "the stop", func() bool {
-				return w.status("State", func(v string) bool { return strings.HasPrefix(v, "T") || strings.HasPrefix(v, "t") })
+				return w.status("State", func(v string) bool { return strings.HasPrefix(v, "T") || strings.HasPrefix(v, "t") }) &&
+					w.status("ShdPnd", func(v string) bool { return strings.Trim(v, "0") == "" })
 			})
 			w.goOn(t)
 			eventually(t, "the init's end", func() bool { return w.status("ShdPnd", func(v string) bool { return strings.HasSuffix(v, "10000") }) })
