@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 	"unsafe"
@@ -30,10 +31,16 @@ func block(tids []int, block bool) error {
 	go func() {
 		runtime.LockOSThread() // for good: what it traces is let go with it, whatever happens
 		var err error
-		for _, tid := range tids {
-			if e := whileStopped(tid, func() error { return setBlocked(tid, block) }); e != nil && e != unix.ESRCH && err == nil {
+		failed := func(e error) bool {
+			if e != nil && e != unix.ESRCH && err == nil {
 				err = fmt.Errorf("holding back the end of the container from libvirt_lxc: %w", e)
 			}
+			return e != nil
+		}
+		// All are on their way to a stop before the first is waited for.
+		seized := slices.DeleteFunc(slices.Clone(tids), func(tid int) bool { return failed(seize(tid)) })
+		for _, tid := range seized {
+			failed(whileStopped(tid, func() error { return setBlocked(tid, block) }))
 		}
 		done <- err
 	}()
@@ -53,11 +60,8 @@ func threads(pid int) []int {
 	return all
 }
 
-// whileStopped does something while a thread is stopped, by this thread as its tracer.
+// whileStopped does something once a thread that was seized has stopped, and lets it go.
 func whileStopped(tid int, do func() error) error {
-	if err := seize(tid); err != nil {
-		return err
-	}
 	var status unix.WaitStatus
 	for end := time.Now().Add(blockLimit); ; time.Sleep(20 * time.Microsecond) {
 		n, err := unix.Wait4(tid, &status, unix.WALL|unix.WNOHANG, nil)
