@@ -1,7 +1,9 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -65,6 +67,9 @@ func (a *App) manager(ctx context.Context) (*instance.Manager, error) {
 	}
 	domains := a.dialDomains(ctx)
 	m, err := a.offlineManager()
+	if errors.Is(err, errNoState) {
+		return nil, cmp.Or(domains.Ready(ctx), err)
+	}
 	if err != nil {
 		return nil, err
 	}
