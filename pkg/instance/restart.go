@@ -43,14 +43,15 @@ func (m *Manager) restarting(r *state.Record) bool {
 }
 
 // Again starts a container that Ended said is to be started again, unless something else was
-// decided meanwhile. One that cannot be started stays down.
+// decided meanwhile. One that cannot be started stays down. A host that is going down starts
+// it when it comes up again.
 func (m *Manager) Again(ctx context.Context, id string) error {
 	h, err := m.open(ctx, id, state.OpStart)
 	if err != nil {
 		return ignore(err, state.ErrNotFound)
 	}
 	defer m.close(ctx, h)
-	if h.lives() || h.Want != state.Up {
+	if h.lives() || h.Want != state.Up || m.Stopping != nil && m.Stopping(ctx) {
 		return nil
 	}
 	if err := m.start(ctx, h, state.OpStart); err != nil {

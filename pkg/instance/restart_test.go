@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"context"
 	"os"
 	"slices"
 	"testing"
@@ -63,12 +64,13 @@ func TestAgain(t *testing.T) {
 		pausing   func(t *testing.T, m *Manager) // and after
 		runs      bool
 	}{
-		"":        {runs: true},
-		"repair":  {meanwhile: func(t *testing.T, m *Manager) { m.Repair(t.Context()) }, runs: true},
-		"repairs": {pausing: func(t *testing.T, m *Manager) { m.Repair(t.Context()) }, runs: true},
-		"stop":    {meanwhile: func(t *testing.T, m *Manager) { m.Stop(t.Context(), "web1", false) }},
-		"stopped": {pausing: func(t *testing.T, m *Manager) { m.Stop(t.Context(), "web1", false) }},
-		"delete":  {pausing: func(t *testing.T, m *Manager) { m.Delete(t.Context(), "web1") }},
+		"":          {runs: true},
+		"repair":    {meanwhile: func(t *testing.T, m *Manager) { m.Repair(t.Context()) }, runs: true},
+		"repairs":   {pausing: func(t *testing.T, m *Manager) { m.Repair(t.Context()) }, runs: true},
+		"stop":      {meanwhile: func(t *testing.T, m *Manager) { m.Stop(t.Context(), "web1", false) }},
+		"stopped":   {pausing: func(t *testing.T, m *Manager) { m.Stop(t.Context(), "web1", false) }},
+		"goes down": {pausing: func(_ *testing.T, m *Manager) { m.Stopping = func(context.Context) bool { return true } }},
+		"delete":    {pausing: func(t *testing.T, m *Manager) { m.Delete(t.Context(), "web1") }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, m := booted(t)
@@ -100,6 +102,9 @@ func TestAgain(t *testing.T) {
 			}
 			if err := m.Again(t.Context(), id); err != nil {
 				t.Error(err)
+			}
+			if rec, err := m.Store.Find(id); name == "goes down" && (err != nil || rec.Want != state.Up) {
+				t.Errorf("it is wanted %s: %v", rec.Want, err)
 			}
 			if d := w.domains[id]; (d != nil && d.state == lxc.Running) != tt.runs {
 				t.Errorf("it runs: %v", !tt.runs)
