@@ -3,6 +3,9 @@ package cmd
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -26,5 +29,19 @@ func TestEach(t *testing.T) {
 	})
 	if got := errors.Join(err).Error(); got != "no a\nno b\nno c" {
 		t.Errorf("%q", got)
+	}
+}
+
+// A start by the restart policy has the configuration that the boot had, wherever it is
+// started; what only releases has none.
+func TestEndedWords(t *testing.T) {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for config, want := range map[string][]string{"": {"ended"}, "here.yaml": {"ended", "--again-with", filepath.Join(here, "here.yaml")}} {
+		if got := (&App{config: config}).endedWords(); !slices.Equal(got, want) {
+			t.Errorf("%q", got)
+		}
 	}
 }

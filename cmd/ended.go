@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,7 @@ import (
 // ended: nobody else may be there to release what the host holds for it.
 func (a *App) newEndedCmd() *cobra.Command {
 	var status uint32
+	var config string
 	c := &cobra.Command{
 		Use: "ended ID", Hidden: true, Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -37,17 +39,34 @@ func (a *App) newEndedCmd() *cobra.Command {
 			if err != nil || pause == 0 {
 				return err
 			}
-			return a.again(args[0], pause)
+			return a.again(args[0], pause, config)
 		},
 	}
+	c.Flags().StringVar(&config, againWith, "", "configuration of a start that follows")
 	c.Flags().Uint32Var(&status, "status", 0, "wait status of the container's init")
 	return c
 }
 
+// againWith is the flag for the configuration that a start by the restart policy is to have.
+// What only releases needs none, and must not fail for want of it.
+const againWith = "again-with"
+
+// endedWords are the command for the end of a container.
+func (a *App) endedWords() []string {
+	words := []string{"ended"}
+	if path, err := filepath.Abs(a.config); a.config != "" && err == nil {
+		words = append(words, "--"+againWith, path)
+	}
+	return words
+}
+
 // again has this process go on as newAgainCmd does, without what it holds for the container
 // that has ended.
-func (a *App) again(id string, pause time.Duration) error {
+func (a *App) again(id string, pause time.Duration, config string) error {
 	words, err := a.itself()
+	if config != "" {
+		words = append(words, "--config", config)
+	}
 	if err == nil {
 		err = host.CloseOnExec()
 	}

@@ -123,7 +123,7 @@ func (a *App) offlineManager() (*instance.Manager, error) {
 	return &instance.Manager{
 		Store: records, Devices: a.connectors(), Roots: onhost.Roots{DirectIO: a.settings.DirectIO == "on"}, Loops: onhost.Loops{DirectIO: a.settings.DirectIO == "on"},
 		Kernel:   onhost.Kernel{Init: func() (string, error) { return host.Program("lxcboot-init") }, LXCFS: a.settings.LXCFS, Warn: a.warnOf},
-		Consoles: onhost.Consoles{Store: records, Keeper: func() (string, error) { return host.Program("lxcboot-console") }, Ended: append(itself, "ended"), LogBytes: a.settings.LogBytes, Warn: a.warnOf},
+		Consoles: onhost.Consoles{Store: records, Keeper: func() (string, error) { return host.Program("lxcboot-console") }, Ended: append(itself, a.endedWords()...), LogBytes: a.settings.LogBytes, Warn: a.warnOf},
 		Host:     here, Machine: host.Machine(), Warn: a.warn, IDs: a.ids, MaxLocal: a.settings.MaxLocal,
 		UndoTimeout: a.settings.Timeout, StopTimeout: a.settings.StopTime, Stopping: hostStopping,
 	}, nil
