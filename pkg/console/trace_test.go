@@ -50,8 +50,6 @@ func newRelay(t *testing.T, script string) (w *world, init int) {
 	must(t, err)
 	_, err = term.MakeRaw(int(slave.Fd()))
 	must(t, err)
-	must(t, unix.SetNonblock(int(slave.Fd()), true))
-	host := os.NewFile(slave.Fd(), "host")
 	w.controller = exec.Command("perl", "-e", relay, "read line <"+w.dir+"/go; "+script)
 	w.controller.ExtraFiles = []*os.File{inner, master, terminal}
 	w.controller.Stderr = os.Stderr
@@ -63,7 +61,7 @@ func newRelay(t *testing.T, script string) (w *world, init int) {
 	must(t, err)
 	pidfd, err := unix.PidfdOpen(w.controller.Process.Pid, 0)
 	must(t, err)
-	w.terminal = &Terminal{Ends: tty.Ends{Host: host, Master: master, Inner: inner}, pid: w.controller.Process.Pid, controller: os.NewFile(uintptr(pidfd), "pidfd")}
+	w.terminal = &Terminal{Ends: tty.Ends{Host: slave, Master: master, Inner: inner}, pid: w.controller.Process.Pid, controller: os.NewFile(uintptr(pidfd), "pidfd")}
 	t.Cleanup(w.terminal.Close)
 	return w, init
 }
