@@ -42,7 +42,7 @@ func TestImports(t *testing.T) {
 		"pkg/lock":              nil,
 		"pkg/wait":              nil,
 		"pkg/fault":             nil,
-		"pkg/bdm":               {"pkg/volume"},
+		"pkg/bdm":               {"pkg/volume", "pkg/spelling"},
 		"pkg/pacemaker":         nil,
 		"pkg/report":            {"pkg/tty"},
 		"pkg/flavor":            nil,

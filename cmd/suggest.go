@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/lxcboot/lxcboot/pkg/failure"
+	"github.com/lxcboot/lxcboot/pkg/spelling"
 )
 
 // shortNames are other names of commands, wherever there is one of the name.
@@ -127,7 +128,7 @@ func nearFlags(c *cobra.Command, name string) (near []string) {
 		if f.Hidden {
 			return
 		}
-		switch d := distance(name, f.Name); {
+		switch d := spelling.Distance(name, f.Name); {
 		case d < least && d <= len(name)/2:
 			near, least = []string{f.Name}, d
 		case d == least && len(near) > 0:
@@ -135,25 +136,4 @@ func nearFlags(c *cobra.Command, name string) (near []string) {
 		}
 	})
 	return near
-}
-
-// distance is how many letters have to be changed, added or left out to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		before := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			same := before
-			if a[i] != b[j] {
-				same++
-			}
-			before = row[j+1]
-			row[j+1] = min(same, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

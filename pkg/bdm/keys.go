@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/lxcboot/lxcboot/pkg/spelling"
 )
 
 // Key is a key of a block device spec.
@@ -140,7 +142,7 @@ func didYouMean(among []Key, name string) string {
 	best, limit := "", min(3, 1+len(name)/3)
 	for _, k := range among {
 		for _, known := range append([]string{k.Name}, k.Aliases...) {
-			if d := distance(strings.ToLower(name), known); d < limit {
+			if d := spelling.Distance(strings.ToLower(name), known); d < limit {
 				best, limit = known, d
 			}
 		}
@@ -149,25 +151,4 @@ func didYouMean(among []Key, name string) string {
 		return ""
 	}
 	return fmt.Sprintf(" (did you mean %q?)", best)
-}
-
-// distance is the number of edits between two words.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(row[j+1]+1, row[j]+1, cost)
-		}
-	}
-	return row[len(b)]
 }
